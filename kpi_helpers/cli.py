@@ -1,0 +1,125 @@
+"""The `kpi` command: thin; what is heavy is imported by the command that needs it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+EPILOG = """\
+examples:
+  kpi list                                        notebooks and their parameters
+  kpi check my_folder --mapping my_mapping.yaml   every problem of your data at once
+  kpi run 01_kpi_setup                            report on the simulated company
+  kpi run 01_kpi_setup --source my_folder --mapping my_mapping.yaml -p objective=leads
+
+exit codes:
+  0 published   1 a notebook failed   2 usage or parameter   4 the data break their contract
+  75 another run is writing into the same folder
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options of `kpi`."""
+    top = argparse.ArgumentParser(
+        prog="kpi", description="Measure marketing: check data, run notebooks, publish reports.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listed = commands.add_parser("list", help="show the notebooks and their parameters")
+    listed.add_argument("--json", action="store_true", help="as JSON")
+    check = commands.add_parser("check", help="check data against the contracts and print every problem at once")
+    check.add_argument("source", help="folder of CSV or Parquet, DuckDB file, database URL, or env:NAME")
+    check.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours (data/README.md)")
+    demo = commands.add_parser("demo", help="write the simulated company into a folder")
+    demo.add_argument("folder", help="folder to write into")
+    run = commands.add_parser(
+        "run", help="run notebooks and publish their reports", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    run.add_argument("names", nargs="*", metavar="NAME", help="notebooks, such as 01_kpi_setup")
+    run.add_argument("--all", action="store_true", help="every notebook")
+    run.add_argument("--source", help="where the data are (default: data/demo, the simulated company)")
+    run.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours")
+    run.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="parameters",
+                     help="a parameter of the notebook; repeat for more")  # fmt: skip
+    run.add_argument("--as-of", metavar="YYYY-MM-DD", help="last day to read (default: last complete day of the data)")
+    run.add_argument("--out", default="reports", metavar="DIR", help="folder of the reports (default: reports)")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks to run at once (default: 1)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; what a user can repair is told in one message."""
+    options = parser().parse_args(arguments)
+    from kpi_helpers.errors import ContractError, KpiError
+
+    try:
+        return {"list": _list, "check": _check, "demo": _demo, "run": _run}[options.command](options)
+    except BlockingIOError:
+        print(f"kpi: another run is writing into {options.out}. Wait for it, or give another --out.", file=sys.stderr)
+        return 75
+    except ContractError as error:
+        print(f"kpi: {error}", file=sys.stderr)
+        return 4
+    except KpiError as error:
+        print(f"kpi: {error}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"kpi: {error.filename} cannot be written or read. Choose another folder.", file=sys.stderr)
+        return 2
+
+
+def _list(options: argparse.Namespace) -> int:
+    from kpi_helpers import editions
+    from kpi_helpers.result import Text, dump, session_language
+
+    found = []
+    for name in editions.names():
+        notebook = editions.load(name)
+        known = editions.parameters(notebook).values()
+        about = [{"name": p.name, "type": p.kind, "default": p.default, "help": p.comment} for p in known]
+        found.append({"name": name, "title": notebook["metadata"]["kpi"]["title"], "parameters": about})
+    if options.json:
+        print(dump(found), end="")
+        return 0
+    for each in found:
+        print(f"{each['name']}  {Text(**each['title'])[session_language()]}")
+        for p in each["parameters"]:
+            print(f"  -p {p['name']}={p['default']}  ({p['type']}) {p['help']}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from kpi_helpers import sources
+    from kpi_helpers.result import session_language
+
+    check = sources.connect(options.source, options.mapping).check()
+    print("\n".join(check.lines(session_language())))
+    return 0 if check.ok else 4
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from kpi_helpers import simulate
+
+    folder = simulate.write(options.folder)
+    print(f"The simulated company is in {folder}: channel_daily.csv, and truth.json with what was planted.")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from kpi_helpers import editions, reports
+    from kpi_helpers.errors import KpiError
+
+    names = editions.names() if options.all else options.names
+    if not names:
+        raise KpiError(f"Which notebook? Name one of {', '.join(editions.names())}, or give --all.")
+    if options.jobs < 1:
+        raise KpiError(f"--jobs {options.jobs} must be at least 1.")
+    given = {}
+    for pair in options.parameters:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise KpiError(f"-p {pair} has no value. Write -p NAME=VALUE.")
+        given[name] = value
+    chosen = {"source": options.source, "mapping": options.mapping, "as_of": options.as_of}
+    given |= {name: value for name, value in chosen.items() if value is not None}
+    return reports.run(names, given, out=options.out, jobs=options.jobs)

@@ -1,0 +1,278 @@
+"""The tables that the toolkit understands, and their checks: one aggregate query a table, every problem at once."""
+
+import html
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import ibis.expr.types as ir
+
+from kpi_helpers.result import Result, Text, number, table
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a contract.
+
+    `kind` is ``date``, ``text`` or ``number`` (exact decimal, six places); `at_most` names the column
+    that it cannot exceed; `signed` numbers may be negative.
+    """
+
+    name: str
+    kind: str
+    meaning: Text
+    required: bool = False
+    signed: bool = False
+    at_most: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A contract: its columns and the columns that together occur once."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the number columns."""
+        return tuple(c.name for c in self.columns if c.kind == "number")
+
+
+CHANNEL_DAILY = Table(
+    "channel_daily",
+    ("date", "channel", "campaign"),
+    (
+        Column("date", "date", Text("first day that the row covers", "ngày đầu tiên của dòng"), required=True),
+        Column("channel", "text", Text("marketing channel", "kênh tiếp thị"), required=True),
+        Column("campaign", "text", Text("campaign within the channel", "chiến dịch trong kênh")),
+        Column("impressions", "number", Text("times an ad was shown", "số lần hiển thị")),
+        Column("clicks", "number", Text("clicks on ads or links", "số lần nhấp")),
+        Column("sessions", "number", Text("website sessions begun", "số phiên truy cập")),
+        Column("pageviews", "number", Text("pages viewed", "số lượt xem trang")),
+        Column("spend", "number", Text("media cost, money", "chi phí quảng cáo, tiền"), signed=True),
+        Column("leads", "number", Text("new leads, counted once", "khách hàng tiềm năng mới")),
+        Column("conversions", "number", Text("conversions of the declared type", "số chuyển đổi")),
+        Column("orders", "number", Text("orders, net of cancellations", "số đơn hàng sau khi trừ hủy")),
+        Column("revenue", "number", Text("net revenue, money", "doanh thu thuần, tiền"), signed=True),
+        Column("sent", "number", Text("messages sent", "số tin đã gửi")),
+        Column("hard_bounces", "number", Text("undeliverable for good", "số tin hỏng vĩnh viễn"), at_most="sent"),
+        Column("soft_bounces", "number", Text("undeliverable for now", "số tin hỏng tạm thời"), at_most="sent"),
+        Column("unique_opens", "number", Text("recipients who opened", "số người mở tin"), at_most="sent"),
+        Column("unique_clicks", "number", Text("recipients who clicked", "số người nhấp"), at_most="sent"),
+        Column("unsubscribes", "number", Text("recipients who left", "số người hủy đăng ký"), at_most="sent"),
+    ),
+)
+TABLES = {table.name: table for table in (CHANNEL_DAILY,)}
+
+#: rule -> (what is wrong, remedy); {x} are the fields of Problem, {more} what the rule compares with
+RULES: dict[str, tuple[Text, Text]] = {
+    "missing column": (
+        Text("the column is not there; the source has {more}", "thiếu cột này; nguồn chỉ có {more}"),
+        Text("name your column in the mapping: columns: {{{column}: your_name}}",
+             "khai tên cột của bạn trong tệp ánh xạ: columns: {{{column}: ten_cot}}"),
+    ),
+    "no measure": (
+        Text("no column holds numbers to measure", "không có cột số liệu nào"),
+        Text("map at least one of {more}", "hãy ánh xạ ít nhất một trong các cột {more}"),
+    ),
+    "no rows": (
+        Text("the table is empty", "bảng không có dòng nào"),
+        Text("check the file, the date range of the export and the mapping",
+             "kiểm tra lại tệp, khoảng ngày đã xuất và tệp ánh xạ"),
+    ),
+    "not a date": (
+        Text("{n} of {total} rows do not read as a date in the format {more}",
+             "{n} trên {total} dòng không đọc được thành ngày theo định dạng {more}"),
+        Text("set date_format in the mapping to the one spelling of the file (a list, if each spelling is meant), "
+             "or export the file again; no format is guessed",
+             "khai date_format đúng với cách viết trong tệp (hoặc danh sách nếu thật sự có nhiều cách viết), "
+             "hay xuất lại tệp; hệ thống không tự đoán định dạng"),
+    ),
+    "not a number": (
+        Text("{n} of {total} rows are not numbers", "{n} trên {total} dòng không phải là số"),
+        Text("set decimal, thousands or null_values in the mapping, or correct the source",
+             "khai decimal, thousands hoặc null_values trong tệp ánh xạ, hay sửa nguồn"),
+    ),
+    "empty": (
+        Text("{n} of {total} rows are empty, but each row needs a value",
+             "{n} trên {total} dòng bị trống, trong khi dòng nào cũng cần giá trị"),
+        Text("fill the column in the source, or filter those rows out of the export",
+             "điền giá trị ở nguồn, hoặc lọc bỏ các dòng đó khi xuất"),
+    ),
+    "negative": (
+        Text("{n} of {total} rows are below zero", "{n} trên {total} dòng nhỏ hơn 0"),
+        Text("counts cannot be negative: correct the source", "số đếm không thể âm: hãy sửa nguồn"),
+    ),
+    "too large": (
+        Text("{n} of {total} rows exceed {more}", "{n} trên {total} dòng lớn hơn {more}"),
+        Text("check which column was mapped to which", "kiểm tra lại cột nào được ánh xạ vào đâu"),
+    ),
+    "duplicate": (
+        Text("{n} of {total} rows repeat the key {more}", "{n} trên {total} dòng trùng khóa {more}"),
+        Text("export each day and channel once, or map the column that tells them apart to campaign",
+             "xuất mỗi ngày và kênh một dòng, hoặc ánh xạ cột phân biệt vào campaign"),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One rule that the data break: where, how often, two examples."""
+
+    table: str
+    column: str
+    rule: str
+    n_rows: int
+    n_total: int
+    examples: tuple[str, ...] = ()
+    more: str = ""
+
+    def what(self, language: str = "en") -> str:
+        """What is wrong, with examples."""
+        told = self._fill(RULES[self.rule][0][language], language)
+        such = ", ".join(f'"{e}"' for e in self.examples)
+        return told + (f" ({'ví dụ' if language == 'vi' else 'e.g.'} {such})" if such else "")
+
+    def remedy(self, language: str = "en") -> str:
+        """What the user can do about it."""
+        return self._fill(RULES[self.rule][1][language], language)
+
+    def line(self, language: str = "en") -> str:
+        """Everything in one line: ``table.column: what. Remedy.``"""
+        remedy = self.remedy(language)
+        return f"{self.table}.{self.column}: {self.what(language)}. {remedy[0].upper()}{remedy[1:]}."
+
+    def _fill(self, template: str, language: str) -> str:
+        counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
+        return template.format(column=self.column, more=self.more, **counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Check(Result):
+    """What a check of a source found.
+
+    Attributes
+    ----------
+    tables : tuple of str
+        Tables that were read.
+    n_rows : tuple of int
+        Rows of each.
+    problems : tuple of Problem
+        Rules broken; empty when the data keep their contract.
+    notes : tuple of Text
+        What is allowed but worth knowing, such as missing days.
+    """
+
+    tables: tuple[str, ...]
+    n_rows: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[Text, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every rule holds."""
+        return not self.problems
+
+    def to_frame(self) -> Any:
+        """One row a problem: table, column, rule, n_rows, examples, what, remedy."""
+        import pandas as pd
+
+        heads = ["table", "column", "rule", "n_rows", "examples", "what", "remedy"]
+        rows = [
+            (p.table, p.column, p.rule, p.n_rows, ", ".join(p.examples), p.what(), p.remedy())
+            for p in self.problems
+        ]
+        return pd.DataFrame(rows, columns=heads)
+
+    def sentence(self, language: str = "en") -> str:
+        """Rows read and problems found."""
+        read = ", ".join(
+            f"{name} ({number(n, language)} {'dòng' if language == 'vi' else 'rows'})"
+            for name, n in zip(self.tables, self.n_rows, strict=True)
+        )
+        n = len(self.problems)
+        if language == "vi":
+            return f"Đã đọc {read}: " + ("dữ liệu đúng quy ước." if self.ok else f"{n} lỗi.")
+        return f"Read {read}: " + ("every rule of the contract holds." if self.ok else f"{n} problems.")
+
+    def lines(self, language: str = "en") -> list[str]:
+        """The whole check as lines of text."""
+        notes = [f"{'lưu ý' if language == 'vi' else 'note'}: {note[language]}" for note in self.notes]
+        return [self.sentence(language), *(p.line(language) for p in self.problems), *notes]
+
+    def html(self, language: str = "en") -> str:
+        """The sentence, a table of the problems and a list of the notes."""
+        heads = Text("Column|Rows|What|Remedy", "Cột|Số dòng|Lỗi|Cách sửa")[language].split("|")
+        rows = [
+            [p.column, number(p.n_rows, language), html.escape(p.what(language)), html.escape(p.remedy(language))]
+            for p in self.problems
+        ]
+        notes = "".join(f"<li>{html.escape(note[language])}</li>" for note in self.notes)
+        found = table(heads, rows, caption=self.sentence(language)) if rows else f"<p>{self.sentence(language)}</p>"
+        return found + (f'<ul class="prose">{notes}</ul>' if notes else "")
+
+
+def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -> tuple[int, list[Problem]]:
+    """Count the rows that break each rule of `contract`, in one aggregate query.
+
+    Parameters
+    ----------
+    prepared : Ibis table
+        For each column that the source has, the typed column and its original text as ``<name>__raw``.
+    contract : Table
+        Its rules.
+    more : dict
+        For each column, what its reading was told (a date's format), for the message.
+
+    Returns
+    -------
+    (int, list of Problem)
+        Rows in the table, and the rules broken. A second query fetches examples of repeated keys, if any.
+    """
+    rules: dict[tuple[str, str], tuple[ir.BooleanValue, ir.StringValue, str]] = {}
+    for c in contract.columns:
+        if c.name not in prepared.columns:
+            continue
+        typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
+        if c.kind != "text":
+            rule = "not a date" if c.kind == "date" else "not a number"
+            rules[c.name, rule] = (raw.notnull() & typed.isnull(), raw, more.get(c.name, ""))
+        if c.required:
+            rules[c.name, "empty"] = (raw.isnull(), raw, "")
+        if c.kind == "number" and not c.signed:
+            rules[c.name, "negative"] = (typed < 0, raw, "")
+        if c.at_most in prepared.columns:
+            rules[c.name, "too large"] = (typed > prepared[c.at_most], raw, c.at_most)
+    key = _key(prepared, contract)
+    asked: dict[str, Any] = {"n": prepared.count(), "n_key": key.count(), "n_distinct": key.nunique()}
+    for i, (bad, raw, _more) in enumerate(rules.values()):
+        shown = bad.ifelse(raw, None)
+        asked |= {f"n{i}": bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
+    found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
+    problems = []
+    for i, ((column, rule), (_bad, _raw, told)) in enumerate(rules.items()):
+        if found[f"n{i}"]:
+            examples = sorted({found[f"low{i}"], found[f"high{i}"]} - {None})
+            problems.append(
+                Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told)
+            )
+    if repeated := found["n_key"] - found["n_distinct"]:
+        counted = prepared.group_by(key=key).aggregate(n=prepared.count())
+        shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2)
+        examples = [row["key"] for row in shown.to_pyarrow().to_pylist()]
+        told = " + ".join(k for k in contract.key if k in prepared.columns)
+        problems.append(
+            Problem(contract.name, contract.key[0], "duplicate", repeated, found["n"], tuple(examples), told)
+        )
+    if not found["n"]:
+        problems.append(Problem(contract.name, contract.key[0], "no rows", 0, 0))
+    return found["n"], problems
+
+
+def _key(prepared: ir.Table, contract: Table) -> ir.StringValue:
+    parts = [prepared[k].cast("string").fill_null("") for k in contract.key if k in prepared.columns]
+    key = reduce(lambda left, right: left + " | " + right, parts)
+    known = prepared[contract.key[0]].notnull()
+    return known.ifelse(key, None)

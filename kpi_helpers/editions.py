@@ -1,0 +1,189 @@
+"""Notebook in, notebook out: typed parameters, the edition for a report, and the canonical form."""
+
+import ast
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kpi_helpers.errors import KpiError
+from kpi_helpers.result import JSON_MIME
+from kpi_helpers.sources import project_root
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One line of a notebook's parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``.
+
+    The comment says what it is; ``in (0, 1)`` or ``in [1, 24]`` at its end is its range, ``one of a, b``
+    its choices.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    comment: str
+
+    def read(self, given: Any) -> Any:
+        """Return `given` (text from a command line, or a value) in the parameter's type and range.
+
+        >>> Parameter("confidence", "float", 0.9, "coverage, in (0, 1)").read("0.8")
+        0.8
+        """
+        optional = self.kind.endswith("| None")
+        if optional and (given is None or str(given).lower() in ("none", "null", "")):
+            return None
+        kind = self.kind.removesuffix("| None").strip()
+        if inner := re.fullmatch(r"list\[(\w+)\]", kind):
+            items = given if isinstance(given, list) else str(given).strip("[]").split(",")
+            return [self._one(item, inner[1]) for item in items]
+        return self._one(given, kind)
+
+    def _one(self, given: Any, kind: str) -> Any:
+        text = str(given).strip()
+        try:
+            if kind == "bool":
+                value: Any = {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+            else:
+                value = TYPES[kind](text)
+        except (ValueError, KeyError):
+            raise KpiError(f"{self.name}={text!r} is not of type {kind}. {self.comment}".strip()) from None
+        if bounds := re.search(r"in ([\[(])(\S+), (\S+)([\])])", self.comment):
+            low, high = float(bounds[2]), float(bounds[3])
+            above = value >= low if bounds[1] == "[" else value > low
+            below = value <= high if bounds[4] == "]" else value < high
+            if not (above and below):
+                raise KpiError(f"{self.name}={text} lies outside {bounds[0][3:]}: {self.comment}.")
+        if choices := re.search(r"one of ([\w, ]+)", self.comment):
+            known = [c.strip() for c in choices[1].split(",")]
+            if value not in known:
+                raise KpiError(f"{self.name}={text!r} is not one of {', '.join(known)}.{_close(text, known)}")
+        return value
+
+
+def folder() -> Path:
+    """Folder of the notebooks: ``notebooks/`` here, or else in the project's root."""
+    return Path("notebooks") if Path("notebooks").is_dir() else project_root() / "notebooks"
+
+
+def names() -> list[str]:
+    """Names of all notebooks, in order.
+
+    >>> names()[0]
+    '01_kpi_setup'
+    """
+    return sorted(p.stem for p in folder().glob("[0-9][0-9]_*.ipynb"))
+
+
+def load(name: str) -> dict[str, Any]:
+    """Read a notebook by name, with "did you mean" for a misspelt one."""
+    path = folder() / f"{Path(name).stem}.ipynb"
+    if not path.exists():
+        raise KpiError(f"There is no notebook {name!r}. Known are {', '.join(names())}.{_close(name, names())}")
+    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return notebook
+
+
+def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
+    """Read the typed parameters of a notebook from the cell tagged ``parameters``.
+
+    >>> list(parameters(load("01_kpi_setup")))[:2]
+    ['source', 'mapping']
+    """
+    source = "".join(source_of(c) for c in notebook["cells"] if "parameters" in tags(c))
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            comment = lines[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :].strip().lstrip("# ")
+            name, kind = node.target.id, ast.unparse(node.annotation)
+            found[name] = Parameter(name, kind, ast.literal_eval(node.value), comment)
+    return found
+
+
+def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the given parameters against the notebook's and return all of them, defaults included.
+
+    Raises
+    ------
+    KpiError
+        For an unknown name, a wrong type, a value out of range, or a secret.
+    """
+    for name, value in given.items():
+        if name not in known:
+            raise KpiError(f"There is no parameter {name!r}; there are {', '.join(known)}.{_close(name, known)}")
+        if SECRET.search(name) or re.search(r"://[^/@]*:[^/@]+@", str(value)):
+            raise KpiError(f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
+    return {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
+
+
+def key(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> str:
+    """Short name of a set of parameters: empty for the defaults; the as-of date does not count."""
+    changed = {k: v for k, v in sorted(resolved.items()) if v != known[k].default and k != "as_of"}
+    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8] if changed else ""
+
+
+def report_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook without its teaching cells and outputs."""
+    cells = [dict(c) for c in notebook["cells"] if "teach" not in tags(c)]
+    for c in cells:
+        if c["cell_type"] == "code":
+            c |= {"outputs": [], "execution_count": None}
+    return {**notebook, "cells": cells}
+
+
+def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The executed notebook without anything that differs between two runs of the same: times, ids, addresses."""
+    cells = []
+    for c in notebook["cells"]:
+        ident = "injected-parameters" if "injected-parameters" in tags(c) else c.get("id")
+        metadata = {k: v for k, v in c["metadata"].items() if k == "tags" and v}
+        clean = {"cell_type": c["cell_type"], "id": ident, "metadata": metadata, "source": source_of(c).splitlines(True)}
+        if c["cell_type"] == "code":
+            clean |= {"execution_count": c["execution_count"], "outputs": [_canonical(o) for o in c["outputs"]]}
+        cells.append(clean)
+    kept = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "kpi")}
+    return {"cells": cells, "metadata": {**kept, "language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _canonical(output: Mapping[str, Any]) -> dict[str, Any]:
+    clean = {k: v for k, v in output.items() if k != "metadata"}
+    if "metadata" in output:
+        clean["metadata"] = {k: v for k, v in output["metadata"].items() if v}
+    text = json.dumps(clean, ensure_ascii=False)
+    text = re.sub(r" at 0x[0-9a-f]{6,}", " at 0x…", text)
+    text = re.sub(r"[^\s\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
+    masked: dict[str, Any] = json.loads(text)
+    return masked
+
+
+def written(notebook: Mapping[str, Any]) -> str:
+    """Text of a notebook file, the same for the same notebook."""
+    return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+
+
+def results(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the cells displayed, in order: name, sentence, rows of each result."""
+    shown = (o.get("data", {}) for c in notebook["cells"] if c["cell_type"] == "code" for o in c["outputs"])
+    return [data[JSON_MIME] for data in shown if JSON_MIME in data]
+
+
+def tags(cell: Mapping[str, Any]) -> Sequence[str]:
+    """Tags of a cell."""
+    return cell["metadata"].get("tags", ())
+
+
+def source_of(cell: Mapping[str, Any]) -> str:
+    """Text of a cell."""
+    return cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+
+
+def _close(given: str, known: Any) -> str:
+    close = difflib.get_close_matches(str(given), list(known), 1, 0.5)
+    return f" Did you mean {close[0]}?" if close else ""

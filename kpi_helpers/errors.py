@@ -1,0 +1,9 @@
+"""What a user can repair. Each message says what was given, the rule and the remedy; bugs are left to crash."""
+
+
+class KpiError(ValueError):
+    """A request that cannot be met as it was put: a wrong parameter, name, count or date."""
+
+
+class ContractError(KpiError):
+    """Data that break the contract of a table; the message lists every problem that was found."""

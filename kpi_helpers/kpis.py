@@ -1,0 +1,391 @@
+"""The KPI catalogue, and KPI values at any grain as ratio of sums with intervals."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from ibis import _
+
+from kpi_helpers.errors import KpiError
+from kpi_helpers.result import Result, Text, measure, table
+from kpi_helpers.sources import Source
+from kpi_helpers.stats import ratio_margin, wilson
+
+GRAINS = {"day": "D", "week": "W-SUN", "month": "M", "total": "Y"}
+#: An objective that the data cannot feed is carried by the next one up the funnel.
+UPSTREAM = {"sales": "leads", "leads": "traffic", "traffic": "awareness", "loyalty": "traffic", "awareness": None}
+OBJECTIVES = {
+    "sales": Text("sales", "bán hàng"), "leads": Text("leads", "khách hàng tiềm năng"),
+    "traffic": Text("traffic", "lưu lượng truy cập"), "awareness": Text("awareness", "nhận biết"),
+    "loyalty": Text("loyalty", "gắn kết"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kpi:
+    """One KPI as the catalogue declares it; see ``catalogue.yaml`` for the meaning of each field."""
+
+    id: str
+    name: Text
+    meaning: Text
+    pitfall: Text
+    numerator: tuple[str, ...]
+    denominator: tuple[str, ...] = ()
+    scale: float = 1.0
+    unit: str
+    direction: str
+    group: str
+    objectives: tuple[str, ...]
+    table: str = "channel_daily"
+
+    @property
+    def additive(self) -> bool:
+        """Whether the KPI is a plain sum, which adds up over days and channels."""
+        return not self.denominator
+
+    @property
+    def plannable(self) -> bool:
+        """Whether a target can be set for it: a sum that is better high or low."""
+        return self.additive and self.direction != "none"
+
+    @property
+    def columns(self) -> set[str]:
+        """Columns that the KPI needs."""
+        return {c.lstrip("-") for c in self.numerator + self.denominator}
+
+
+@cache
+def catalogue() -> dict[str, Kpi]:
+    """Every KPI by its id, in the order of importance within an objective.
+
+    >>> catalogue()["open_rate"].name.vi
+    'Tỷ lệ mở'
+    """
+    import yaml
+
+    entries = yaml.safe_load(files("kpi_helpers").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
+    kpis = {}
+    for key, entry in entries.items():
+        texts = {f: Text(**entry.pop(f)) for f in ("name", "meaning", "pitfall")}
+        lists = {f: tuple(entry.pop(f, ())) for f in ("numerator", "denominator", "objectives")}
+        kpis[key] = Kpi(id=key, **texts, **lists, **entry)
+    return kpis
+
+
+def kpi(key: str) -> Kpi:
+    """One KPI by its id.
+
+    >>> kpi("cpm").scale
+    1000
+    """
+    if key not in catalogue():
+        import difflib
+
+        close = difflib.get_close_matches(key, catalogue(), 1)
+        hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(catalogue())}."
+        raise KpiError(f"There is no KPI {key!r}. {hint}")
+    return catalogue()[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class KpiChoice(Result):
+    """KPIs that serve an objective and that the data can feed, per channel.
+
+    Attributes
+    ----------
+    objective : str
+        The objective asked for; `served` is the one that the data can feed (the next one upstream if not it).
+    kpis : tuple of str
+        Ids in order of importance; the first is the main KPI.
+    main : str
+        Id of the additive KPI that the plan is made for.
+    """
+
+    objective: str
+    served: str
+    main: str
+    kpis: tuple[str, ...]
+
+    @property
+    def plannable(self) -> list[str]:
+        """Ids that a target can be set for."""
+        return [k for k in self.kpis if kpi(k).plannable]
+
+    def sentence(self, language: str = "en") -> str:
+        """Which KPIs were chosen for which objective."""
+        names = ", ".join(kpi(k).name[language] for k in self.kpis)
+        asked, served = OBJECTIVES[self.objective][language], OBJECTIVES[self.served][language]
+        if language == "vi":
+            changed = "" if asked == served else f" (dữ liệu chưa đo được mục tiêu {asked})"
+            return f"Mục tiêu {served}{changed}: theo dõi {names}."
+        changed = "" if asked == served else f" (the data hold nothing for {asked})"
+        return f"For the objective {served}{changed}, watch {names}."
+
+    def html(self, language: str = "en") -> str:
+        """Table of the KPIs with meaning and pitfall."""
+        heads = Text("KPI|What it is|Mind|Better", "KPI|Ý nghĩa|Lưu ý|Tốt hơn khi")[language].split("|")
+        better = {"up": Text("higher", "cao hơn"), "down": Text("lower", "thấp hơn"), "none": Text("–", "–")}
+        rows = [
+            [k.name[language], k.meaning[language], k.pitfall[language], better[k.direction][language]]
+            for k in map(kpi, self.kpis)
+        ]
+        return table(heads, [[html.escape(c) for c in row] for row in rows], caption=self.sentence(language))
+
+
+def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
+    """Choose at most `most` KPIs of the catalogue that serve `objective` and that `data` can feed.
+
+    A source that cannot feed the objective (no orders, say) is planned for the next objective up the
+    funnel, and the choice says so.
+
+    Raises
+    ------
+    KpiError
+        If the objective is unknown, or the data can feed no KPI at all.
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> choose(connect("data/demo"), "sales", most=3)
+    For the objective sales, watch Revenue, Orders, Average order value.
+    """
+    if objective not in UPSTREAM:
+        raise KpiError(f"objective={objective!r} is not one of {', '.join(UPSTREAM)}. A plan needs one of them.")
+    held = set(data.table("channel_daily").columns)
+    possible = [k for k in catalogue().values() if k.columns <= held]
+    known = daily_sums(data, possible).notna().any()  # a ratio needs a row that knows both of its parts
+    served: str | None = objective
+    while served:
+        found = [k for k in possible if served in k.objectives and known[f"{k.id}__num"]]
+        plannable = [k.id for k in found if k.plannable]
+        if plannable:
+            rest = [k.id for k in found if k.id != plannable[0]]
+            return KpiChoice(
+                objective=objective, served=served, main=plannable[0], kpis=(plannable[0], *rest[: most - 1])
+            )
+        served = UPSTREAM[served]
+    raise KpiError(f"The columns of {data.name} feed no KPI for {objective}. Map more columns; see data/README.md.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class KpiTable(Result):
+    """Values of KPIs by period and segment.
+
+    Attributes
+    ----------
+    kpi, segment : tuple of str
+        Id, and value of the dimension; the segment is empty for the whole.
+    period_at : tuple of date
+        First day of the period.
+    numerator, denominator : tuple of float
+        Sums over the rows that know both; the denominator of an additive KPI is NaN.
+    value, value_low, value_high : tuple of float
+        Scaled ratio and its interval; NaN where it cannot be computed (nothing known, denominator 0).
+        A sum has no interval: it was counted.
+    n_days : tuple of int
+        Dates that the value rests on.
+    complete : tuple of bool
+        Whether each date of the period is among them.
+    grain, confidence
+        Length of the period; coverage of the intervals.
+    """
+
+    kpi: tuple[str, ...]
+    segment: tuple[str, ...]
+    period_at: tuple[date, ...]
+    numerator: tuple[float, ...]
+    denominator: tuple[float, ...]
+    value: tuple[float, ...]
+    value_low: tuple[float, ...]
+    value_high: tuple[float, ...]
+    n_days: tuple[int, ...]
+    complete: tuple[bool, ...]
+    grain: str
+    confidence: float
+    currency: str = "VND"
+    LABELS: ClassVar[dict[str, Text]] = {}
+
+    def segments(self) -> list[str]:
+        """Segments, by falling size of the first KPI."""
+        first = self.to_frame().query("kpi == @self.kpi[0]").groupby("segment")["numerator"].sum()
+        return [str(s) for s in first.sort_values(ascending=False, kind="stable").index]
+
+    def series(self, key: str, segment: str = "") -> pd.Series:
+        """Values of one KPI by period, without holes in the calendar; NaN where a period is incomplete."""
+        frame = self.to_frame().query("kpi == @key and segment == @segment")
+        at = pd.PeriodIndex(frame["period_at"], freq=GRAINS[self.grain])
+        known = pd.Series(frame["value"].where(frame["complete"]).to_numpy(dtype=float), index=at)
+        return known.reindex(pd.period_range(at.min(), at.max(), freq=GRAINS[self.grain])) if len(at) else known
+
+    def sentence(self, language: str = "en") -> str:
+        """How many values, and over what."""
+        n, first, last = len(self.value), min(self.period_at), max(self.period_at)
+        if language == "vi":
+            return f"{n} giá trị của {len(set(self.kpi))} KPI, từ {first:%d/%m/%Y} đến {last:%d/%m/%Y}."
+        return f"{n} values of {len(set(self.kpi))} KPIs, periods of {first} to {last}."
+
+    def html(self, language: str = "en") -> str:
+        """One row a segment, one column a KPI: value and interval of the latest period."""
+        frame = self.to_frame()
+        frame = frame[frame["period_at"] == frame["period_at"].max()].set_index(["segment", "kpi"])
+        ids = list(dict.fromkeys(self.kpi))
+        whole = Text("All channels", "Tất cả kênh")[language]
+        rows = [
+            [html.escape(s or whole), *(self._cell(frame.loc[(s, k)], k, language) for k in ids)]
+            for s in self.segments()
+        ]
+        level = f"{self.confidence:.0%}"
+        note = Text(f"Interval: {level}. A sum was counted and has none.",
+                    f"Khoảng tin cậy {level}. Tổng là số đếm nên không có khoảng.")[language]  # fmt: skip
+        heads = [Text("Channel", "Kênh")[language], *(kpi(k).name[language] for k in ids)]
+        return table(heads, rows, caption=Text("KPI values", "Giá trị KPI")[language], note=note,
+                     numeric=range(1, len(heads)))  # fmt: skip
+
+    def _cell(self, row: Any, key: str, language: str) -> str:
+        value, low, high = (
+            measure(v, kpi(key).unit, language, self.currency)
+            for v in (row["value"], row["value_low"], row["value_high"])
+        )
+        return value + (f"<small>{low}–{high}</small>" if np.isfinite(row["value_low"]) else "")
+
+
+def compute(
+    data: Source, ids: Sequence[str], *, by: str | None = None, grain: str = "week",
+    since: date | None = None, until: date | None = None, confidence: float = 0.95, currency: str = "VND",
+) -> KpiTable:  # fmt: skip
+    """Compute KPIs by period and segment as Σ numerator / Σ denominator, in one query.
+
+    Parameters
+    ----------
+    data : Source
+        Source of the tables.
+    ids : sequence of str
+        Ids of the catalogue.
+    by : str, optional
+        Dimension, such as ``"channel"`` or ``"campaign"``.
+    grain : {"day", "week", "month", "total"}
+        Length of a period; weeks begin on Monday, ``total`` is the whole time in one.
+    since, until : date, optional
+        First and last date to read.
+    confidence : float
+        Coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
+
+    Raises
+    ------
+    KpiError
+        If a KPI, grain or dimension is unknown, or the data are coarser than the grain.
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2024, 11, 30))
+    >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
+    (0.0148, 0.0148, 0.0149)
+    """
+    if grain not in GRAINS:
+        raise KpiError(f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
+    order = ["day", "week", "month", "total"]
+    if order.index(grain) < order.index(data.period()):
+        raise KpiError(f"grain={grain!r}: the rows of {data.name} cover a {data.period()} each. Choose that or longer.")
+    wanted = [kpi(k) for k in ids]
+    daily = daily_sums(data, wanted, by=by, since=since, until=until)
+    if daily.empty:
+        raise KpiError(f"{data.name} has no row between {since or 'its beginning'} and {until or 'its end'}.")
+    whole = grain == "total"
+    at = daily["date"].dt.to_period(GRAINS[grain])
+    daily["period_at"] = daily["date"].min() if whole else at.dt.start_time
+    parts = [_values(daily, k, whole, data.period(), grain, confidence) for k in wanted]
+    frame = pd.concat(parts, ignore_index=True)
+    columns = {c: tuple(frame[c].tolist()) for c in frame.columns if c != "period_at"}
+    days = tuple(d.date() for d in frame["period_at"])
+    return KpiTable(period_at=days, grain=grain, confidence=confidence, currency=currency, **columns)
+
+
+def daily_sums(
+    data: Source, wanted: Sequence[Kpi], *, by: str | None = None,
+    since: date | None = None, until: date | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Exact sums per date and segment for every KPI, one scan: columns date, segment, ``<id>__num/__den``.
+
+    A ratio sums only the rows that know both its numerator and its denominator, so that a channel
+    without clicks does not lend its conversions to the conversion rate per click.
+    """
+    rows = data.table("channel_daily")
+    if by is not None and by not in rows.columns:
+        raise KpiError(f"by={by!r} is no column of channel_daily; it has {', '.join(rows.columns)}.")
+    lacking = {c for k in wanted for c in k.columns} - set(rows.columns)
+    if lacking:
+        raise KpiError(f"{data.name} has no column {', '.join(sorted(lacking))}. Map it, or choose other KPIs.")
+    if since is not None:
+        rows = rows.filter(_.date >= since)
+    if until is not None:
+        rows = rows.filter(_.date <= until)
+    sums: dict[str, Any] = {}
+    for k in wanted:
+        num = _signed_sum(rows, k.numerator)
+        if k.additive:
+            sums[f"{k.id}__num"] = num.sum()
+            continue
+        den = _signed_sum(rows, k.denominator)
+        sums[f"{k.id}__num"] = den.notnull().ifelse(num, None).sum()
+        sums[f"{k.id}__den"] = num.notnull().ifelse(den, None).sum()
+    keys = ["date", *([by] if by else [])]
+    frame = rows.group_by(keys).aggregate(**sums).to_pyarrow().to_pandas()
+    frame["segment"] = frame[by].fillna("") if by else ""
+    frame["date"] = pd.to_datetime(frame["date"])
+    frame = frame.astype({c: float for c in sums})
+    return frame[["date", "segment", *sums]].sort_values(["segment", "date"], ignore_index=True)
+
+
+def _signed_sum(rows: Any, columns: tuple[str, ...]) -> Any:
+    total = None
+    for name in columns:
+        term = -rows[name[1:]] if name.startswith("-") else rows[name]
+        total = term if total is None else total + term
+    return total
+
+
+def _values(
+    daily: pd.DataFrame, k: Kpi, whole: bool, source_period: str, grain: str, confidence: float
+) -> pd.DataFrame:
+    """One KPI by period and segment from its daily sums."""
+    x = daily[f"{k.id}__num"]
+    y = x * np.nan if k.additive else daily[f"{k.id}__den"]
+    keys = [daily["period_at"], daily["segment"]]
+    summed = pd.DataFrame({"numerator": x, "denominator": y}).groupby(keys).sum(min_count=1)
+    ratio = summed["numerator"] / (1 if k.additive else summed["denominator"].where(summed["denominator"] != 0))
+    known = x.notna() & (k.additive | y.notna())
+    n_days = known.groupby(keys).sum()
+    # each day against what the common ratio would make of it
+    common = pd.MultiIndex.from_arrays(keys).map(ratio).to_numpy(dtype=float)
+    squared = ((x - common * y) ** 2).groupby(keys).sum(min_count=1)
+    low = high = ratio * np.nan
+    if k.unit == "share" and not k.additive:
+        low, high = wilson(summed["numerator"], summed["denominator"], confidence=confidence)
+    elif not k.additive:
+        margin = ratio_margin(n_days, summed["denominator"], squared, confidence=confidence)
+        low, high = ratio - margin, ratio + margin
+    out = summed.assign(value=ratio * k.scale, value_low=low * k.scale, value_high=high * k.scale, n_days=n_days)
+    out = out.reset_index()
+    expected = np.full(len(out), daily["date"].nunique()) if whole else [
+        _expected_dates(d, grain, source_period) for d in out["period_at"]
+    ]  # fmt: skip
+    out["complete"] = out["n_days"] >= expected
+    return out.assign(kpi=k.id)
+
+
+def _expected_dates(begin: pd.Timestamp, grain: str, source_period: str) -> int:
+    """Dates that a complete period holds: 7 days a week, 4 or 5 weeks a month, ..."""
+    if grain == source_period or grain == "day":
+        return 1
+    if source_period == "week":
+        period = pd.Period(begin, freq=GRAINS[grain])
+        mondays = pd.date_range(period.start_time, period.end_time, freq="W-MON")
+        return len(mondays)
+    return 7 if grain == "week" else int(begin.days_in_month)

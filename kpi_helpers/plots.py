@@ -1,0 +1,175 @@
+"""One function a chart, and the way from a figure to themed SVG: text stays text, colours become variables."""
+
+import html
+import io
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+#: palette of charts.mplstyle -> custom property of style.css, so that one drawing serves light and dark
+TOKENS = {
+    "17212b": "ink", "56616e": "muted", "e3e7eb": "grid", "ffffff": "surface", "75808c": "grey",
+    "0a5fa0": "blue", "b7d4ea": "blue-band", "dfecf6": "blue-haze", "b3500a": "orange",
+    "0a7264": "teal", "6f3f98": "purple", "a51620": "red", "fbdcdc": "red-haze",
+    "f8ebcd": "tet", "6b4804": "tet-ink",
+}  # fmt: skip
+INK, BLUE, HAZE, ORANGE = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a"
+
+
+@contextmanager
+def style() -> "Iterator[None]":
+    """Draw in the house style within the block."""
+    import matplotlib as mpl
+
+    sheet = files("kpi_helpers").joinpath("charts.mplstyle").read_text(encoding="utf-8")
+    with mpl.rc_context():
+        for line in sheet.splitlines():
+            if ":" in line and not line.startswith("#"):
+                key, _colon, value = line.partition(":")
+                mpl.rcParams[key.strip()] = value.strip()
+        yield
+
+
+def new_axes(width: int, height: int) -> "Axes":
+    """Axes of a new figure of that many CSS pixels; nothing is registered with pyplot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    return figure.add_subplot()
+
+
+def chart(draw: "Callable[[Axes, bool], Any]", *, title: str, note: str, alt: str) -> str:
+    """Draw twice, 800 and 358 pixels wide, and emit both as one HTML figure.
+
+    Parameters
+    ----------
+    draw : callable (axes, narrow)
+        Draws on the axes; `narrow` is true for the phone.
+    title, note : str
+        The finding in at most ten words; what, unit and period in small print.
+    alt : str
+        The same in words, with the numbers.
+    """
+    drawn = []
+    with style():
+        for kind, width, height in (("wide", 800, 372), ("narrow", 358, 300)):
+            axes = new_axes(width, height)
+            draw(axes, kind == "narrow")
+            drawn.append(_svg(axes.figure, kind=kind, alt=alt))
+    caption = f"<figcaption>{html.escape(title)}<small>{html.escape(note)}</small></figcaption>"
+    return f'<figure class="chart">{caption}{"".join(drawn)}</figure>'
+
+
+def forecast(
+    history: "pd.Series", expected: "pd.DataFrame", axes: "Axes", *, words: tuple[str, str, str, str],
+    narrow: bool = False, language: str = "en", scale: float = 1.0,
+) -> "Axes":  # fmt: skip
+    """Line of the history, forecast with its interval, and the same periods of last year.
+
+    Parameters
+    ----------
+    history : Series
+        Values by first day of the period; a missing one is a gap in the line.
+    expected : DataFrame
+        By first day: columns expected, expected_low, expected_high, last_year.
+    words : (actual, expected, interval, last year)
+        Labels beside the lines.
+    """
+    from matplotlib.dates import AutoDateLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    from kpi_helpers.result import month, number
+
+    keep = history.iloc[-(60 if narrow else 108) :]
+    axes.plot(keep.index, keep / scale, color=INK)
+    axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)
+    axes.plot(expected.index, expected["expected"] / scale, color=BLUE)
+    axes.plot(expected.index, expected["last_year"] / scale, color="#75808c", linestyle=(0, (3, 2)), linewidth=1.5)
+    axes.set_ylim(0, 1.12 * max(keep.max(), expected["expected_high"].max()) / scale)
+    top = expected["expected_high"].max() / scale
+    _label(axes, keep.index[len(keep) // 3], float(np.nanmax(keep)) / scale, words[0], INK, va="bottom")
+    _label(axes, expected.index[-1], top, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
+    _label(axes, expected.index[-1], float(expected["expected_low"].min()) / scale * 0.75, words[3], "#56616e",
+           va="top", ha="right")  # fmt: skip
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=4 if narrow else 8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _i: month(_date(x), language)))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    small = axes.get_ylim()[1] < 5
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _i: number(y, language, decimals=int(small))))
+    return axes
+
+
+def formula(tex: str) -> str:
+    """A formula as SVG, drawn by matplotlib, so that it reads offline; its TeX is the alternative text.
+
+    >>> 'aria-label="r^2"' in formula("r^2")
+    True
+    """
+    from matplotlib.mathtext import math_to_image
+
+    buffer = io.StringIO()
+    with style():
+        math_to_image(f"${tex}$", buffer, format="svg")
+    svg = _clean(buffer.getvalue(), kind="formula", alt=tex)
+    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    assert width
+    return svg.replace("<svg ", f'<svg style="width:{float(width[1]) / 11:.2f}em" ', 1)
+
+
+def _label(axes: "Axes", x: Any, y: float, text: str, color: str, **align: Any) -> None:
+    axes.annotate(text, (x, y), color=color, fontsize=12, fontweight="bold" if color == BLUE else "normal", **align)
+
+
+def _date(x: float) -> Any:
+    from matplotlib.dates import num2date
+
+    return num2date(x).date()
+
+
+def _svg(figure: Any, *, kind: str, alt: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return _clean(buffer.getvalue(), kind=kind, alt=alt)
+
+
+def _clean(svg: str, *, kind: str, alt: str) -> str:
+    """Inline SVG without ids that clash, styles or metadata; sizes from the page, colours as variables."""
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    assert box
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.S)
+    # ids by content: the same mark in two charts may share one definition, different marks never do
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{kind}-{m[1]}"' if m[1] in used else "", svg)
+    svg = svg.replace("url(#", f"url(#{kind}-").replace('xlink:href="#', f'href="#{kind}-')
+    opening = f'<svg class="{kind}" viewBox="{box[1]}" role="img" aria-label="{html.escape(alt)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _m: opening, svg, count=1)
+    svg = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]+", _font, svg)
+    svg = re.sub(r"<(?!svg)[^>]+>", lambda m: _colours(_shorten(m[0])), svg)  # tags only: a label may read 11.11
+    return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def _font(match: "re.Match[str]") -> str:
+    return f"font-size: {match[2]}px" + (f"; font-weight: {match[1]}" if match[1] else "")
+
+
+def _shorten(tag: str) -> str:
+    return re.sub(r"(?<![#\w.])-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", tag)
+
+
+def _colours(tag: str) -> str:
+    def variable(match: "re.Match[str]") -> str:
+        name = TOKENS.get(match[1].lower())
+        return f"var(--{name}, {match[0]})" if name else match[0]
+
+    return re.sub(r"#([0-9a-fA-F]{6})\b", variable, tag)

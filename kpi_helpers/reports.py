@@ -1,0 +1,304 @@
+"""Run notebooks headless and publish: staged, then renamed; the last good report survives a failure."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from kpi_helpers import __version__, editions, pages, sources
+from kpi_helpers.errors import ContractError, KpiError
+from kpi_helpers.result import Text, dump, plain
+
+PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
+#: What two runs must share to give the same bytes.
+FIXED = {
+    "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KPI_LANGUAGE": "en",
+    "MPLBACKEND": "agg", "SOURCE_DATE_EPOCH": "0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One notebook to run with all of its parameters."""
+
+    name: str
+    parameters: dict[str, Any]
+    key: str
+    title: dict[str, str]
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        """Name of the report's folder: the as-of date, and a key where parameters differ from the defaults."""
+        return str(self.parameters["as_of"]) + (f"-{self.key}" if self.key else "")
+
+    @property
+    def label(self) -> str:
+        """What tells this report from the one with default parameters."""
+        return Path(str(self.parameters["source"])).name if self.key else ""
+
+
+def run(
+    names: Sequence[str], given: Mapping[str, Any], *, out: str | Path = "reports", jobs: int = 1,
+    say: Callable[[str], None] = print,
+) -> int:  # fmt: skip
+    """Run notebooks, publish their reports and the index, and return the exit code.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Notebooks, such as ``01_kpi_setup``.
+    given : mapping
+        Parameters that differ from the defaults; each notebook must know all of them.
+    out : path
+        Folder of the reports.
+    jobs : int
+        Notebooks to run at once.
+    say : callable
+        Receives a line of progress for each step.
+
+    Returns
+    -------
+    int
+        0 published, 1 a notebook failed, 4 the data break their contract (the worst of all jobs).
+
+    Raises
+    ------
+    KpiError
+        If a name or parameter is wrong; no kernel has then been started.
+    BlockingIOError
+        If another run is writing into `out`.
+    """
+    out = Path(out)
+    # first every name and parameter, then the data: a misspelt option must not cost a scan
+    resolved = [(name, *_resolved(name, given)) for name in names]
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        prepared = [_prepare(*each, out=out, say=say) for each in resolved]
+        todo = [job for job in prepared if isinstance(job, Job)]
+        codes = [code for code in prepared if isinstance(code, int)]
+        with ProcessPoolExecutor(max(1, min(jobs, len(todo) or 1)), mp_context=get_context("spawn")) as pool:
+            for job in todo:
+                say(f"{job.name}  running on {job.parameters['source']}, data to {job.parameters['as_of']}")
+            for job, (code, line) in zip(todo, pool.map(_run_one, todo, [out] * len(todo)), strict=True):
+                codes.append(code)
+                say(f"{job.name}  {line}")
+        write_index(out)
+    say(f"look at {out / 'index.html'}")
+    return max(codes, default=0)
+
+
+def _resolved(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, editions.Parameter], dict[str, Any]]:
+    notebook = editions.load(name)
+    known = editions.parameters(notebook)
+    return notebook["metadata"]["kpi"], known, editions.resolve(known, given)
+
+
+def _prepare(
+    name: str, about: dict[str, Any], known: dict[str, editions.Parameter], resolved: dict[str, Any],
+    *, out: Path, say: Callable[[str], None],
+) -> Job | int:  # fmt: skip
+    """Check the data and fix the as-of date before a kernel starts; a broken contract is recorded and gives 4."""
+    key = editions.key(known, resolved)
+    try:
+        data = sources.connect(resolved["source"], resolved["mapping"])
+        for table in about["tables"]:
+            data.table(table)
+        as_of = data.as_of(resolved["as_of"]).isoformat()
+        files = [str(path) for path in data.files()]
+    except ContractError as error:
+        job = Job(name=name, parameters={**resolved, "as_of": resolved["as_of"] or "undated"}, key=key, title=about["title"])
+        say(f"{name}  the data break their contract; nothing was run")
+        say(str(error))
+        _record_failure(job, out, str(error))
+        return CONTRACT
+    return Job(name=name, parameters={**resolved, "as_of": as_of}, key=key, title=about["title"], files=files)
+
+
+def _run_one(job: Job, out: Path) -> tuple[int, str]:
+    """Run one job in a process of its own; returns its exit code and a line of progress."""
+    began = time.perf_counter()
+    staging = out / f".staging-{job.name}-{job.stem}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    os.environ.update(FIXED)
+    try:
+        with _quiet(staging / "kernel.log"):
+            executed, error = _execute(job, staging)
+        if error:
+            code, message = error
+            _record_failure(job, out, message, executed)
+            return code, f"FAILED: {message}  (the last good report stays; see {_failed(out, job)})"
+        seconds = time.perf_counter() - began
+        _write(job, staging, executed, seconds)
+        target = out / job.name / job.stem
+        _swap(staging, target)
+        shutil.rmtree(_failed(out, job), ignore_errors=True)
+        return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s"
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] | None]:
+    """Execute the report edition with papermill; returns it, and code and message if a cell failed."""
+    import papermill
+
+    edition = editions.report_edition(editions.load(job.name))
+    begin, end = staging / "edition.ipynb", staging / "executed.ipynb"
+    begin.write_text(json.dumps(edition), encoding="utf-8")
+    failure = None
+    try:
+        papermill.execute_notebook(
+            begin, end, parameters=job.parameters, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()),
+            request_save_on_cell_execute=False,
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        code = CONTRACT if error.ename == "ContractError" else FAILED
+        failure = (code, f"{error.ename}: {plain(str(error.evalue))}" if code else "")
+    executed = editions.canonical(json.loads(end.read_text(encoding="utf-8")))
+    begin.unlink()
+    end.unlink()
+    return executed, failure
+
+
+def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) -> None:
+    collected = {"notebook": job.name, "parameters": job.parameters, "results": editions.results(executed), "alerts": []}
+    results = dump(collected)
+    said = {r["name"]: r["sentence"] for r in collected["results"]}
+    told = _provenance(job, executed, said, results)
+    for language, (_name, ending) in pages.PAGE_NAMES.items():
+        page = pages.report(executed, language, told)
+        (staging / f"report{ending}").write_text(page, encoding="utf-8")
+    (staging / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
+    (staging / "results.json").write_text(results, encoding="utf-8")
+    record = {
+        "notebook": job.name, "as_of": job.parameters["as_of"], "key": job.key, "label": job.label, "title": job.title,
+        "folder": f"{job.name}/{job.stem}", "headline": said.get("answer", job.title), "parameters": job.parameters,
+        "alerts": [], "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 2),
+        "inputs": {Path(f).name: _digest(Path(f).read_bytes()) for f in job.files},
+        "results": _digest(results.encode()), "lock": _lock_digest(), "kpi_helpers": __version__,
+        "python": platform.python_version(), "platform": platform.platform(),
+        "packages": {name: version(name) for name in ("ibis-framework", "duckdb", "pandas", "numpy", "scipy", "matplotlib")},
+    }  # fmt: skip
+    (staging / "run.json").write_text(dump(record), encoding="utf-8")
+    (staging / "kernel.log").unlink(missing_ok=True)
+
+
+def _provenance(job: Job, executed: Any, said: Mapping[str, Any], results: str) -> list[tuple[Text, Text]]:
+    """What the foot of the page tells; nothing in it depends on when or where it was run."""
+    both = [f"{k} {v}" for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None]
+    cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
+    as_of = str(job.parameters["as_of"])
+    facts: list[tuple[str, str, str, str]] = [
+        ("Data", "Dữ liệu", *(2 * [str(job.parameters["source"])])),
+        ("Data to", "Dữ liệu đến", pages._day(as_of, "en"), pages._day(as_of, "vi")),
+        ("Notebook", "Sổ tay", *(2 * [f"{job.name}, {_digest(cells.encode())}"])),
+        ("Parameters", "Tham số", *(2 * [", ".join(both)])),
+        ("Version", "Phiên bản", *(2 * [f"kpi_helpers {__version__}"])),
+        ("Fingerprint of the results", "Dấu vân tay của kết quả", *(2 * [_digest(results.encode())])),
+    ]
+    if "check" in said:
+        facts.insert(1, ("Contract check", "Kiểm tra dữ liệu", said["check"]["en"], said["check"]["vi"]))
+    return [(Text(a, b), Text(c, d)) for a, b, c, d in facts]
+
+
+def write_index(out: Path) -> None:
+    """Write ``index.html`` in both languages from the ``run.json`` of each report."""
+    runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("[0-9]*/*/run.json"))]
+    failures = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("_failed/*/*/failure.json"))]
+    for language, (_name, ending) in pages.PAGE_NAMES.items():
+        part = out / f".index{ending}"
+        part.write_text(pages.index(runs, failures, language), encoding="utf-8")
+        os.replace(part, out / f"index{ending}")
+
+
+def _failed(out: Path, job: Job) -> Path:
+    return out / "_failed" / job.name / job.stem
+
+
+def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] | None = None) -> None:
+    place = _failed(out, job)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    record = {"notebook": job.name, "as_of": job.parameters["as_of"], "key": job.key, "label": job.label,
+              "title": job.title, "parameters": job.parameters, "message": message}  # fmt: skip
+    (place / "failure.json").write_text(dump(record), encoding="utf-8")
+    if executed:
+        (place / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Put the staged folder where the old one stood."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = staging.with_name(staging.name + "-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder of reports; the lock goes with the process, however it ends."""
+    import fcntl
+
+    with (out / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Send what kernels and libraries write to the screen into a file."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with log.open("w") as handle:
+        os.dup2(handle.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _lock_digest() -> str:
+    lock = sources.project_root() / "requirements.lock"
+    return _digest(lock.read_bytes()) if lock.exists() else ""
+
+
+def refresh_notebooks() -> None:
+    """Execute the notebooks of this checkout in place, teaching cells included, and write them canonically."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ.update(FIXED)
+    for name in editions.names():
+        path = editions.folder() / f"{name}.ipynb"
+        notebook = nbformat.from_dict(editions.load(name))
+        with _quiet(Path(os.devnull)):
+            NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+        path.write_text(editions.written(editions.canonical(notebook)), encoding="utf-8")
+        print(f"{path}  refreshed, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    refresh_notebooks()

@@ -1,0 +1,286 @@
+"""What every answer can do: say itself in English and Vietnamese, as table, sentence, HTML and JSON."""
+
+import html
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import date
+from decimal import ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JSON_MIME = "application/vnd.kpi-helpers.result+json"
+HTML_MIME = "application/vnd.kpi-helpers.html+json"
+NBSP, MINUS = " ", "−"
+
+
+class Text(NamedTuple):
+    """The same words in both languages.
+
+    >>> Text("on track", "đúng tiến độ").vi
+    'đúng tiến độ'
+    """
+
+    en: str
+    vi: str
+
+    def __getitem__(self, language: Any) -> Any:  # text["vi"] beside text[1]
+        return getattr(self, language) if isinstance(language, str) else tuple(self)[language]
+
+
+#: status word -> (tone of the pill, both languages); five tones, no sixth
+STATUS = {
+    "safe": ("good", Text("Safe", "Chắc đạt")),
+    "stretch": ("calm", Text("Stretch", "Vừa sức")),
+    "ambitious": ("watch", Text("Ambitious", "Tham vọng")),
+    "unrealistic": ("bad", Text("Unrealistic", "Không thực tế")),
+    "on track": ("good", Text("On track", "Đúng tiến độ")),
+    "at risk": ("watch", Text("At risk", "Có rủi ro")),
+    "behind": ("bad", Text("Behind", "Chậm tiến độ")),
+    "too close to call": ("none", Text("Too close to call", "Chưa thể kết luận")),
+    "not enough data": ("none", Text("Not enough data", "Chưa đủ dữ liệu")),
+}
+
+
+def session_language() -> str:
+    """Language of what is shown on a screen: ``KPI_LANGUAGE=vi``, else English."""
+    return "vi" if os.environ.get("KPI_LANGUAGE", "en").lower().startswith("vi") else "en"
+
+
+def number(value: float | None, language: str = "en", *, decimals: int = 0, sign: bool = False) -> str:
+    """Write a number, rounding halves away from zero; nothing at all is a dash.
+
+    >>> number(49300.5), number(-1234567.891, "vi", decimals=2)
+    ('49,301', '−1.234.567,89')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    rounded = Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    text = f"{abs(rounded):,.{decimals}f}"
+    if language == "vi":
+        text = text.translate(str.maketrans(",.", ".,"))
+    return (MINUS if rounded < 0 else "+" if sign and rounded > 0 else "") + text
+
+
+def percent(share: float | None, language: str = "en", *, decimals: int = 1, sign: bool = False) -> str:
+    """Write a fraction as a percentage.
+
+    >>> percent(0.0345, "vi"), percent(0.0345), percent(0.1, decimals=0, sign=True)
+    ('3,5%', '3.5%', '+10%')
+    """
+    if value_missing(share):
+        return "–"
+    assert share is not None
+    return number(float(Decimal(repr(float(share))) * 100), language, decimals=decimals, sign=sign) + "%"
+
+
+def probability(chance: float | None, language: str = "en") -> str:
+    """Write a probability in whole percent; never 0% or 100%.
+
+    >>> probability(0.004), probability(0.653), probability(0.9999)
+    ('<1%', '65%', '>99%')
+    """
+    if value_missing(chance):
+        return "–"
+    assert chance is not None
+    if chance < 0.01:
+        return "<1%"
+    return ">99%" if chance > 0.99 else percent(chance, language, decimals=0)
+
+
+def money(value: float | None, language: str = "en", currency: str = "VND") -> str:
+    """Write money with the words that the language uses for large sums.
+
+    >>> money(11_900_000_000), money(11_900_000_000, "vi"), money(38600, "vi")
+    ('₫11.9\\xa0bn', '11,9\\xa0tỷ\\xa0₫', '38.600\\xa0₫')
+    """
+    if value_missing(value):
+        return "–"
+    assert value is not None
+    symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)
+    small = 0 if currency == "VND" or abs(value) >= 1000 else 2
+    for size, word in ((1e9, Text("bn", "tỷ")), (1e6, Text("m", "triệu"))):
+        if abs(value) >= size:
+            text = number(abs(value) / size, language, decimals=1) + NBSP + word[language]
+            break
+    else:
+        text = number(abs(value), language, decimals=small)
+    minus = MINUS if value < 0 else ""
+    return minus + (f"{text}{NBSP}{symbol.strip()}".rstrip() if language == "vi" else symbol + text)
+
+
+def day(value: date | None, language: str = "en") -> str:
+    """Write a date: 22 Nov 2026, 22/11/2026.
+
+    >>> day(date(2026, 11, 2)), day(date(2026, 11, 2), "vi")
+    ('2 Nov 2026', '02/11/2026')
+    """
+    if value is None:
+        return "–"
+    return f"{value:%d/%m/%Y}" if language == "vi" else f"{value.day} {value:%b %Y}"
+
+
+def month(value: date, language: str = "en") -> str:
+    """Write a month: Nov 2026, Th11/2026.
+
+    >>> month(date(2026, 11, 2)), month(date(2026, 11, 2), "vi")
+    ('Nov 2026', 'Th11/2026')
+    """
+    return f"Th{value.month}/{value.year}" if language == "vi" else f"{value:%b %Y}"
+
+
+def measure(value: float | None, unit: str, language: str = "en", currency: str = "VND") -> str:
+    """Write a value of a KPI in its `unit`: ``count``, ``money``, ``share`` or ``ratio``.
+
+    >>> measure(0.0231, "share"), measure(3950, "count"), measure(3.94, "ratio", "vi")
+    ('2.31%', '3,950', '3,94')
+    """
+    if unit == "money":
+        return money(value, language, currency)
+    if unit == "share":
+        return percent(value, language, decimals=2 if value is not None and abs(value) < 0.1 else 1)
+    return number(value, language, decimals=2 if unit == "ratio" else 0)
+
+
+def value_missing(value: float | None) -> bool:
+    """Whether there is no number: None, NaN or infinity."""
+    return value is None or not math.isfinite(value)
+
+
+def pill(status: str, language: str) -> str:
+    """HTML of a status: shape, word and colour."""
+    tone, words = STATUS[status]
+    icon = f'<svg class="icon" aria-hidden="true"><use href="#i-{tone}"/></svg>'
+    return f'<span class="pill {tone}">{icon}{words[language]}</span>'
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, note: str = "", kind: str = "stack",
+    total: bool = False, numeric: Sequence[int] = (),
+) -> str:  # fmt: skip
+    """HTML table in the house style; the first cell of a row names it, cells may hold HTML.
+
+    `kind` is ``stack`` (cards on a phone) or ``tight``; `numeric` are the columns aligned to the right.
+    """
+    scope = [' class="n"' if i in numeric else "" for i in range(len(head))]
+    heads = "".join(
+        f'<th scope="col" role="columnheader"{scope[i]}>{label}</th>' for i, label in enumerate(head)
+    )
+    body = ['<tr role="row">' + _cells(row, head, numeric) + "</tr>" for row in rows]
+    foot = f'<tfoot role="rowgroup">{body.pop()}</tfoot>' if total else ""
+    small = f"<small>{note}</small>" if note else ""
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(caption)}">'
+        f'<table class="{kind}" role="table"><caption>{html.escape(caption)}{small}</caption>'
+        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{"".join(body)}</tbody>{foot}</table></div>'
+    )
+
+
+def _cells(row: Sequence[str], head: Sequence[str], numeric: Sequence[int]) -> str:
+    cells = [f'<th scope="row" role="rowheader">{row[0]}</th>']
+    for i, cell in enumerate(row[1:], start=1):
+        kind = ' class="n"' if i in numeric else ' class="w graded"' if "odds" in cell else ""
+        cells.append(f'<td role="cell"{kind} data-label="{html.escape(head[i])}">{cell}</td>')
+    return "".join(cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Result:
+    """Base of every answer: a frozen record that shows itself and never computes.
+
+    Fields that are tuples are the columns of its table; the others hold for the whole of it.
+    Displaying it in a notebook also emits its JSON, which the runner collects into ``results.json``.
+    """
+
+    LABELS: ClassVar[dict[str, Text]] = {}
+
+    @property
+    def name(self) -> str:
+        """Name in ``results.json``: the class in snake case."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def sentence(self, language: str = "en") -> str:
+        """Say the answer in one sentence."""
+        raise NotImplementedError
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the rows as a DataFrame, one column a field."""
+        import pandas as pd
+
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        columns = {k: list(v) for k, v in values.items() if isinstance(v, tuple) and not isinstance(v, Text)}
+        scalars = {k: v for k, v in values.items() if k not in columns and not isinstance(v, Result | Text)}
+        if not columns:
+            return pd.DataFrame([scalars])
+        return pd.DataFrame(columns).assign(**scalars)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name, sentence in both languages and rows, ready for ``json.dumps``."""
+        said = {"en": plain(self.sentence("en")), "vi": plain(self.sentence("vi"))}
+        rows = [{k: json_value(v) for k, v in row.items()} for row in self.to_frame().to_dict("records")]
+        return {"name": self.name, "sentence": said, "rows": rows}
+
+    def html(self, language: str = "en") -> str:
+        """HTML of the answer as it stands in a report: here its table, below its sentence."""
+        frame = self.to_frame()
+        head = [self.LABELS[c][language] if c in self.LABELS else c for c in frame.columns]
+        rows = [[cell(c, v, language) for c, v in row.items()] for row in frame.to_dict("records")]
+        numeric = [i for i, c in enumerate(frame.columns) if i and frame[c].dtype.kind in "if"]
+        return table(head, rows, caption=self.sentence(language), numeric=numeric)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {
+            "text/plain": plain(self.sentence(session_language())),
+            "text/html": self.html(session_language()),
+            HTML_MIME: {"en": self.html("en"), "vi": self.html("vi")},
+            JSON_MIME: self.to_json(),
+        }
+
+    def __repr__(self) -> str:
+        return plain(self.sentence(session_language()))
+
+
+def cell(column: str, value: Any, language: str) -> str:
+    """HTML of one value, formatted by the suffix of its column's name."""
+    if column in ("grade", "status"):
+        return pill(value, language)
+    if isinstance(value, date):
+        return day(value, language)
+    if isinstance(value, int | float):
+        if column.endswith(("_rate", "_share")) or column == "uplift":
+            return percent(value, language)
+        if column.endswith("probability"):
+            return probability(value, language)
+        return number(value, language, decimals=0 if float(value).is_integer() else 2)
+    return html.escape(str(value))
+
+
+def json_value(value: Any) -> Any:
+    """Value for JSON: 12 significant digits, so that another processor writes the same; no NaN."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.12g}") if math.isfinite(value) else None
+    if isinstance(value, date):
+        return value.isoformat()[:10]
+    return value
+
+
+def plain(text: str) -> str:
+    """Text without tags and with ordinary spaces.
+
+    >>> plain("<b>49,300</b> orders")
+    '49,300 orders'
+    """
+    return html.unescape(re.sub(r"<[^>]+>", "", text)).replace(NBSP, " ")
+
+
+def dump(data: Any) -> str:
+    """JSON text that is the same for the same data."""
+    return json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

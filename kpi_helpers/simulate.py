@@ -1,0 +1,200 @@
+"""The simulated company: an online retailer in Vietnam whose truth is known. Same bytes every time."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+HOME = "data/demo"
+FIRST, LAST = date(2024, 11, 1), date(2026, 11, 21)
+SEED = 20241101
+
+#: First day of the lunar year; Vietnam counts in UTC+7.
+TET = (date(2025, 1, 29), date(2026, 2, 17))
+#: Days of sale and how much they multiply demand.
+SALE_DAYS = {(11, 11): 2.3, (12, 12): 1.9, (3, 8): 1.3, (10, 20): 1.3}
+#: Demand from Monday to Sunday.
+WEEK = (0.96, 0.95, 0.97, 1.0, 1.06, 1.08, 0.98)
+#: Website tracking was off: sessions, pageviews and conversions are unknown; the shop's own orders are not.
+TRACKING_GAP = (date(2026, 6, 9), date(2026, 6, 11))
+#: From this day a mini-app brings half as many sessions again from Zalo OA.
+LEVEL_SHIFT = (date(2026, 3, 16), "Zalo OA", 1.5)
+YEARLY_GROWTH = 0.10
+
+#: channel: sessions a day without spend, order rate per session, average order in VND
+CHANNELS = {
+    "Organic search": (4900, 0.0255, 415_000),
+    "Paid search": (300, 0.0290, 430_000),
+    "Paid social": (350, 0.0145, 390_000),
+    "Email": (1500, 0.0420, 445_000),
+    "Zalo OA": (1700, 0.0330, 405_000),
+    "Affiliate": (400, 0.0240, 420_000),
+    "Direct": (3300, 0.0300, 460_000),
+}
+#: channel: budget a day in VND, most sessions that spend can buy in a day, spend that buys half of them,
+#: sessions per click, clicks per impression. Sessions = most * spend / (spend + half): they saturate.
+PAID = {
+    "Paid search": (9_000_000, 6800, 8_000_000, 0.93, 0.034),
+    "Paid social": (11_000_000, 10_500, 14_000_000, 0.82, 0.011),
+    "Affiliate": (2_600_000, 3400, 2_500_000, 0.90, 0.021),
+}
+#: channel: subscribers at the start, messages a week to each, open rate, click rate among openers
+LISTS = {"Email": (62_000, 2, 0.235, 0.115), "Zalo OA": (41_000, 1, 0.58, 0.14)}
+
+
+def demand(days: pd.DatetimeIndex) -> np.ndarray:
+    """Expected demand of each day relative to an ordinary day of the first year (n,).
+
+    Product of growth, weekday, days of sale, and Tết: three weeks of shopping before it, a deep and
+    short pause during it.
+
+    >>> round(float(demand(pd.DatetimeIndex(["2026-02-17"]))[0]), 2)
+    0.38
+    """
+    growth = (1 + YEARLY_GROWTH) ** ((days - pd.Timestamp(FIRST)).days.to_numpy() / 365.25)
+    week = np.array(WEEK)[days.dayofweek]
+    sale = np.array([SALE_DAYS.get((d.month, d.day), 1.0) for d in days])
+    tet = np.ones(len(days))
+    for new_year in TET:
+        ahead = (pd.Timestamp(new_year) - days).days.to_numpy()
+        tet = np.where((ahead > 2) & (ahead <= 24), 1.0 + 0.4 * (1 - np.abs(ahead - 12) / 12).clip(0), tet)
+        tet = np.where((ahead <= 2) & (ahead > -6), 0.36, tet)
+        tet = np.where((ahead <= -6) & (ahead > -12), 0.75, tet)
+    return np.asarray(growth * week * sale * tet)
+
+
+def channel_daily() -> pd.DataFrame:
+    """Daily table of the seven channels, one row a day and channel, in the contract's columns.
+
+    >>> channel_daily().shape
+    (5257, 18)
+    """
+    rng = np.random.default_rng(SEED)
+    days = pd.date_range(FIRST, LAST)
+    pull = demand(days)
+    tables = [_channel(name, days, pull, rng) for name in CHANNELS]
+    table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
+    gap = table["date"].between(*map(pd.Timestamp, TRACKING_GAP))
+    table.loc[gap, ["sessions", "pageviews", "conversions"]] = pd.NA
+    return table
+
+
+def truth() -> dict[str, object]:
+    """What was planted: the values that forecasts and notebooks are checked against."""
+    return {
+        "first": FIRST.isoformat(), "last": LAST.isoformat(), "seed": SEED, "yearly_growth": YEARLY_GROWTH,
+        "tet": [d.isoformat() for d in TET], "weekday_factors": WEEK,
+        "sale_days": {f"{m:02}-{d:02}": factor for (m, d), factor in SALE_DAYS.items()},
+        "tracking_gap": {
+            "first": TRACKING_GAP[0].isoformat(), "last": TRACKING_GAP[1].isoformat(),
+            "columns": ["sessions", "pageviews", "conversions"],
+        },
+        "level_shift": {
+            "since": LEVEL_SHIFT[0].isoformat(), "channel": LEVEL_SHIFT[1], "column": "sessions",
+            "factor": LEVEL_SHIFT[2],
+        },
+        "spend_response": {
+            name: {"most_sessions": most, "half_spend": half} for name, (_, most, half, _, _) in PAID.items()
+        },
+        "order_rate": {name: rate for name, (_, rate, _) in CHANNELS.items()},
+        "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()},
+    }  # fmt: skip
+
+
+def write(folder: str | Path) -> Path:
+    """Write the company into `folder` unless this version of it is already there.
+
+    Returns the folder: ``channel_daily.csv`` (about 0.4 MB) and ``truth.json``. Takes about a second.
+    """
+    folder = Path(folder)
+    made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    known = folder / "truth.json"
+    if known.exists() and json.loads(known.read_text(encoding="utf-8")).get("made_by") == made_by:
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
+    try:
+        channel_daily().to_csv(staging / "channel_daily.csv", index=False, lineterminator="\n")
+        text = json.dumps({"made_by": made_by, **truth()}, ensure_ascii=False, indent=1) + "\n"
+        (staging / "truth.json").write_text(text, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for name in ("channel_daily.csv", "truth.json"):  # the file that says "done" comes last
+            os.replace(staging / name, folder / name)
+    finally:
+        shutil.rmtree(staging)
+    return folder
+
+
+def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    base, order_rate, ticket = CHANNELS[name]
+    n = len(days)
+    mood = np.exp(_slow_noise(n, rng, scale=0.05))  # weeks in which a channel does better or worse
+    if name == LEVEL_SHIFT[1]:
+        mood = mood * np.where(days >= pd.Timestamp(LEVEL_SHIFT[0]), LEVEL_SHIFT[2], 1.0)
+    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(_MEASURES)}).astype(
+        dict.fromkeys(_MEASURES, "Int64")
+    )
+    expected = base * mood
+    if name in PAID:
+        budget, most, half, per_click, per_impression = PAID[name]
+        campaign = np.repeat(rng.choice([0.6, 1.0, 1.0, 1.5], size=n // 28 + 1), 28)[:n]  # four-week flights
+        spend = np.round(budget * campaign * np.exp(0.12 * rng.standard_normal(n)), -3)
+        expected = expected + most * spend / (spend + half) * mood
+        clicks = _count(expected * pull / per_click, rng)
+        table["spend"], table["clicks"] = spend.astype(np.int64), clicks
+        table["impressions"] = _count(clicks / per_impression, rng) + clicks
+    if name in LISTS:
+        table[["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]] = (
+            _messages(name, days, rng)
+        )
+        table["clicks"] = table["unique_clicks"]
+    sessions = _count(expected * pull, rng)
+    orders = rng.binomial(sessions, order_rate * np.exp(0.03 * rng.standard_normal(n)))
+    revenue = orders * ticket * np.exp(rng.standard_normal(n) * 0.55 / np.sqrt(orders.clip(1)))
+    table["sessions"], table["orders"], table["conversions"] = sessions, orders, orders
+    table["pageviews"] = _count(sessions * 4.2, rng)
+    table["leads"] = rng.binomial(sessions, 0.012)
+    table["revenue"] = np.round(revenue, -3).astype(np.int64)
+    return table
+
+
+def _messages(name: str, days: pd.DatetimeIndex, rng: np.random.Generator) -> np.ndarray:
+    """Columns sent, hard and soft bounces, unique opens and clicks, unsubscribes (n, 6)."""
+    start, weekly, opened, clicked = LISTS[name]
+    n = len(days)
+    subscribers = start * np.exp(0.18 * np.arange(n) / 365.25)
+    sending = np.isin(days.dayofweek, (1, 4) if weekly == 2 else (3,))
+    sent = np.where(sending, _count(subscribers, rng), 0)
+    hard, soft = rng.binomial(sent, 0.009), rng.binomial(sent, 0.012)
+    delivered = sent - hard - soft
+    opens = rng.binomial(delivered, opened * np.exp(0.05 * rng.standard_normal(n)))
+    return np.column_stack(
+        [sent, hard, soft, opens, rng.binomial(opens, clicked), rng.binomial(delivered, 0.0018)]
+    )
+
+
+def _count(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Counts a little more variable than Poisson's; the mean is rounded so that every processor draws alike."""
+    return rng.poisson(np.round(expected * np.exp(0.03 * rng.standard_normal(len(expected))), 6))
+
+
+def _slow_noise(n: int, rng: np.random.Generator, *, scale: float) -> np.ndarray:
+    """First-order autoregression with a memory of about two weeks."""
+    shocks = rng.standard_normal(n) * scale * np.sqrt(1 - 0.93**2)
+    level, path = 0.0, np.empty(n)
+    for i, shock in enumerate(shocks):
+        level = 0.93 * level + shock
+        path[i] = level
+    return path
+
+
+_MEASURES = [
+    "impressions", "clicks", "sessions", "pageviews", "spend", "leads", "conversions", "orders", "revenue",
+    "sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes",
+]  # fmt: skip
