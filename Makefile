@@ -8,7 +8,7 @@ SHARED ?= ../shared/data
 COMPILE := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --extra postgres --group dev --no-emit-package rfc3987-syntax --no-emit-package lark
 
-.PHONY: setup reports test lab notebooks lint lock
+.PHONY: setup reports test lab notebooks class lint lock
 .DEFAULT_GOAL := reports
 
 setup: $(STAMP)
@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: $(PY) is $$($(PY) -V 2>&1); 3.11 or newer is needed. Name a newer one: make PY=python3.12"; exit 2; }
 	@$(PY) -c 'import ensurepip, venv' 2>/dev/null || { echo "setup: $(PY) has no ensurepip, so it cannot make an environment. On Debian or Ubuntu: apt install python3-venv"; exit 2; }
 	@echo "setup: creating $(VENV) from requirements.lock (half a minute with a fast network)"
-	@$(PY) -m venv --clear $(VENV)
+	@test -x $(BIN)/pip || $(PY) -m venv --clear $(VENV)
 	@awk '/^[a-z]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	@{ $(BIN)/pip install -q --require-hashes -r $(VENV)/uv.lock && \
 	   VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --compile-bytecode --no-deps --require-hashes -r requirements.lock || \
@@ -47,5 +47,8 @@ lab: $(STAMP)
 notebooks: $(STAMP)
 	@$(BIN)/python -m kpi_helpers.reports
 
+class: $(STAMP)
+	@$(BIN)/python -c 'from kpi_helpers import reports; reports.write_class_edition("reports/class")'
+
 lock: $(STAMP)
-	@$(COMPILE) -o requirements.lock
+	@$(COMPILE) -o requirements.lock && touch $(STAMP)

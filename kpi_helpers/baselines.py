@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from kpi_helpers.errors import KpiError
 from kpi_helpers.stats import Floats, checked_confidence
 
+#: periods in a year by grain; 364 days keep the weekday
+SEASONS = {"day": 364, "week": 52, "month": 12}
 FEWEST_ERRORS = 4
 
 
@@ -68,7 +70,7 @@ class Forecast:
 
     def _sums(self, skip: int) -> Floats:
         sums: Floats = self.paths[:, skip:].sum(axis=1)
-        return sums - sums.mean()
+        return np.asarray(sums - sums.mean())
 
     def _tails(self, level: float) -> list[float]:
         if level not in self.levels:

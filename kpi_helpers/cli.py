@@ -55,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return {"list": _list, "check": _check, "demo": _demo, "run": _run}[options.command](options)
     except BlockingIOError:
-        print(f"kpi: another run is writing into {options.out}. Wait for it, or give another --out.", file=sys.stderr)
+        print(
+            f"kpi: another run is writing into {options.out}. Wait for it, or give another --out.",
+            file=sys.stderr,
+        )
         return 75
     except ContractError as error:
         print(f"kpi: {error}", file=sys.stderr)

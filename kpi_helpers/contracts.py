@@ -1,4 +1,4 @@
-"""The tables that the toolkit understands, and their checks: one aggregate query a table, every problem at once."""
+"""The tables that the toolkit understands, and their checks: every problem at once, in one aggregate query."""
 
 import html
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import ibis.expr.types as ir
 
-from kpi_helpers.result import Result, Text, number, table
+from kpi_helpers.result import Result, Text, number, say, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,56 +66,6 @@ CHANNEL_DAILY = Table(
 )
 TABLES = {table.name: table for table in (CHANNEL_DAILY,)}
 
-#: rule -> (what is wrong, remedy); {x} are the fields of Problem, {more} what the rule compares with
-RULES: dict[str, tuple[Text, Text]] = {
-    "missing column": (
-        Text("the column is not there; the source has {more}", "thiếu cột này; nguồn chỉ có {more}"),
-        Text("name your column in the mapping: columns: {{{column}: your_name}}",
-             "khai tên cột của bạn trong tệp ánh xạ: columns: {{{column}: ten_cot}}"),
-    ),
-    "no measure": (
-        Text("no column holds numbers to measure", "không có cột số liệu nào"),
-        Text("map at least one of {more}", "hãy ánh xạ ít nhất một trong các cột {more}"),
-    ),
-    "no rows": (
-        Text("the table is empty", "bảng không có dòng nào"),
-        Text("check the file, the date range of the export and the mapping",
-             "kiểm tra lại tệp, khoảng ngày đã xuất và tệp ánh xạ"),
-    ),
-    "not a date": (
-        Text("{n} of {total} rows do not read as a date in the format {more}",
-             "{n} trên {total} dòng không đọc được thành ngày theo định dạng {more}"),
-        Text("set date_format in the mapping to the one spelling of the file (a list, if each spelling is meant), "
-             "or export the file again; no format is guessed",
-             "khai date_format đúng với cách viết trong tệp (hoặc danh sách nếu thật sự có nhiều cách viết), "
-             "hay xuất lại tệp; hệ thống không tự đoán định dạng"),
-    ),
-    "not a number": (
-        Text("{n} of {total} rows are not numbers", "{n} trên {total} dòng không phải là số"),
-        Text("set decimal, thousands or null_values in the mapping, or correct the source",
-             "khai decimal, thousands hoặc null_values trong tệp ánh xạ, hay sửa nguồn"),
-    ),
-    "empty": (
-        Text("{n} of {total} rows are empty, but each row needs a value",
-             "{n} trên {total} dòng bị trống, trong khi dòng nào cũng cần giá trị"),
-        Text("fill the column in the source, or filter those rows out of the export",
-             "điền giá trị ở nguồn, hoặc lọc bỏ các dòng đó khi xuất"),
-    ),
-    "negative": (
-        Text("{n} of {total} rows are below zero", "{n} trên {total} dòng nhỏ hơn 0"),
-        Text("counts cannot be negative: correct the source", "số đếm không thể âm: hãy sửa nguồn"),
-    ),
-    "too large": (
-        Text("{n} of {total} rows exceed {more}", "{n} trên {total} dòng lớn hơn {more}"),
-        Text("check which column was mapped to which", "kiểm tra lại cột nào được ánh xạ vào đâu"),
-    ),
-    "duplicate": (
-        Text("{n} of {total} rows repeat the key {more}", "{n} trên {total} dòng trùng khóa {more}"),
-        Text("export each day and channel once, or map the column that tells them apart to campaign",
-             "xuất mỗi ngày và kênh một dòng, hoặc ánh xạ cột phân biệt vào campaign"),
-    ),
-}  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -131,22 +81,21 @@ class Problem:
 
     def what(self, language: str = "en") -> str:
         """What is wrong, with examples."""
-        told = self._fill(RULES[self.rule][0][language], language)
-        such = ", ".join(f'"{e}"' for e in self.examples)
-        return told + (f" ({'ví dụ' if language == 'vi' else 'e.g.'} {such})" if such else "")
+        what = self._say("rule", language)
+        examples = ", ".join(f'"{e}"' for e in self.examples)
+        return say("check.such", language, what=what, examples=examples) if examples else what
 
     def remedy(self, language: str = "en") -> str:
         """What the user can do about it."""
-        return self._fill(RULES[self.rule][1][language], language)
+        return self._say("remedy", language)
 
     def line(self, language: str = "en") -> str:
         """Everything in one line: ``table.column: what. Remedy.``"""
-        remedy = self.remedy(language)
-        return f"{self.table}.{self.column}: {self.what(language)}. {remedy[0].upper()}{remedy[1:]}."
+        return f"{self.table}.{self.column}: {self.what(language)}. {self.remedy(language)}"
 
-    def _fill(self, template: str, language: str) -> str:
+    def _say(self, part: str, language: str) -> str:
         counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
-        return template.format(column=self.column, more=self.more, **counts)
+        return say(f"{part}.{self.rule}", language, column=self.column, more=self.more, **counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -181,37 +130,32 @@ class Check(Result):
 
         heads = ["table", "column", "rule", "n_rows", "examples", "what", "remedy"]
         rows = [
-            (p.table, p.column, p.rule, p.n_rows, ", ".join(p.examples), p.what(), p.remedy())
-            for p in self.problems
+            (p.table, p.column, p.rule, p.n_rows, ", ".join(p.examples), p.what(), p.remedy()) for p in self.problems
         ]
         return pd.DataFrame(rows, columns=heads)
 
     def sentence(self, language: str = "en") -> str:
         """Rows read and problems found."""
-        read = ", ".join(
-            f"{name} ({number(n, language)} {'dòng' if language == 'vi' else 'rows'})"
-            for name, n in zip(self.tables, self.n_rows, strict=True)
-        )
-        n = len(self.problems)
-        if language == "vi":
-            return f"Đã đọc {read}: " + ("dữ liệu đúng quy ước." if self.ok else f"{n} lỗi.")
-        return f"Read {read}: " + ("every rule of the contract holds." if self.ok else f"{n} problems.")
+        counts = zip(self.tables, self.n_rows, strict=True)
+        read = ", ".join(say("check.read", language, table=t, n=number(n, language)) for t, n in counts)
+        return say("check.ok" if self.ok else "check.bad", language, read=read, n=len(self.problems))
 
     def lines(self, language: str = "en") -> list[str]:
         """The whole check as lines of text."""
-        notes = [f"{'lưu ý' if language == 'vi' else 'note'}: {note[language]}" for note in self.notes]
+        notes = [say("check.note", language, note=note[language]) for note in self.notes]
         return [self.sentence(language), *(p.line(language) for p in self.problems), *notes]
 
     def html(self, language: str = "en") -> str:
         """The sentence, a table of the problems and a list of the notes."""
-        heads = Text("Column|Rows|What|Remedy", "Cột|Số dòng|Lỗi|Cách sửa")[language].split("|")
+        heads, said = say("check.heads", language).split("|"), self.sentence(language)
         rows = [
-            [p.column, number(p.n_rows, language), html.escape(p.what(language)), html.escape(p.remedy(language))]
+            [html.escape(cell) for cell in (p.column, number(p.n_rows, language), p.what(language), p.remedy(language))]
             for p in self.problems
         ]
         notes = "".join(f"<li>{html.escape(note[language])}</li>" for note in self.notes)
-        found = table(heads, rows, caption=self.sentence(language)) if rows else f"<p>{self.sentence(language)}</p>"
-        return found + (f'<ul class="prose">{notes}</ul>' if notes else "")
+        return (table(heads, rows, caption=said) if rows else f"<p>{said}</p>") + (
+            f'<ul class="prose">{notes}</ul>' if notes else ""
+        )
 
 
 def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -> tuple[int, list[Problem]]:
@@ -243,7 +187,7 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
             rules[c.name, "empty"] = (raw.isnull(), raw, "")
         if c.kind == "number" and not c.signed:
             rules[c.name, "negative"] = (typed < 0, raw, "")
-        if c.at_most in prepared.columns:
+        if c.at_most and c.at_most in prepared.columns:
             rules[c.name, "too large"] = (typed > prepared[c.at_most], raw, c.at_most)
     key = _key(prepared, contract)
     asked: dict[str, Any] = {"n": prepared.count(), "n_key": key.count(), "n_distinct": key.nunique()}
@@ -255,9 +199,7 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
     for i, ((column, rule), (_bad, _raw, told)) in enumerate(rules.items()):
         if found[f"n{i}"]:
             examples = sorted({found[f"low{i}"], found[f"high{i}"]} - {None})
-            problems.append(
-                Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told)
-            )
+            problems.append(Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told))
     if repeated := found["n_key"] - found["n_distinct"]:
         counted = prepared.group_by(key=key).aggregate(n=prepared.count())
         shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2)

@@ -138,18 +138,42 @@ def report_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:
     return {**notebook, "cells": cells}
 
 
+def class_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook for a class: all cells, no outputs, and the solutions left for the trainee to write."""
+    cells = [dict(c) for c in notebook["cells"]]
+    for c in cells:
+        if "solution" in tags(c):
+            c["source"] = "# your turn"
+        if c["cell_type"] == "code":
+            c |= {"outputs": [], "execution_count": None}
+    return {**notebook, "cells": cells}
+
+
 def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """The executed notebook without anything that differs between two runs of the same: times, ids, addresses."""
     cells = []
     for c in notebook["cells"]:
         ident = "injected-parameters" if "injected-parameters" in tags(c) else c.get("id")
         metadata = {k: v for k, v in c["metadata"].items() if k == "tags" and v}
-        clean = {"cell_type": c["cell_type"], "id": ident, "metadata": metadata, "source": source_of(c).splitlines(True)}
+        clean = {
+            "cell_type": c["cell_type"],
+            "id": ident,
+            "metadata": metadata,
+            "source": source_of(c).splitlines(True),
+        }
         if c["cell_type"] == "code":
-            clean |= {"execution_count": c["execution_count"], "outputs": [_canonical(o) for o in c["outputs"]]}
+            clean |= {
+                "execution_count": c["execution_count"],
+                "outputs": [_canonical(o) for o in c["outputs"]],
+            }
         cells.append(clean)
     kept = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "kpi")}
-    return {"cells": cells, "metadata": {**kept, "language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    return {
+        "cells": cells,
+        "metadata": {**kept, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def _canonical(output: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +200,7 @@ def results(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def tags(cell: Mapping[str, Any]) -> Sequence[str]:
     """Tags of a cell."""
-    return cell["metadata"].get("tags", ())
+    return list(cell["metadata"].get("tags", ()))
 
 
 def source_of(cell: Mapping[str, Any]) -> str:

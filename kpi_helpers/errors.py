@@ -1,4 +1,4 @@
-"""What a user can repair. Each message says what was given, the rule and the remedy; bugs are left to crash."""
+"""What a user can repair; each message says what was given, the rule and the remedy. Bugs are left to crash."""
 
 
 class KpiError(ValueError):

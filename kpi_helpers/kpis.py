@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from ibis import _
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.result import Result, Text, measure, table
+from kpi_helpers.result import Result, Text, day, measure, say, table
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import ratio_margin, wilson
 
 GRAINS = {"day": "D", "week": "W-SUN", "month": "M", "total": "Y"}
 #: An objective that the data cannot feed is carried by the next one up the funnel.
-UPSTREAM = {"sales": "leads", "leads": "traffic", "traffic": "awareness", "loyalty": "traffic", "awareness": None}
-OBJECTIVES = {
-    "sales": Text("sales", "bán hàng"), "leads": Text("leads", "khách hàng tiềm năng"),
-    "traffic": Text("traffic", "lưu lượng truy cập"), "awareness": Text("awareness", "nhận biết"),
-    "loyalty": Text("loyalty", "gắn kết"),
-}  # fmt: skip
+UPSTREAM = {
+    "sales": "leads",
+    "leads": "traffic",
+    "traffic": "awareness",
+    "loyalty": "traffic",
+    "awareness": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,9 @@ def catalogue() -> dict[str, Kpi]:
     entries = yaml.safe_load(files("kpi_helpers").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
     kpis = {}
     for key, entry in entries.items():
-        texts = {f: Text(**entry.pop(f)) for f in ("name", "meaning", "pitfall")}
-        lists = {f: tuple(entry.pop(f, ())) for f in ("numerator", "denominator", "objectives")}
-        kpis[key] = Kpi(id=key, **texts, **lists, **entry)
+        entry |= {f: Text(**entry[f]) for f in ("name", "meaning", "pitfall")}
+        entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives")}
+        kpis[key] = Kpi(id=key, **entry)
     return kpis
 
 
@@ -120,21 +121,17 @@ class KpiChoice(Result):
     def sentence(self, language: str = "en") -> str:
         """Which KPIs were chosen for which objective."""
         names = ", ".join(kpi(k).name[language] for k in self.kpis)
-        asked, served = OBJECTIVES[self.objective][language], OBJECTIVES[self.served][language]
-        if language == "vi":
-            changed = "" if asked == served else f" (dữ liệu chưa đo được mục tiêu {asked})"
-            return f"Mục tiêu {served}{changed}: theo dõi {names}."
-        changed = "" if asked == served else f" (the data hold nothing for {asked})"
-        return f"For the objective {served}{changed}, watch {names}."
+        asked, served = (say(f"objective.{o}", language) for o in (self.objective, self.served))
+        kind = "sentence" if self.objective == self.served else "upstream"
+        return say(f"kpi_choice.{kind}", language, asked=asked, served=served, names=names)
 
     def html(self, language: str = "en") -> str:
         """Table of the KPIs with meaning and pitfall."""
-        heads = Text("KPI|What it is|Mind|Better", "KPI|Ý nghĩa|Lưu ý|Tốt hơn khi")[language].split("|")
-        better = {"up": Text("higher", "cao hơn"), "down": Text("lower", "thấp hơn"), "none": Text("–", "–")}
         rows = [
-            [k.name[language], k.meaning[language], k.pitfall[language], better[k.direction][language]]
+            [k.name[language], k.meaning[language], k.pitfall[language], say(f"direction.{k.direction}", language)]
             for k in map(kpi, self.kpis)
         ]
+        heads = say("kpi_choice.heads", language).split("|")
         return table(heads, [[html.escape(c) for c in row] for row in rows], caption=self.sentence(language))
 
 
@@ -192,7 +189,7 @@ class KpiTable(Result):
         Dates that the value rests on.
     complete : tuple of bool
         Whether each date of the period is among them.
-    grain, confidence
+    grain, until_at, confidence
         Length of the period; coverage of the intervals.
     """
 
@@ -207,9 +204,9 @@ class KpiTable(Result):
     n_days: tuple[int, ...]
     complete: tuple[bool, ...]
     grain: str
+    until_at: date
     confidence: float
     currency: str = "VND"
-    LABELS: ClassVar[dict[str, Text]] = {}
 
     def segments(self) -> list[str]:
         """Segments, by falling size of the first KPI."""
@@ -225,27 +222,24 @@ class KpiTable(Result):
 
     def sentence(self, language: str = "en") -> str:
         """How many values, and over what."""
-        n, first, last = len(self.value), min(self.period_at), max(self.period_at)
-        if language == "vi":
-            return f"{n} giá trị của {len(set(self.kpi))} KPI, từ {first:%d/%m/%Y} đến {last:%d/%m/%Y}."
-        return f"{n} values of {len(set(self.kpi))} KPIs, periods of {first} to {last}."
+        first, last = (day(d, language) for d in (min(self.period_at), self.until_at))
+        return say("kpi_table.sentence", language, n=len(self.value), k=len(set(self.kpi)), first=first, last=last)
 
     def html(self, language: str = "en") -> str:
         """One row a segment, one column a KPI: value and interval of the latest period."""
         frame = self.to_frame()
         frame = frame[frame["period_at"] == frame["period_at"].max()].set_index(["segment", "kpi"])
         ids = list(dict.fromkeys(self.kpi))
-        whole = Text("All channels", "Tất cả kênh")[language]
         rows = [
-            [html.escape(s or whole), *(self._cell(frame.loc[(s, k)], k, language) for k in ids)]
+            [html.escape(s or say("channel.all", language)), *(self._cell(frame.loc[(s, k)], k, language) for k in ids)]
             for s in self.segments()
         ]
-        level = f"{self.confidence:.0%}"
-        note = Text(f"Interval: {level}. A sum was counted and has none.",
-                    f"Khoảng tin cậy {level}. Tổng là số đếm nên không có khoảng.")[language]  # fmt: skip
-        heads = [Text("Channel", "Kênh")[language], *(kpi(k).name[language] for k in ids)]
-        return table(heads, rows, caption=Text("KPI values", "Giá trị KPI")[language], note=note,
-                     numeric=range(1, len(heads)))  # fmt: skip
+        heads = [say("channel.heading", language), *(kpi(k).name[language] for k in ids)]
+        caption = say(
+            "kpi_table.caption", language, first=day(max(self.period_at), language), last=day(self.until_at, language)
+        )
+        note = say("kpi_table.note", language, level=f"{self.confidence:.0%}")
+        return table(heads, rows, caption=caption, note=note, numeric=range(1, len(heads)))
 
     def _cell(self, row: Any, key: str, language: str) -> str:
         value, low, high = (
@@ -286,7 +280,7 @@ def compute(
     >>> from kpi_helpers.sources import connect
     >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2024, 11, 30))
     >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
-    (0.0148, 0.0148, 0.0149)
+    (0.0166, 0.0166, 0.0167)
     """
     if grain not in GRAINS:
         raise KpiError(f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
@@ -304,7 +298,8 @@ def compute(
     frame = pd.concat(parts, ignore_index=True)
     columns = {c: tuple(frame[c].tolist()) for c in frame.columns if c != "period_at"}
     days = tuple(d.date() for d in frame["period_at"])
-    return KpiTable(period_at=days, grain=grain, confidence=confidence, currency=currency, **columns)
+    until_at = until or daily["date"].max().date()
+    return KpiTable(period_at=days, grain=grain, until_at=until_at, confidence=confidence, currency=currency, **columns)
 
 
 def daily_sums(
@@ -339,7 +334,7 @@ def daily_sums(
     frame = rows.group_by(keys).aggregate(**sums).to_pyarrow().to_pandas()
     frame["segment"] = frame[by].fillna("") if by else ""
     frame["date"] = pd.to_datetime(frame["date"])
-    frame = frame.astype({c: float for c in sums})
+    frame = frame.astype(dict.fromkeys(sums, float))
     return frame[["date", "segment", *sums]].sort_values(["segment", "date"], ignore_index=True)
 
 

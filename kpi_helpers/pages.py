@@ -9,22 +9,13 @@ from typing import Any
 
 from kpi_helpers import __version__, plots
 from kpi_helpers.editions import results, source_of, tags
-from kpi_helpers.result import HTML_MIME, Text, day, pill, plain
+from kpi_helpers.result import HTML_MIME, day, labelled_pill, plain, say
 
-WORDS = {
-    "skip": Text("Skip to the answer", "Đến phần trả lời"),
-    "brand": Text("KPI reports", "Báo cáo KPI"),
-    "languages": Text("Language", "Ngôn ngữ"),
-    "toc": Text("On this page", "Trong trang này"),
-    "source": Text("Source", "Nguồn"),
-    "provenance": Text("Where these numbers come from", "Số liệu lấy từ đâu"),
-    "code": Text("Code of this step", "Mã của bước này"),
-}
 PAGE_NAMES = {"en": ("English", ".html"), "vi": ("Tiếng Việt", ".vi.html")}
 VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)</details>', re.DOTALL)
 
 
-def report(notebook: Mapping[str, Any], language: str, provenance: Sequence[tuple[Text, Text]]) -> str:
+def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any]) -> str:
     """HTML of an executed notebook in one language.
 
     Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a
@@ -33,13 +24,16 @@ def report(notebook: Mapping[str, Any], language: str, provenance: Sequence[tupl
     answer = "".join(_outputs(c, language) for c in notebook["cells"] if "answer" in tags(c))
     lead = "".join(_outputs(c, language) for c in notebook["cells"] if "lead" in tags(c))
     said = {r["name"]: r["sentence"][language] for r in results(notebook)}
-    title = Text(**notebook["metadata"]["kpi"]["title"])[language]
+    title = notebook["metadata"]["kpi"]["title"][language]
     headline = said.get("answer", title)
     return _page(
         "report", language, home="../../index" + PAGE_NAMES[language][1], title=f"{headline} | {title}",
         description=headline, answer=answer or f"<h1>{title}</h1>", lead=lead, toc=True,
         blocks=_blocks(notebook, language),
-        provenance=[(html.escape(t[language]), html.escape(v[language])) for t, v in provenance],
+        provenance=[
+            (say(f"page.{key}", language), html.escape(told if isinstance(told, str) else told[language]))
+            for key, told in provenance.items()
+        ],
     )  # fmt: skip
 
 
@@ -78,10 +72,10 @@ def _blocks(notebook: Mapping[str, Any], language: str) -> list[dict[str, str]]:
         else:
             blocks[-1]["html"] += _outputs(c, language)
             if "hide-input" not in tags(c):
-                code = html.escape(source_of(c).strip())
-                words = WORDS["code"][language]
+                code, summary = html.escape(source_of(c).strip()), say("page.code", language)
                 blocks[-1]["html"] += (
-                    f'<details class="code"><summary>{words}</summary><pre tabindex="0"><code>{code}</code></pre></details>'
+                    f'<details class="code"><summary>{summary}</summary>'
+                    f'<pre tabindex="0"><code>{code}</code></pre></details>'
                 )
     return [b for b in blocks if b["title"] or b["html"].strip()]
 
@@ -116,30 +110,25 @@ def _joined(text: Any) -> str:
 def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], language: str) -> str:
     """HTML of the index: failures first, then each report with its answer and its last six runs.
 
-    `runs` are the ``run.json`` records of published reports, each with ``headline``, ``title``, ``label``
-    and ``folder``; `failures` have ``title``, ``label``, ``as_of`` and ``message``.
+    `runs` are the ``run.json`` records of the published reports, `failures` the ``failure.json`` records.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"])):
         groups.setdefault((run["notebook"], run["key"]), []).append(run)
-    n = len(groups)
-    headline = Text(
-        f"{n} report{'s' * (n != 1)} published. " + (f"{len(failures)} failed." if failures else "None failed."),
-        f"Đã xuất {n} báo cáo. " + (f"{len(failures)} báo cáo lỗi." if failures else "Không có lỗi."),
-    )[language]
     failed = {(f["notebook"], f["key"]) for f in failures}
-    items = "".join(_index_item(g, (g[-1]["notebook"], g[-1]["key"]) in failed, language) for g in groups.values())
-    latest = max((r["as_of"] for r in runs), default="")
-    kicker = f"<b>{WORDS['brand'][language]}</b>"
-    if latest:
-        kicker += Text(f", data to {_day(latest, 'en')}", f", dữ liệu đến {_day(latest, 'vi')}")[language]
+    items = "".join(_index_item(group, key in failed, language) for key, group in groups.items())
+    fate = say("index.failed", language, n=len(failures)) if failures else say("index.none_failed", language)
+    headline = f"{say('index.published', language, n=len(groups))} {fate}"
+    brand, latest = say("page.brand", language), max((r["as_of"] for r in runs), default="")
+    until = say("index.to", language, day=iso_day(latest, language)) if latest else ""
+    legend = say("index.runs", language)
     return _page(
-        "index", language, home="index" + PAGE_NAMES[language][1], title=f"{WORDS['brand'][language]} | {headline}",
-        description=headline, answer=f'<p class="kicker">{kicker}</p><h1>{headline}</h1>',
+        "index", language, home="index" + PAGE_NAMES[language][1], title=f"{brand} | {headline}",
+        description=headline, answer=f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>',
         lead="".join(_callout(f, language) for f in failures), toc=False,
-        blocks=[{"id": "reports", "title": Text("Reports", "Các báo cáo")[language],
-                 "html": f'<ol class="report-list">{items}</ol>'}],
-        provenance=[(Text("Version", "Phiên bản")[language], f"kpi_helpers {__version__}")],
+        blocks=[{"id": "reports", "title": say("index.reports", language),
+                 "html": f'<ol class="report-list">{items}</ol><p class="small muted">{legend}</p>'}],
+        provenance=[(say("page.version", language), f"kpi_helpers {__version__}")],
     )  # fmt: skip
 
 
@@ -150,33 +139,40 @@ def _index_item(group: Sequence[Mapping[str, Any]], failed: bool, language: str)
         f'<svg class="icon" role="img" aria-label="{r["as_of"]}"><use href="#i-good"/></svg></a></li>'
         for r in group[-6:]
     )
-    status = pill("behind" if failed else "on track", language)
-    word = Text("Failed, last good shown", "Lỗi, giữ bản gần nhất") if failed else Text("Current", "Mới nhất")
-    status = re.sub(r"</svg>.*?</span>", f"</svg>{word[language]}</span>", status)
+    status = (
+        labelled_pill("bad", say("index.kept", language))
+        if failed
+        else labelled_pill("good", say("index.current", language))
+    )
     other = "vi" if language == "en" else "en"
     name, end = PAGE_NAMES[other]
-    also = Text("also in", "bản")[language]
-    until = Text(f"Data to {_day(run['as_of'], 'en')}", f"Dữ liệu đến {_day(run['as_of'], 'vi')}")[language]
-    title, label = html.escape(Text(**run["title"])[language]), html.escape(run["label"])
-    said = html.escape(run["headline"][language])
+    meta = say("index.meta", language, day=iso_day(run["as_of"], language))
     return (
         f'<li class="report"><span class="no">{run["notebook"][:2]}</span>'
-        f'<div><h3><a href="{run["folder"]}/report{ending}">{title}{": " + label if label else ""}</a></h3><p>{said}</p>'
-        f'<p class="meta">{until} · {also} <a href="{run["folder"]}/report{end}" lang="{other}">{name}</a></p></div>'
+        f'<div><h3><a href="{run["folder"]}/report{ending}">{_title(run, language)}</a></h3>'
+        f"<p>{html.escape(run['headline'][language])}</p>"
+        f'<p class="meta">{meta} <a href="{run["folder"]}/report{end}" lang="{other}">{name}</a></p></div>'
         f'<div class="side"></div><div class="side">{status}<ul class="runs">{past}</ul></div></li>'
     )
 
 
 def _callout(failure: Mapping[str, Any], language: str) -> str:
-    title, label = Text(**failure["title"])[language], failure["label"]
-    did = Text("did not run", "không chạy được")[language]
-    return (
-        f'<div class="callout is-bad"><h2>{html.escape(title)}{": " + html.escape(label) if label else ""} {did}</h2>'
-        f"<p>{html.escape(failure['message'])}</p><p class=\"small muted\">{_day(failure['as_of'], language)}</p></div>"
-    )
+    head = say("index.did_not_run", language, title=_title(failure, language))
+    message = "<br>".join(html.escape(line) for line in failure["message"].splitlines())
+    when = iso_day(failure["as_of"], language)
+    return f'<div class="callout is-bad"><h2>{head}</h2><p>{message}</p><p class="small muted">{when}</p></div>'
 
 
-def _day(iso: str, language: str) -> str:
+def _title(record: Mapping[str, Any], language: str) -> str:
+    return html.escape(": ".join(filter(None, (record["title"][language], record["label"]))))
+
+
+def iso_day(iso: str, language: str) -> str:
+    """Write an ISO date for a reader; what is no date stays as it is.
+
+    >>> iso_day("2026-11-21", "vi")
+    '21/11/2026'
+    """
     from datetime import date
 
     try:
@@ -194,8 +190,9 @@ def _page(stem: str, language: str, **parts: Any) -> str:
     import jinja2
 
     parts |= {"title": plain(parts["title"]), "description": plain(parts["description"])}
-    template = jinja2.Environment(autoescape=False).from_string(_asset("report.html.j2"))  # noqa: S701
+    template = jinja2.Environment(autoescape=False).from_string(_asset("report.html.j2"))
     links = [(code, name, stem + ending) for code, (name, ending) in PAGE_NAMES.items()]
-    words = {key: text[language] for key, text in WORDS.items()}
+    names = ("skip", "brand", "languages", "toc", "source", "provenance")
+    words = {name: say(f"page.{name}", language) for name in names}
     made = template.render(language=language, css=_asset("style.css"), links=links, words=words, **parts)
     return re.sub(r"[ \t]+\n", "\n", made)

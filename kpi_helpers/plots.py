@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ def chart(draw: "Callable[[Axes, bool], Any]", *, title: str, note: str, alt: st
 
 
 def forecast(
-    history: "pd.Series", expected: "pd.DataFrame", axes: "Axes", *, words: tuple[str, str, str, str],
+    history: "pd.Series", expected: "pd.DataFrame", axes: "Axes | None" = None, *, words: Sequence[str],
     narrow: bool = False, language: str = "en", scale: float = 1.0,
 ) -> "Axes":  # fmt: skip
     """Line of the history, forecast with its interval, and the same periods of last year.
@@ -90,6 +90,7 @@ def forecast(
 
     from kpi_helpers.result import month, number
 
+    axes = axes or new_axes(800, 372)
     keep = history.iloc[-(60 if narrow else 108) :]
     axes.plot(keep.index, keep / scale, color=INK)
     axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)

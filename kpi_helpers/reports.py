@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import time
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from kpi_helpers import __version__, editions, pages, sources
-from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.result import Text, dump, plain
+from kpi_helpers.errors import ContractError
+from kpi_helpers.result import LANGUAGES, dump, plain
 
 PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
+PACKAGES = ("ibis-framework", "duckdb", "pandas", "numpy", "scipy", "matplotlib")
 #: What two runs must share to give the same bytes.
 FIXED = {
     "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KPI_LANGUAGE": "en",
@@ -101,7 +101,9 @@ def run(
     return max(codes, default=0)
 
 
-def _resolved(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, editions.Parameter], dict[str, Any]]:
+def _resolved(
+    name: str, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, editions.Parameter], dict[str, Any]]:
     notebook = editions.load(name)
     known = editions.parameters(notebook)
     return notebook["metadata"]["kpi"], known, editions.resolve(known, given)
@@ -120,7 +122,12 @@ def _prepare(
         as_of = data.as_of(resolved["as_of"]).isoformat()
         files = [str(path) for path in data.files()]
     except ContractError as error:
-        job = Job(name=name, parameters={**resolved, "as_of": resolved["as_of"] or "undated"}, key=key, title=about["title"])
+        job = Job(
+            name=name,
+            parameters={**resolved, "as_of": resolved["as_of"] or "undated"},
+            key=key,
+            title=about["title"],
+        )
         say(f"{name}  the data break their contract; nothing was run")
         say(str(error))
         _record_failure(job, out, str(error))
@@ -175,7 +182,12 @@ def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] |
 
 
 def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) -> None:
-    collected = {"notebook": job.name, "parameters": job.parameters, "results": editions.results(executed), "alerts": []}
+    collected: dict[str, Any] = {
+        "notebook": job.name,
+        "parameters": job.parameters,
+        "results": editions.results(executed),
+        "alerts": [],
+    }
     results = dump(collected)
     said = {r["name"]: r["sentence"] for r in collected["results"]}
     told = _provenance(job, executed, said, results)
@@ -191,28 +203,27 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
         "inputs": {Path(f).name: _digest(Path(f).read_bytes()) for f in job.files},
         "results": _digest(results.encode()), "lock": _lock_digest(), "kpi_helpers": __version__,
         "python": platform.python_version(), "platform": platform.platform(),
-        "packages": {name: version(name) for name in ("ibis-framework", "duckdb", "pandas", "numpy", "scipy", "matplotlib")},
+        "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     (staging / "run.json").write_text(dump(record), encoding="utf-8")
     (staging / "kernel.log").unlink(missing_ok=True)
 
 
-def _provenance(job: Job, executed: Any, said: Mapping[str, Any], results: str) -> list[tuple[Text, Text]]:
+def _provenance(job: Job, executed: Any, said: Mapping[str, Any], results: str) -> dict[str, Any]:
     """What the foot of the page tells; nothing in it depends on when or where it was run."""
-    both = [f"{k} {v}" for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None]
+
     cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
-    as_of = str(job.parameters["as_of"])
-    facts: list[tuple[str, str, str, str]] = [
-        ("Data", "Dữ liệu", *(2 * [str(job.parameters["source"])])),
-        ("Data to", "Dữ liệu đến", pages._day(as_of, "en"), pages._day(as_of, "vi")),
-        ("Notebook", "Sổ tay", *(2 * [f"{job.name}, {_digest(cells.encode())}"])),
-        ("Parameters", "Tham số", *(2 * [", ".join(both)])),
-        ("Version", "Phiên bản", *(2 * [f"kpi_helpers {__version__}"])),
-        ("Fingerprint of the results", "Dấu vân tay của kết quả", *(2 * [_digest(results.encode())])),
-    ]
-    if "check" in said:
-        facts.insert(1, ("Contract check", "Kiểm tra dữ liệu", said["check"]["en"], said["check"]["vi"]))
-    return [(Text(a, b), Text(c, d)) for a, b, c, d in facts]
+    named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
+    facts: dict[str, Any] = {
+        "data": str(job.parameters["source"]),
+        "check": said.get("check", "–"),
+        "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
+        "notebook": f"{job.name}, {_digest(cells.encode())}",
+        "parameters": ", ".join(f"{k} {v}" for k, v in named.items()),
+        "version": f"kpi_helpers {__version__}",
+        "fingerprint": _digest(results.encode()),
+    }
+    return facts
 
 
 def write_index(out: Path) -> None:
@@ -222,7 +233,7 @@ def write_index(out: Path) -> None:
     for language, (_name, ending) in pages.PAGE_NAMES.items():
         part = out / f".index{ending}"
         part.write_text(pages.index(runs, failures, language), encoding="utf-8")
-        os.replace(part, out / f"index{ending}")
+        part.replace(out / f"index{ending}")
 
 
 def _failed(out: Path, job: Job) -> Path:
@@ -293,11 +304,22 @@ def refresh_notebooks() -> None:
     os.environ.update(FIXED)
     for name in editions.names():
         path = editions.folder() / f"{name}.ipynb"
-        notebook = nbformat.from_dict(editions.load(name))
+        notebook = nbformat.reads(json.dumps(editions.load(name)), as_version=4)
         with _quiet(Path(os.devnull)):
-            NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+            NotebookClient(
+                notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+            ).execute()
         path.write_text(editions.written(editions.canonical(notebook)), encoding="utf-8")
         print(f"{path}  refreshed, {path.stat().st_size / 1000:.0f} kB")
+
+
+def write_class_edition(folder: str | Path) -> None:
+    """Write each notebook with empty solutions into `folder`, for a class."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in editions.names():
+        path = Path(folder) / f"{name}.ipynb"
+        path.write_text(editions.written(editions.class_edition(editions.load(name))), encoding="utf-8")
+        print(path)
 
 
 if __name__ == "__main__":

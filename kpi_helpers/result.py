@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JSON_MIME = "application/vnd.kpi-helpers.result+json"
 HTML_MIME = "application/vnd.kpi-helpers.html+json"
-NBSP, MINUS = " ", "−"
+LANGUAGES = ("en", "vi")
+NBSP, MINUS = "\u00a0", "\u2212"
 
 
 class Text(NamedTuple):
@@ -33,18 +36,29 @@ class Text(NamedTuple):
         return getattr(self, language) if isinstance(language, str) else tuple(self)[language]
 
 
-#: status word -> (tone of the pill, both languages); five tones, no sixth
-STATUS = {
-    "safe": ("good", Text("Safe", "Chắc đạt")),
-    "stretch": ("calm", Text("Stretch", "Vừa sức")),
-    "ambitious": ("watch", Text("Ambitious", "Tham vọng")),
-    "unrealistic": ("bad", Text("Unrealistic", "Không thực tế")),
-    "on track": ("good", Text("On track", "Đúng tiến độ")),
-    "at risk": ("watch", Text("At risk", "Có rủi ro")),
-    "behind": ("bad", Text("Behind", "Chậm tiến độ")),
-    "too close to call": ("none", Text("Too close to call", "Chưa thể kết luận")),
-    "not enough data": ("none", Text("Not enough data", "Chưa đủ dữ liệu")),
-}
+#: status -> tone of its pill; five tones, no sixth. The words stand in words.yaml.
+TONES = {
+    "safe": "good", "stretch": "calm", "ambitious": "watch", "unrealistic": "bad",
+    "on track": "good", "at risk": "watch", "behind": "bad",
+    "too close to call": "none", "not enough data": "none",
+}  # fmt: skip
+
+
+@cache
+def _words() -> dict[str, dict[str, str]]:
+    import yaml
+
+    words: dict[str, dict[str, str]] = yaml.safe_load(files("kpi_helpers").joinpath("words.yaml").read_text("utf-8"))
+    return words
+
+
+def say(key: str, language: str = "en", **told: object) -> str:
+    """A sentence or label of ``words.yaml``, filled in.
+
+    >>> say("status.safe", "vi"), say("index.failed", n=2)
+    ('Chắc đạt', 'Failed: 2.')
+    """
+    return _words()[key][language].format(**told)
 
 
 def session_language() -> str:
@@ -154,9 +168,13 @@ def value_missing(value: float | None) -> bool:
 
 def pill(status: str, language: str) -> str:
     """HTML of a status: shape, word and colour."""
-    tone, words = STATUS[status]
+    return labelled_pill(TONES[status], say(f"status.{status}", language))
+
+
+def labelled_pill(tone: str, words: str) -> str:
+    """HTML of a pill with words of its own."""
     icon = f'<svg class="icon" aria-hidden="true"><use href="#i-{tone}"/></svg>'
-    return f'<span class="pill {tone}">{icon}{words[language]}</span>'
+    return f'<span class="pill {tone}">{icon}{words}</span>'
 
 
 def table(
@@ -168,9 +186,7 @@ def table(
     `kind` is ``stack`` (cards on a phone) or ``tight``; `numeric` are the columns aligned to the right.
     """
     scope = [' class="n"' if i in numeric else "" for i in range(len(head))]
-    heads = "".join(
-        f'<th scope="col" role="columnheader"{scope[i]}>{label}</th>' for i, label in enumerate(head)
-    )
+    heads = "".join(f'<th scope="col" role="columnheader"{scope[i]}>{label}</th>' for i, label in enumerate(head))
     body = ['<tr role="row">' + _cells(row, head, numeric) + "</tr>" for row in rows]
     foot = f'<tfoot role="rowgroup">{body.pop()}</tfoot>' if total else ""
     small = f"<small>{note}</small>" if note else ""
@@ -198,15 +214,13 @@ class Result:
     Displaying it in a notebook also emits its JSON, which the runner collects into ``results.json``.
     """
 
-    LABELS: ClassVar[dict[str, Text]] = {}
-
     @property
     def name(self) -> str:
         """Name in ``results.json``: the class in snake case."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     def sentence(self, language: str = "en") -> str:
-        """Say the answer in one sentence."""
+        """Say the answer in one sentence; each result says its own."""
         raise NotImplementedError
 
     def to_frame(self) -> "pd.DataFrame":
@@ -214,51 +228,29 @@ class Result:
         import pandas as pd
 
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        columns = {k: list(v) for k, v in values.items() if isinstance(v, tuple) and not isinstance(v, Text)}
-        scalars = {k: v for k, v in values.items() if k not in columns and not isinstance(v, Result | Text)}
-        if not columns:
-            return pd.DataFrame([scalars])
-        return pd.DataFrame(columns).assign(**scalars)
+        columns = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
+        scalars = {k: v for k, v in values.items() if k not in columns}
+        return pd.DataFrame(columns).assign(**scalars) if columns else pd.DataFrame([scalars])
 
     def to_json(self) -> dict[str, Any]:
         """Return name, sentence in both languages and rows, ready for ``json.dumps``."""
-        said = {"en": plain(self.sentence("en")), "vi": plain(self.sentence("vi"))}
+        said = {language: plain(self.sentence(language)) for language in LANGUAGES}
         rows = [{k: json_value(v) for k, v in row.items()} for row in self.to_frame().to_dict("records")]
         return {"name": self.name, "sentence": said, "rows": rows}
 
     def html(self, language: str = "en") -> str:
-        """HTML of the answer as it stands in a report: here its table, below its sentence."""
-        frame = self.to_frame()
-        head = [self.LABELS[c][language] if c in self.LABELS else c for c in frame.columns]
-        rows = [[cell(c, v, language) for c, v in row.items()] for row in frame.to_dict("records")]
-        numeric = [i for i, c in enumerate(frame.columns) if i and frame[c].dtype.kind in "if"]
-        return table(head, rows, caption=self.sentence(language), numeric=numeric)
+        """HTML of the answer as it stands in a report: its sentence, where it has no table or chart."""
+        return f"<p>{self.sentence(language)}</p>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {
-            "text/plain": plain(self.sentence(session_language())),
-            "text/html": self.html(session_language()),
-            HTML_MIME: {"en": self.html("en"), "vi": self.html("vi")},
-            JSON_MIME: self.to_json(),
-        }
+        made = {language: self.html(language) for language in LANGUAGES}
+        # a screen has neither the style sheet of a report nor its icons: one drawing, no icons
+        screen = re.sub(r'<svg class="(?:narrow|icon)".*?</svg>', "", made[session_language()], flags=re.DOTALL)
+        said = plain(self.sentence(session_language()))
+        return {"text/plain": said, "text/html": screen, HTML_MIME: made, JSON_MIME: self.to_json()}
 
     def __repr__(self) -> str:
         return plain(self.sentence(session_language()))
-
-
-def cell(column: str, value: Any, language: str) -> str:
-    """HTML of one value, formatted by the suffix of its column's name."""
-    if column in ("grade", "status"):
-        return pill(value, language)
-    if isinstance(value, date):
-        return day(value, language)
-    if isinstance(value, int | float):
-        if column.endswith(("_rate", "_share")) or column == "uplift":
-            return percent(value, language)
-        if column.endswith("probability"):
-            return probability(value, language)
-        return number(value, language, decimals=0 if float(value).is_integer() else 2)
-    return html.escape(str(value))
 
 
 def json_value(value: Any) -> Any:

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,8 @@ WEEK = (0.96, 0.95, 0.97, 1.0, 1.06, 1.08, 0.98)
 TRACKING_GAP = (date(2026, 6, 9), date(2026, 6, 11))
 #: From this day a mini-app brings half as many sessions again from Zalo OA.
 LEVEL_SHIFT = (date(2026, 3, 16), "Zalo OA", 1.5)
+#: From this day fewer sessions from Paid social order: the audience had seen the same pictures too often.
+RATE_DROP = (date(2026, 8, 10), "Paid social", 0.75)
 YEARLY_GROWTH = 0.10
 
 #: channel: sessions a day without spend, order rate per session, average order in VND
@@ -58,7 +59,7 @@ def demand(days: pd.DatetimeIndex) -> np.ndarray:
     0.38
     """
     growth = (1 + YEARLY_GROWTH) ** ((days - pd.Timestamp(FIRST)).days.to_numpy() / 365.25)
-    week = np.array(WEEK)[days.dayofweek]
+    week = np.array(WEEK)[days.day_of_week]
     sale = np.array([SALE_DAYS.get((d.month, d.day), 1.0) for d in days])
     tet = np.ones(len(days))
     for new_year in TET:
@@ -80,7 +81,7 @@ def channel_daily() -> pd.DataFrame:
     pull = demand(days)
     tables = [_channel(name, days, pull, rng) for name in CHANNELS]
     table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
-    gap = table["date"].between(*map(pd.Timestamp, TRACKING_GAP))
+    gap = table["date"].between(pd.Timestamp(TRACKING_GAP[0]), pd.Timestamp(TRACKING_GAP[1]))
     table.loc[gap, ["sessions", "pageviews", "conversions"]] = pd.NA
     return table
 
@@ -98,6 +99,9 @@ def truth() -> dict[str, object]:
         "level_shift": {
             "since": LEVEL_SHIFT[0].isoformat(), "channel": LEVEL_SHIFT[1], "column": "sessions",
             "factor": LEVEL_SHIFT[2],
+        },
+        "rate_drop": {
+            "since": RATE_DROP[0].isoformat(), "channel": RATE_DROP[1], "column": "orders", "factor": RATE_DROP[2],
         },
         "spend_response": {
             name: {"most_sessions": most, "half_spend": half} for name, (_, most, half, _, _) in PAID.items()
@@ -125,7 +129,7 @@ def write(folder: str | Path) -> Path:
         (staging / "truth.json").write_text(text, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in ("channel_daily.csv", "truth.json"):  # the file that says "done" comes last
-            os.replace(staging / name, folder / name)
+            (staging / name).replace(folder / name)
     finally:
         shutil.rmtree(staging)
     return folder
@@ -150,12 +154,15 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
         table["spend"], table["clicks"] = spend.astype(np.int64), clicks
         table["impressions"] = _count(clicks / per_impression, rng) + clicks
     if name in LISTS:
-        table[["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]] = (
-            _messages(name, days, rng)
+        table[["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]] = _messages(
+            name, days, rng
         )
         table["clicks"] = table["unique_clicks"]
     sessions = _count(expected * pull, rng)
-    orders = rng.binomial(sessions, order_rate * np.exp(0.03 * rng.standard_normal(n)))
+    rate = np.full(n, order_rate)
+    if name == RATE_DROP[1]:
+        rate[days >= pd.Timestamp(RATE_DROP[0])] *= RATE_DROP[2]
+    orders = rng.binomial(sessions, rate * np.exp(0.03 * rng.standard_normal(n)))
     revenue = orders * ticket * np.exp(rng.standard_normal(n) * 0.55 / np.sqrt(orders.clip(1)))
     table["sessions"], table["orders"], table["conversions"] = sessions, orders, orders
     table["pageviews"] = _count(sessions * 4.2, rng)
@@ -169,14 +176,12 @@ def _messages(name: str, days: pd.DatetimeIndex, rng: np.random.Generator) -> np
     start, weekly, opened, clicked = LISTS[name]
     n = len(days)
     subscribers = start * np.exp(0.18 * np.arange(n) / 365.25)
-    sending = np.isin(days.dayofweek, (1, 4) if weekly == 2 else (3,))
+    sending = np.isin(days.day_of_week, (1, 4) if weekly == 2 else (3,))
     sent = np.where(sending, _count(subscribers, rng), 0)
     hard, soft = rng.binomial(sent, 0.009), rng.binomial(sent, 0.012)
     delivered = sent - hard - soft
     opens = rng.binomial(delivered, opened * np.exp(0.05 * rng.standard_normal(n)))
-    return np.column_stack(
-        [sent, hard, soft, opens, rng.binomial(opens, clicked), rng.binomial(delivered, 0.0018)]
-    )
+    return np.column_stack([sent, hard, soft, opens, rng.binomial(opens, clicked), rng.binomial(delivered, 0.0018)])
 
 
 def _count(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:

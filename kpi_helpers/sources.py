@@ -16,7 +16,7 @@ from ibis import _
 from kpi_helpers import simulate
 from kpi_helpers.contracts import TABLES, Check, Column, Problem, Table, broken_rules
 from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.result import Text, number
+from kpi_helpers.result import LANGUAGES, Text, number, say
 
 FILES = (".parquet", ".csv", ".csv.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
@@ -78,8 +78,8 @@ class Source:
 
         Examples
         --------
-        >>> connect("data/demo").table("channel_daily").count().execute()
-        np.int64(5257)
+        >>> connect("data/demo").table("channel_daily").columns[:3]
+        ('date', 'channel', 'impressions')
         """
         check = self.check(name)
         if not check.ok:
@@ -144,7 +144,7 @@ class Source:
     def _check(self, contract: Table) -> tuple[int, list[Problem], list[Text]]:
         prepared, told, problems = self._prepare(contract)
         if problems:
-            return int(self._raw(contract.name).count().execute()), problems, []
+            return self._raw(contract.name).count().to_pyarrow().as_py(), problems, []
         n, problems = broken_rules(prepared, contract, more=told)
         problems = [self._spellings(p, prepared) if p.rule == "not a date" else p for p in problems]
         return n, problems, [] if problems else self._gaps(prepared, contract)
@@ -159,20 +159,14 @@ class Source:
         return Problem(problem.table, problem.column, problem.rule, problem.n_rows, problem.n_total, (), more)
 
     def _gaps(self, prepared: ir.Table, contract: Table) -> list[Text]:
-        span = prepared.group_by("channel").aggregate(
-            first=_.date.min(), last=_.date.max(), n=_.date.nunique()
-        )
-        notes = []
+        span = prepared.group_by("channel").aggregate(first=_.date.min(), last=_.date.max(), n=_.date.nunique())
+        notes, period = [], self.period(contract.name)
         for row in span.order_by("channel").to_pyarrow().to_pylist():
-            missing = n_periods(row["first"], row["last"], self.period(contract.name)) - row["n"]
-            if missing > 0:
-                between = f'{row["first"]} … {row["last"]}'
-                notes.append(
-                    Text(
-                        f'{row["channel"]}: {missing} {self.period(contract.name)}s missing ({between})',
-                        f'{row["channel"]}: thiếu {missing} kỳ ({between})',
-                    )
-                )
+            total = n_periods(row["first"], row["last"], period)
+            if total > row["n"]:
+                told = row | {"n": total - row["n"], "total": total}
+                said = [say("check.gap", lang, period=say(f"period.{period}", lang), **told) for lang in LANGUAGES]
+                notes.append(Text(*said))
         return notes
 
     def _prepare(self, contract: Table) -> tuple[ir.Table, dict[str, str], list[Problem]]:
@@ -208,9 +202,7 @@ class Source:
         for channel, block in blocks.items():
             given = named | block | ({"channel": None} if channel is not None else {})
             lacking = [c.name for c in contract.columns if c.required and c.name not in given]
-            lacking += [
-                name for name, entry in given.items() if entry and _column_of(entry) not in raw.columns
-            ]
+            lacking += [name for name, entry in given.items() if entry and _column_of(entry) not in raw.columns]
             problems += [Problem(contract.name, name, "missing column", 0, 0, (), listing) for name in lacking]
             if not any(measure in given for measure in contract.measures):
                 told = ", ".join(contract.measures)
@@ -230,7 +222,11 @@ class Source:
             if c.kind == "text":
                 return text, text, ""
             if self._backend.name != "duckdb":  # other engines raise on text that does not fit
-                return ibis.null(types[c.kind]), text, f"{c.kind} (a text column of the database: cast it there)"
+                return (
+                    ibis.null(types[c.kind]),
+                    text,
+                    f"{c.kind} (a text column of the database: cast it there)",
+                )
             return _text_as_date(text, options) if c.kind == "date" else _text_as_number(text, options)
         text = column.cast("string")
         if c.kind == "date":
@@ -266,9 +262,7 @@ class Source:
             there = [wanted] if wanted else [name + ending for ending in FILES]
             there = [file for file in there if (self._folder / file).exists()]
             if len(there) > 1:
-                raise KpiError(
-                    f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file."
-                )
+                raise KpiError(f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file.")
             if there:
                 return there[0]
         if name in self._mapping:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.result import STATUS, Result, percent, probability
+from kpi_helpers.result import Result, percent, probability, say
 from kpi_helpers.stats import chance_above
 
 #: lowest probability of each grade
@@ -42,12 +42,13 @@ class TargetGrades(Result):
 
     def sentence(self, language: str = "en") -> str:
         """Each uplift with its chance and grade."""
-        rows = zip(self.uplift, self.probability, self.grade, strict=True)
         return "; ".join(
-            f"{percent(u, language, decimals=0, sign=True)}: {probability(p, language)} "
-            f"({STATUS[g][1][language].lower()})"
-            for u, p, g in rows
-        )
+            say(
+                "target_grades.row", language, uplift=percent(u, language, decimals=0, sign=True),
+                chance=probability(p, language), grade=say(f"status.{g}", language).lower(),
+            )
+            for u, p, g in zip(self.uplift, self.probability, self.grade, strict=True)
+        )  # fmt: skip
 
 
 def grade_uplifts(
@@ -91,10 +92,13 @@ def grade_uplifts(
     _require(math.isfinite(mean) and mean > 0, f"mean={mean} must be above 0 to put an uplift on it.")
     _require(math.isfinite(sd) and sd >= 0, f"sd={sd} must be a standard deviation, above 0.")
     _require(sd > 0, "The odds cannot be computed, because sd=0: the history never missed its own forecast.")
-    _require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={uplifts} must be fractions above -1: 0.10 is 10%.")
+    _require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={up} must be fractions above -1: 0.10 is 10%.")
     _require(direction in ("up", "down"), f"direction={direction!r} is neither 'up' nor 'down'.")
-    _require(direction == "up" or bool(np.all(up < 1)), f"uplifts={uplifts}: a cost cannot fall by 100% or more.")
-    _require(spend_growth is None or spend_growth > -1, f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.")
+    _require(direction == "up" or bool(np.all(up < 1)), f"uplifts={up}: a cost cannot fall by 100% or more.")
+    _require(
+        spend_growth is None or spend_growth > -1,
+        f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.",
+    )
     _require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
     _require(elasticity_se is None or (elasticity is not None and elasticity_se >= 0),
              f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")  # fmt: skip
@@ -138,10 +142,13 @@ def allocate(total: int, weights: ArrayLike) -> list[int]:
     >>> allocate(10, [1, 1, 1])
     [4, 3, 3]
     """
-    _require(float(total) == int(total) and total >= 0, f"total={total} must be a whole number, 0 or more. Round it.")
+    _require(
+        float(total) == int(total) and total >= 0,
+        f"total={total} must be a whole number, 0 or more. Round it.",
+    )
     given = np.asarray(weights, dtype=float)
     good = given.ndim == 1 and len(given) > 0 and bool(np.all(np.isfinite(given) & (given >= 0))) and given.sum() > 0
-    _require(good, f"weights={weights} must be a list of numbers, none negative, not all 0.")
+    _require(good, f"weights={given} must be a list of numbers, none negative, not all 0.")
     shares = [Fraction(repr(w)) for w in given.tolist()]  # decimals as written: a tie is a tie
     exact = [int(total) * share / sum(shares) for share in shares]
     parts = [math.floor(part) for part in exact]
@@ -181,7 +188,10 @@ def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     _require(len(done) <= len(w), f"{len(done)} actuals but {len(w)} weights. Give a weight for each period.")
     _require(bool(np.all(np.isfinite(w) & (w >= 0))), "weights must be numbers, none negative and none missing.")
     known = np.isfinite(done)
-    _require(w[: len(done)][known].sum() > 0, "A projection cannot be computed, because no period with weight is known.")
+    _require(
+        w[: len(done)][known].sum() > 0,
+        "A projection cannot be computed, because no period with weight is known.",
+    )
     return float(done[known].sum() * (w.sum() / w[: len(done)][known].sum()))
 
 

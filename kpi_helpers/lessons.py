@@ -1,0 +1,91 @@
+"""Checks for the exercises: right, or the likely mistake. Answers come from the simulated company, not from a list."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+
+import pandas as pd
+from scipy.special import ndtri
+
+from kpi_helpers import kpis, plans, simulate
+from kpi_helpers.errors import KpiError
+from kpi_helpers.result import Result, say
+from kpi_helpers.sources import connect
+from kpi_helpers.targets import project
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Verdict(Result):
+    """What an exercise says to an answer; `heard` names the mistake, or is ``right`` or ``wrong``."""
+
+    exercise: str
+    heard: str
+
+    def sentence(self, language: str = "en") -> str:
+        """Right, or what probably went wrong."""
+        key = self.heard if self.heard in ("right", "wrong") else f"{self.exercise}.{self.heard}"
+        return say(f"lesson.{key}", language)
+
+
+def check(exercise: str, value: float, *, tolerance: float = 0.005) -> Verdict:
+    """Check the answer to an exercise on the simulated company, within a relative `tolerance`.
+
+    Parameters
+    ----------
+    exercise : str
+        ``pooled_rate``, ``one_in_three`` or ``year_end``.
+    value : float
+        Your answer.
+
+    Examples
+    --------
+    >>> check("pooled_rate", 0.05)
+    Not yet. Write the sum that you took, and over which rows.
+    """
+    if exercise not in EXERCISES:
+        raise KpiError(f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
+    answers = EXERCISES[exercise]()
+    near = [name for name, answer in answers.items() if abs(value / answer - 1) <= tolerance]
+    return Verdict(exercise=exercise, heard="right" if "right" in near else near[0] if near else "wrong")
+
+
+@cache
+def _demo() -> pd.DataFrame:
+    return simulate.channel_daily().astype({"orders": float, "sessions": float})
+
+
+def _pooled_rate() -> dict[str, float]:
+    """Orders per session of Email on the days on which both are known."""
+    email = _demo().query("channel == 'Email'").dropna(subset=["sessions"])
+    every = _demo().dropna(subset=["sessions"])
+    return {
+        "right": email["orders"].sum() / email["sessions"].sum(),
+        "mean_of_rates": (email["orders"] / email["sessions"]).mean(),
+        "all_channels": every["orders"].sum() / every["sessions"].sum(),
+    }
+
+
+def _one_in_three() -> dict[str, float]:
+    """Orders of the plan's weeks that are reached one time in three."""
+    values = kpis.compute(connect(simulate.HOME), ["orders"])
+    o = plans.outlook(values, "orders", as_of=simulate.LAST)
+    return {"right": o.total + ndtri(2 / 3) * o.total_sd, "other_tail": o.total + ndtri(1 / 3) * o.total_sd}
+
+
+def _year_end() -> dict[str, float]:
+    """Orders of 2025, projected from the weeks to the end of September 2026's season: weights of 2025 itself."""
+    series = kpis.compute(connect(simulate.HOME), ["orders"]).series("orders")
+    begun = series.index.start_time
+    last, now = (
+        series[begun.year == 2025],
+        series[(begun.year == 2026) & (series.index.end_time.date <= date(2026, 6, 30))],
+    )
+    return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
+
+
+EXERCISES: dict[str, Callable[[], dict[str, float]]] = {
+    "pooled_rate": _pooled_rate,
+    "one_in_three": _one_in_three,
+    "year_end": _year_end,
+}

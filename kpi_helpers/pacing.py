@@ -1,0 +1,220 @@
+"""The running year against its target, and the rates that moved."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kpi_helpers import kpis
+from kpi_helpers.baselines import SEASONS, forecast
+from kpi_helpers.result import Result, measure, percent, pill, probability, say, table
+from kpi_helpers.stats import chance_above
+from kpi_helpers.targets import project, rank
+
+#: lowest probability of each status of a running target
+STATUSES = ((0.8, "on track"), (0.4, "too close to call"), (0.1, "at risk"), (0.0, "behind"))
+SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Pace(Result):
+    """The running calendar year against its target, one row a KPI.
+
+    Attributes
+    ----------
+    actual : tuple of float
+        Sum of the complete periods so far.
+    projected, projected_low, projected_high : tuple of float
+        Seasonal projection of the whole year and its interval.
+    last_year, target : tuple of float
+        Last year's value, and that plus the uplift.
+    remaining_factor : tuple of float
+        What the rest of the year must reach, relative to the target's own share of the rest (1 = on plan).
+    probability, status : tuple
+        Chance of meeting the target, and its word.
+    """
+
+    kpi: tuple[str, ...]
+    actual: tuple[float, ...]
+    projected: tuple[float, ...]
+    projected_low: tuple[float, ...]
+    projected_high: tuple[float, ...]
+    last_year: tuple[float, ...]
+    target: tuple[float, ...]
+    remaining_factor: tuple[float, ...]
+    probability: tuple[float, ...]
+    status: tuple[str, ...]
+    year: int
+    uplift: float
+    confidence: float
+    currency: str
+
+    def sentence(self, language: str = "en") -> str:
+        """Chance of the first KPI's yearly target."""
+        kind = "sentence" if math.isfinite(self.probability[0]) else "unknown"
+        return say(
+            f"pace.{kind}", language, name=kpis.kpi(self.kpi[0]).name[language], year=self.year,
+            uplift=percent(self.uplift, language, decimals=0, sign=True),
+            status=say(f"status.{self.status[0]}", language).lower(), chance=probability(self.probability[0], language),
+        )  # fmt: skip
+
+    def html(self, language: str = "en") -> str:
+        """One tile a KPI: so far, projection, target, chance, status."""
+        tiles = "".join(self._tile(i, language) for i in range(len(self.kpi)))
+        uplift = percent(self.uplift, language, decimals=0, sign=True)
+        note = say("pace.note", language, year=self.year, before=self.year - 1, uplift=uplift)
+        return f'<ul class="strip">{tiles}</ul><p class="strip-note">{html.escape(note)}</p>'
+
+    def _tile(self, i: int, language: str) -> str:
+        k = kpis.kpi(self.kpi[i])
+        so_far, *terms = say("pace.words", language, level=f"{self.confidence:.0%}").split("|")
+        values = [v[i] for v in (self.actual, self.projected, self.projected_low, self.projected_high, self.target)]
+        actual, projected, low, high, target = (measure(v, k.unit, language, self.currency) for v in values)
+        told = (projected, f"{low}–{high}", target, probability(self.probability[i], language))
+        known = math.isfinite(self.probability[i])
+        facts = "".join(
+            f"<div><dt>{term}</dt><dd>{html.escape(v)}</dd></div>"
+            for term, v in zip(terms, told, strict=True)
+        )  # fmt: skip
+        return (
+            f'<li class="tile"><h3>{k.name[language]}</h3>'
+            f'<p class="value">{actual} <span class="unit">{so_far}</span></p>'
+            f"{_range(*values[1:]) + f'<dl>{facts}</dl>' if known else ''}{pill(self.status[i], language)}</li>"
+        )
+
+
+def pace(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, uplift: float, confidence: float = 0.9) -> Pace:
+    """Compare the running year with last year plus `uplift`, by season.
+
+    A period belongs to the year in which it begins; missing periods take the seasonal share of the known
+    ones. A KPI whose last year is less than 80% known is "not enough data".
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> values = kpis.compute(connect("data/demo"), ["orders"])
+    >>> pace(values, ["orders"], as_of=date(2026, 11, 21), uplift=0.05).status
+    ('on track',)
+    """
+    rows = [_pace_row(values.series(key), key, SEASONS[values.grain], as_of, uplift, confidence) for key in keys]
+    names = ("kpi", "actual", "projected", "projected_low", "projected_high", "last_year", "target",
+             "remaining_factor", "probability", "status")  # fmt: skip
+    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
+    return Pace(**columns, year=as_of.year, uplift=uplift, confidence=confidence, currency=values.currency)
+
+
+def _pace_row(
+    series: pd.Series, key: str, season: int, as_of: date, uplift: float, confidence: float
+) -> tuple[Any, ...]:
+    series = series[series.index.end_time.date <= as_of]
+    unknown = (math.nan,) * 7
+    year = pd.period_range(f"{as_of.year}-01-01", f"{as_of.year}-12-31", freq=series.index.freq)
+    year = year[year.start_time.year == as_of.year]
+    last_year = series.reindex(year - season)
+    done = series.reindex(year)[: int((year.end_time.date <= as_of).sum())].to_numpy(dtype=float)
+    if last_year.notna().mean() < 0.8 or not np.isfinite(done).any() or last_year.sum() <= 0:
+        return (key, float(np.nansum(done)), *unknown, "not enough data")
+    weights = last_year.interpolate(limit_direction="both").clip(lower=0).to_numpy(dtype=float)
+    projected, target = project(done, weights), weights.sum() * (1 + uplift)
+    actual, share = float(np.nansum(done)), weights[: len(done)].sum() / weights.sum()
+    ahead = len(year) - len(done)
+    if ahead:
+        told = forecast(series.to_numpy(), season=season, horizon=ahead, levels=(confidence,))
+        mean, low, high = told.total(confidence)
+        sd = told.total_sd()
+        low, high = projected + low - mean, projected + high - mean
+        chance = float(chance_above(target, projected, sd)) if sd > 0 else math.nan
+    else:
+        low, high, chance = projected, projected, float(projected >= target)
+    left = (target - actual) / (target * (1 - share)) if share < 1 else math.nan
+    status = rank(chance, STATUSES) if math.isfinite(chance) else "not enough data"
+    return (key, actual, projected, low, high, float(weights.sum()), float(target), left, chance, status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Watch(Result):
+    """Rates and costs that moved clearly against the same weeks of last year, largest change first.
+
+    Clear means that the two intervals do not overlap, which is stricter than a test at the same level.
+    """
+
+    kpi: tuple[str, ...]
+    segment: tuple[str, ...]
+    before: tuple[float, ...]
+    now: tuple[float, ...]
+    now_low: tuple[float, ...]
+    now_high: tuple[float, ...]
+    better: tuple[bool, ...]
+    confidence: float
+    currency: str
+
+    def sentence(self, language: str = "en") -> str:
+        """How many moved, how many for the worse."""
+        kind = "some" if self.kpi else "none"
+        return say(f"watch.{kind}", language, n=len(self.kpi), worse=self.better.count(False))
+
+    def html(self, language: str = "en") -> str:
+        """The largest changes: what, before, now with interval, better or worse."""
+        if not self.kpi:
+            return f"<p>{self.sentence(language)}</p>"
+        rows = [self._row(i, language) for i in range(len(self.kpi))[:SHOWN]]
+        return table(say("watch.heads", language).split("|"), rows, caption=self.sentence(language), numeric=(1, 2, 3))
+
+    def _row(self, i: int, language: str) -> list[str]:
+        k = kpis.kpi(self.kpi[i])
+        values = (v[i] for v in (self.before, self.now, self.now_low, self.now_high))
+        before, now, low, high = (measure(v, k.unit, language, self.currency) for v in values)
+        change = percent(self.now[i] / self.before[i] - 1, language, sign=True)
+        verdict = say("watch.better" if self.better[i] else "watch.worse", language)
+        under = f"<small>{html.escape(self.segment[i])}</small>" if self.segment[i] else ""
+        return [
+            k.name[language] + under,
+            before,
+            f"{now}<small>{low}–{high}</small>",
+            f"{change}<small>{verdict}</small>",
+        ]
+
+
+def watch(now: kpis.KpiTable, before: kpis.KpiTable) -> Watch:
+    """Compare two tables of totals, KPI by KPI and segment by segment; sums are left to the pace.
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> total = kpis.compute(connect("data/demo"), ["aov"], by="channel", grain="total")
+    >>> watch(total, total)
+    No rate or cost moved clearly against the same weeks of last year.
+    """
+    keys = ["kpi", "segment"]
+    both = (
+        now.to_frame()
+        .merge(before.to_frame(), on=keys, suffixes=("", "_was"))
+        .dropna(subset=["value_low", "value_low_was"])
+    )
+    rose, fell = both["value_low"] > both["value_high_was"], both["value_high"] < both["value_low_was"]
+    directions = both["kpi"].map(lambda k: kpis.kpi(k).direction)
+    size = np.abs(np.log(both["value"] / both["value_was"]))
+    moved = both.assign(better=rose == (directions == "up"), size=size)[(rose | fell) & (directions != "none")]
+    moved = moved.sort_values(["size", *keys], ascending=[False, True, True])
+    return Watch(
+        kpi=tuple(moved["kpi"]), segment=tuple(moved["segment"]), before=tuple(moved["value_was"].tolist()),
+        now=tuple(moved["value"].tolist()), now_low=tuple(moved["value_low"].tolist()),
+        now_high=tuple(moved["value_high"].tolist()), better=tuple(moved["better"].tolist()),
+        confidence=now.confidence, currency=now.currency,
+    )  # fmt: skip
+
+
+def _range(value: float, low: float, high: float, target: float) -> str:
+    """An interval, its estimate and the target on one axis, for the eye only."""
+    left, right = min(low, target), max(high, target)
+    pad = 0.2 * (right - left) or 1.0
+    at = [f"{(v - left + pad) / (right - left + 2 * pad):.1%}" for v in (low, high, value, target)]
+    return (
+        f'<span class="range" aria-hidden="true"><i class="iv" style="--lo:{at[0]};--hi:{at[1]}"></i>'
+        f'<i class="pt" style="--at:{at[2]}"></i><i class="tg" style="--tg:{at[3]}"></i></span>'
+    )
