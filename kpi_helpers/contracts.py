@@ -81,21 +81,21 @@ class Problem:
 
     def what(self, language: str = "en") -> str:
         """What is wrong, with examples."""
-        what = self._say("rule", language)
+        what = say(f"rule.{self.rule}", language, **self._told(language))
         examples = ", ".join(f'"{e}"' for e in self.examples)
         return say("check.such", language, what=what, examples=examples) if examples else what
 
     def remedy(self, language: str = "en") -> str:
         """What the user can do about it."""
-        return self._say("remedy", language)
+        return say(f"remedy.{self.rule}", language, **self._told(language))
 
     def line(self, language: str = "en") -> str:
         """Everything in one line: ``table.column: what. Remedy.``"""
         return f"{self.table}.{self.column}: {self.what(language)}. {self.remedy(language)}"
 
-    def _say(self, part: str, language: str) -> str:
+    def _told(self, language: str) -> dict[str, str]:
         counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
-        return say(f"{part}.{self.rule}", language, column=self.column, more=self.more, **counts)
+        return {"column": self.column, "more": self.more, **counts}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

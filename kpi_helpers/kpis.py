@@ -13,7 +13,7 @@ import pandas as pd
 from ibis import _
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.result import Result, Text, day, measure, say, table
+from kpi_helpers.result import Result, Text, day, measure, say, span, table
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import ratio_margin, wilson
 
@@ -206,7 +206,7 @@ class KpiTable(Result):
     grain: str
     until_at: date
     confidence: float
-    currency: str = "VND"
+    currency: str
 
     def segments(self) -> list[str]:
         """Segments, by falling size of the first KPI."""
@@ -242,16 +242,14 @@ class KpiTable(Result):
         return table(heads, rows, caption=caption, note=note, numeric=range(1, len(heads)))
 
     def _cell(self, row: Any, key: str, language: str) -> str:
-        value, low, high = (
-            measure(v, kpi(key).unit, language, self.currency)
-            for v in (row["value"], row["value_low"], row["value_high"])
-        )
-        return value + (f"<small>{low}–{high}</small>" if np.isfinite(row["value_low"]) else "")
+        unit, low, high = kpi(key).unit, row["value_low"], row["value_high"]
+        value = measure(row["value"], unit, language, self.currency)
+        return value + (f"<small>{span(low, high, unit, language, self.currency)}</small>" if np.isfinite(low) else "")
 
 
 def compute(
     data: Source, ids: Sequence[str], *, by: str | None = None, grain: str = "week",
-    since: date | None = None, until: date | None = None, confidence: float = 0.95, currency: str = "VND",
+    since: date | None = None, until: date | None = None, confidence: float = 0.95,
 ) -> KpiTable:  # fmt: skip
     """Compute KPIs by period and segment as Σ numerator / Σ denominator, in one query.
 
@@ -280,7 +278,7 @@ def compute(
     >>> from kpi_helpers.sources import connect
     >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2024, 11, 30))
     >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
-    (0.0166, 0.0166, 0.0167)
+    (0.0165, 0.0164, 0.0165)
     """
     if grain not in GRAINS:
         raise KpiError(f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
@@ -299,7 +297,9 @@ def compute(
     columns = {c: tuple(frame[c].tolist()) for c in frame.columns if c != "period_at"}
     days = tuple(d.date() for d in frame["period_at"])
     until_at = until or daily["date"].max().date()
-    return KpiTable(period_at=days, grain=grain, until_at=until_at, confidence=confidence, currency=currency, **columns)
+    return KpiTable(
+        period_at=days, grain=grain, until_at=until_at, confidence=confidence, currency=data.currency(), **columns
+    )
 
 
 def daily_sums(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kpi_helpers import kpis
 from kpi_helpers.baselines import SEASONS, forecast
-from kpi_helpers.result import Result, measure, percent, pill, probability, say, table
+from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
 from kpi_helpers.stats import chance_above
 from kpi_helpers.targets import project, rank
 
@@ -73,18 +73,20 @@ class Pace(Result):
     def _tile(self, i: int, language: str) -> str:
         k = kpis.kpi(self.kpi[i])
         so_far, *terms = say("pace.words", language, level=f"{self.confidence:.0%}").split("|")
-        values = [v[i] for v in (self.actual, self.projected, self.projected_low, self.projected_high, self.target)]
-        actual, projected, low, high, target = (measure(v, k.unit, language, self.currency) for v in values)
-        told = (projected, f"{low}–{high}", target, probability(self.probability[i], language))
-        known = math.isfinite(self.probability[i])
+        low, high = self.projected_low[i], self.projected_high[i]
+        values = (self.actual[i], self.projected[i], self.target[i])
+        actual, projected, target = (measure(v, k.unit, language, self.currency) for v in values)
+        between = span(low, high, k.unit, language, self.currency)
+        told = (projected, between, target, probability(self.probability[i], language))
         facts = "".join(
             f"<div><dt>{term}</dt><dd>{html.escape(v)}</dd></div>"
             for term, v in zip(terms, told, strict=True)
         )  # fmt: skip
+        drawn = _range(self.projected[i], low, high, self.target[i]) + f"<dl>{facts}</dl>"
         return (
             f'<li class="tile"><h3>{k.name[language]}</h3>'
             f'<p class="value">{actual} <span class="unit">{so_far}</span></p>'
-            f"{_range(*values[1:]) + f'<dl>{facts}</dl>' if known else ''}{pill(self.status[i], language)}</li>"
+            f"{drawn if math.isfinite(self.probability[i]) else ''}{pill(self.status[i], language)}</li>"
         )
 
 
@@ -167,15 +169,15 @@ class Watch(Result):
 
     def _row(self, i: int, language: str) -> list[str]:
         k = kpis.kpi(self.kpi[i])
-        values = (v[i] for v in (self.before, self.now, self.now_low, self.now_high))
-        before, now, low, high = (measure(v, k.unit, language, self.currency) for v in values)
+        before, now = (measure(v[i], k.unit, language, self.currency) for v in (self.before, self.now))
+        between = span(self.now_low[i], self.now_high[i], k.unit, language, self.currency)
         change = percent(self.now[i] / self.before[i] - 1, language, sign=True)
         verdict = say("watch.better" if self.better[i] else "watch.worse", language)
         under = f"<small>{html.escape(self.segment[i])}</small>" if self.segment[i] else ""
         return [
             k.name[language] + under,
             before,
-            f"{now}<small>{low}–{high}</small>",
+            f"{now}<small>{between}</small>",
             f"{change}<small>{verdict}</small>",
         ]
 

@@ -25,6 +25,7 @@ from kpi_helpers.result import (
     plain,
     probability,
     say,
+    span,
     table,
 )
 from kpi_helpers.targets import allocate, grade_uplifts
@@ -48,8 +49,8 @@ class Outlook(Result):
         The sum over the plan.
     reference : float
         What uplifts are put on: last year's sum, or `total` where last year is not fully known.
-    history_at, history : tuple
-        The periods before, for the chart.
+    history_at, history, bridge_at, bridge : tuple
+        For the chart: the periods known, and the forecast of those between them and the plan.
     reason : str
         Why nothing can be forecast; empty when it can.
     """
@@ -71,6 +72,8 @@ class Outlook(Result):
     reference: float = math.nan
     history_at: tuple[date, ...] = ()
     history: tuple[float, ...] = ()
+    bridge_at: tuple[date, ...] = ()
+    bridge: tuple[float, ...] = ()
     reason: str = ""
 
     @property
@@ -128,7 +131,8 @@ class Outlook(Result):
     def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
         """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""
         history = pd.Series(self.history, index=pd.to_datetime(self.history_at))
-        expected = self.to_frame().set_index(pd.to_datetime(self.period_at))
+        bridge = pd.DataFrame({"expected": self.bridge}, index=pd.to_datetime(self.bridge_at))
+        expected = pd.concat([bridge, self.to_frame().set_index(pd.to_datetime(self.period_at))])
         keys = ("actual", "expected", "interval", "last_year")
         words = [say(f"outlook.{key}", language, level=f"{self.confidence:.0%}") for key in keys]
         return plots.forecast(history, expected, axes, words=words, language=language, **options)
@@ -187,6 +191,7 @@ def outlook(
         total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip),
         reference=float(before.sum()) if np.isfinite(before).all() and before.sum() > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
+        bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),
     )  # fmt: skip
 
 
@@ -250,13 +255,13 @@ class TargetTable(Result):
     def _row(self, part: pd.DataFrame, language: str) -> list[str]:
         first = part.iloc[0]
         k = kpis.kpi(first["kpi"])
-        values = (first[c] for c in ("reference", "expected_low", "expected_high"))
-        base, low, high = (measure(v, k.unit, language, self.currency) for v in values)
+        base = measure(first["reference"], k.unit, language, self.currency)
+        range_ = span(first["expected_low"], first["expected_high"], k.unit, language, self.currency)
         name = html.escape(first["segment"] or k.name[language])
         under = f"<small>{k.name[language]}</small>" if first["segment"] else ""
         change = percent(first["expected"] / first["reference"] - 1, language, sign=True)
         odds = [_odds(p, g, language) for p, g in zip(part["probability"], part["grade"], strict=True)]
-        return [name + under, base, f"{change}<small>{low}–{high}</small>", *odds]
+        return [name + under, base, f"{change}<small>{range_}</small>", *odds]
 
 
 def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> TargetTable:
@@ -269,6 +274,10 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
     >>> grade_outlooks([outlook(values, "orders", as_of=date(2026, 11, 21))], [0.05, 0.5]).grade
     ('safe', 'unrealistic')
     """
+    whole = {o.kpi for o in outlooks if not o.segment}
+    alone = [o for o in outlooks if o.segment and o.kpi in whole]
+    if len(alone) == 1:  # the only channel says the same as the whole
+        outlooks = [o for o in outlooks if o is not alone[0]]
     _require(len(outlooks) > 0, "There is no outlook to grade. Choose a KPI whose history is long enough.")
     rows = []
     for o in outlooks:
@@ -304,13 +313,12 @@ class Plan(Result):
         """The total and its split."""
         k = kpis.kpi(self.kpi)
         return say(
-            "plan.sentence", language, name=k.name[language], channels=len(set(self.channel)),
-            uplift=percent(self.uplift, language, decimals=0, sign=True), months=len(set(self.month_at)),
+            "plan.sentence", language, name=k.name[language], uplift=percent(self.uplift, language, sign=True),
             total=measure(self.total, k.unit, language, self.currency),
         )  # fmt: skip
 
     def html(self, language: str = "en") -> str:
-        """Channels by months, with totals; darker cells are larger."""
+        """Channels by months, with totals."""
         grid = self.to_frame().pivot_table(index="channel", columns="month_at", values="target", aggfunc="sum")
         grid = grid.assign(total=grid.sum(axis=1)).sort_values("total", ascending=False, kind="stable")
         divisor, unit = _scale(float(grid["total"].sum()), kpis.kpi(self.kpi).unit, self.currency, language)
@@ -378,6 +386,11 @@ class Answer(Result):
         expected = {"expected": o.total, "expected_low": o.total_low, "expected_high": o.total_high}
         return pd.DataFrame([{c: getattr(self, c) for c in columns} | expected])
 
+    @property
+    def commit(self) -> float:
+        """Uplift to plan for: the safe one, or the expected change where none is safe."""
+        return self.uplift if self.grade == "safe" else self.outlook.change
+
     def sentence(self, language: str = "en") -> str:
         """The answer in one or two short sentences."""
         return plain(self._headline(language))
@@ -419,7 +432,7 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> whole = outlook(values, "orders", as_of=date(2026, 11, 21))
     >>> answer(grade_outlooks([whole], [0.05, 0.50]), whole, as_of=date(2026, 11, 21))
-    Commit to 5% more orders: the chance is 91%. At 50% it falls to <1%.
+    Commit to 5% more orders: the chance is 93%. At 50% it falls to <1%.
     """
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
     safe = rows[rows["grade"] == "safe"]
@@ -441,10 +454,10 @@ def _odds(chance: float, grade: str, language: str) -> str:
 
 def _scale(largest: float, unit: str, currency: str, language: str) -> tuple[float, str]:
     """One unit for a whole table or chart, and the words that name it."""
-    if unit != "money":
-        return 1.0, say("unit.none", language)
-    million = largest >= 1e8
-    return (1e6 if million else 1.0), say("unit.million" if million else "unit.one", language, currency=currency)
+    million = unit == "money" and largest >= 1e8
+    kind = {(True, True): "million", (True, False): "unnamed million", (False, True): "one"}
+    named = kind.get((million, bool(currency) and unit == "money"), "none")
+    return (1e6 if million else 1.0), say(f"unit.{named}", language, currency=currency)
 
 
 def _require(holds: bool, message: str) -> None:

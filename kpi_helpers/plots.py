@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -96,12 +94,13 @@ def forecast(
     axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)
     axes.plot(expected.index, expected["expected"] / scale, color=BLUE)
     axes.plot(expected.index, expected["last_year"] / scale, color="#75808c", linestyle=(0, (3, 2)), linewidth=1.5)
-    axes.set_ylim(0, 1.12 * max(keep.max(), expected["expected_high"].max()) / scale)
-    top = expected["expected_high"].max() / scale
-    _label(axes, keep.index[len(keep) // 3], float(np.nanmax(keep)) / scale, words[0], INK, va="bottom")
-    _label(axes, expected.index[-1], top, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
-    _label(axes, expected.index[-1], float(expected["expected_low"].min()) / scale * 0.75, words[3], "#56616e",
-           va="top", ha="right")  # fmt: skip
+    axes.set_ylim(0, 1.2 * max(keep.max(), expected["expected_high"].max()) / scale)
+    middle = len(keep) // 2
+    near = keep.iloc[max(middle - 8, 0) : middle + 8].max() / scale
+    _label(axes, keep.index[middle], near * 1.04, words[0], INK, va="bottom", ha="center")
+    top, low = expected["expected_high"].max() / scale, expected["expected_low"].min() / scale
+    _label(axes, expected.index[-1], top * 1.01, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
+    _label(axes, expected.index[-1], low * 0.8, words[3], "#56616e", va="top", ha="right")
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=4 if narrow else 8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _i: month(_date(x), language)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

@@ -116,7 +116,7 @@ def money(value: float | None, language: str = "en", currency: str = "VND") -> s
     if value_missing(value):
         return "–"
     assert value is not None
-    symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)
+    symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)  # "" is not known
     small = 0 if currency == "VND" or abs(value) >= 1000 else 2
     for size, word in ((1e9, Text("bn", "tỷ")), (1e6, Text("m", "triệu"))):
         if abs(value) >= size:
@@ -159,6 +159,18 @@ def measure(value: float | None, unit: str, language: str = "en", currency: str 
     if unit == "share":
         return percent(value, language, decimals=2 if value is not None and abs(value) < 0.1 else 1)
     return number(value, language, decimals=2 if unit == "ratio" else 0)
+
+
+def span(low: float, high: float, unit: str, language: str = "en", currency: str = "VND") -> str:
+    """Write a range for a tight cell, its unit once; the value beside it names the currency.
+
+    >>> span(0.0228, 0.0234, "share"), span(22.8e9, 25.6e9, "money", "vi")
+    ('2.28–2.34%', '22,8–25,6\\xa0tỷ')
+    """
+    ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
+    first, last = (end.strip(NBSP) for end in ends)
+    tail = re.search(r"[^\d.,]*$", last)
+    return f"{first.removesuffix(tail[0]) if tail else first}–{last}"
 
 
 def value_missing(value: float | None) -> bool:

@@ -13,6 +13,7 @@ import pandas as pd
 HOME = "data/demo"
 FIRST, LAST = date(2024, 11, 1), date(2026, 11, 21)
 SEED = 20241101
+CURRENCY = "VND"
 
 #: First day of the lunar year; Vietnam counts in UTC+7.
 TET = (date(2025, 1, 29), date(2026, 2, 17))
@@ -56,7 +57,7 @@ def demand(days: pd.DatetimeIndex) -> np.ndarray:
     short pause during it.
 
     >>> round(float(demand(pd.DatetimeIndex(["2026-02-17"]))[0]), 2)
-    0.38
+    0.39
     """
     growth = (1 + YEARLY_GROWTH) ** ((days - pd.Timestamp(FIRST)).days.to_numpy() / 365.25)
     week = np.array(WEEK)[days.day_of_week]
@@ -74,7 +75,7 @@ def channel_daily() -> pd.DataFrame:
     """Daily table of the seven channels, one row a day and channel, in the contract's columns.
 
     >>> channel_daily().shape
-    (5257, 18)
+    (5257, 17)
     """
     rng = np.random.default_rng(SEED)
     days = pd.date_range(FIRST, LAST)

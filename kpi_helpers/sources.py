@@ -24,7 +24,7 @@ ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 EXACT = "decimal(24, 6)"
 PERIODS = {"day": "D", "week": "W", "month": "M"}
 OPTIONS = {
-    "file", "table", "period", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
+    "file", "table", "period", "currency", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
 }  # fmt: skip
 
 
@@ -67,6 +67,10 @@ class Source:
     def period(self, name: str = "channel_daily") -> str:
         """What a row of the table covers: ``day``, ``week`` or ``month``, beginning on its date."""
         return str(self._mapping.get(name, {}).get("period", "day"))
+
+    def currency(self, name: str = "channel_daily") -> str:
+        """ISO code of the money columns as the mapping says it; empty where nobody has said."""
+        return str(self._mapping.get(name, {}).get("currency", ""))
 
     def table(self, name: str) -> ir.Table:
         """Return an Ibis table that keeps the contract `name`: date, text, and exact decimals.
@@ -319,6 +323,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     path = locate(name)
     if path == project_root() / simulate.HOME or name == simulate.HOME:
         simulate.write(path)
+        rules = {"channel_daily": {"currency": simulate.CURRENCY}} | rules
     if path.is_dir():
         return Source(name, ibis.duckdb.connect(), path, rules)
     if path.suffix in DATABASES and path.exists():
