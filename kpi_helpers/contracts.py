@@ -9,6 +9,8 @@ import ibis.expr.types as ir
 
 from kpi_helpers.result import Result, Text, number, say, table
 
+BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A", "B | C"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -82,7 +84,7 @@ class Problem:
     def what(self, language: str = "en") -> str:
         """What is wrong, with examples."""
         what = say(f"rule.{self.rule}", language, **self._told(language))
-        examples = ", ".join(f'"{e}"' for e in self.examples)
+        examples = "" if self.rule == "missing column" else ", ".join(f'"{e}"' for e in self.examples)
         return say("check.such", language, what=what, examples=examples) if examples else what
 
     def remedy(self, language: str = "en") -> str:
@@ -95,7 +97,8 @@ class Problem:
 
     def _told(self, language: str) -> dict[str, str]:
         counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
-        return {"column": self.column, "more": self.more, **counts}
+        wanted = f' "{self.examples[0]}"' if self.examples else ""
+        return {"column": self.column, "more": self.more, "wanted": wanted, **counts}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -189,8 +192,11 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
             rules[c.name, "negative"] = (typed < 0, raw, "")
         if c.at_most and c.at_most in prepared.columns:
             rules[c.name, "too large"] = (typed > prepared[c.at_most], raw, c.at_most)
-    key = _key(prepared, contract)
-    asked: dict[str, Any] = {"n": prepared.count(), "n_key": key.count(), "n_distinct": key.nunique()}
+    asked: dict[str, Any] = {"n": prepared.count()}
+    keyed = all(c.name in prepared.columns for c in contract.columns if c.required)
+    if keyed:
+        key = _key(prepared, contract)
+        asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
     for i, (bad, raw, _more) in enumerate(rules.values()):
         shown = bad.ifelse(raw, None)
         asked |= {f"n{i}": bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
@@ -200,10 +206,10 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
         if found[f"n{i}"]:
             examples = sorted({found[f"low{i}"], found[f"high{i}"]} - {None})
             problems.append(Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told))
-    if repeated := found["n_key"] - found["n_distinct"]:
+    if keyed and (repeated := found["n_key"] - found["n_distinct"]):
         counted = prepared.group_by(key=key).aggregate(n=prepared.count())
         shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2)
-        examples = [row["key"] for row in shown.to_pyarrow().to_pylist()]
+        examples = [row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown.to_pyarrow().to_pylist()]
         told = " + ".join(k for k in contract.key if k in prepared.columns)
         problems.append(
             Problem(contract.name, contract.key[0], "duplicate", repeated, found["n"], tuple(examples), told)
@@ -215,6 +221,5 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
 
 def _key(prepared: ir.Table, contract: Table) -> ir.StringValue:
     parts = [prepared[k].cast("string").fill_null("") for k in contract.key if k in prepared.columns]
-    key = reduce(lambda left, right: left + " | " + right, parts)
-    known = prepared[contract.key[0]].notnull()
-    return known.ifelse(key, None)
+    key = reduce(lambda left, right: left + BETWEEN + right, parts)
+    return prepared[contract.key[0]].notnull().ifelse(key, None)

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from ibis import _
 
+from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import Result, Text, day, measure, say, span, table
 from kpi_helpers.sources import Source
-from kpi_helpers.stats import ratio_margin, wilson
+from kpi_helpers.stats import checked_confidence, ratio_margin, wilson
 
 GRAINS = {"day": "D", "week": "W-SUN", "month": "M", "total": "Y"}
 #: An objective that the data cannot feed is carried by the next one up the funnel.
@@ -280,6 +281,9 @@ def compute(
     >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
     (0.0165, 0.0164, 0.0165)
     """
+    checked_confidence(confidence)
+    if not ids:
+        raise KpiError(f"ids is empty. Name at least one KPI of {', '.join(catalogue())}.")
     if grain not in GRAINS:
         raise KpiError(f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
     order = ["day", "week", "month", "total"]
@@ -312,8 +316,9 @@ def daily_sums(
     without clicks does not lend its conversions to the conversion rate per click.
     """
     rows = data.table("channel_daily")
-    if by is not None and by not in rows.columns:
-        raise KpiError(f"by={by!r} is no column of channel_daily; it has {', '.join(rows.columns)}.")
+    if by is not None and (by not in rows.columns or by in (*CHANNEL_DAILY.measures, "date")):
+        what = "no dimension" if by in rows.columns else "no column"
+        raise KpiError(f"by={by!r} is {what} of channel_daily; it has {', '.join(rows.columns)}.")
     lacking = {c for k in wanted for c in k.columns} - set(rows.columns)
     if lacking:
         raise KpiError(f"{data.name} has no column {', '.join(sorted(lacking))}. Map it, or choose other KPIs.")

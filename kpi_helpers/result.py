@@ -118,13 +118,14 @@ def money(value: float | None, language: str = "en", currency: str = "VND") -> s
     assert value is not None
     symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)  # "" is not known
     small = 0 if currency == "VND" or abs(value) >= 1000 else 2
-    for size, word in ((1e9, Text("bn", "tỷ")), (1e6, Text("m", "triệu"))):
-        if abs(value) >= size:
+    # from where the next smaller way of writing it would round up to the word
+    for least, size, word in ((999.95e6, 1e9, Text("bn", "tỷ")), (999_999.5, 1e6, Text("m", "triệu"))):
+        if abs(value) >= least:
             text = number(abs(value) / size, language, decimals=1) + NBSP + word[language]
             break
     else:
         text = number(abs(value), language, decimals=small)
-    minus = MINUS if value < 0 else ""
+    minus = MINUS if value < 0 and text.strip("0,.") else ""
     return minus + (f"{text}{NBSP}{symbol.strip()}".rstrip() if language == "vi" else symbol + text)
 
 

@@ -3,12 +3,13 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 from ibis import _
@@ -23,6 +24,8 @@ DATABASES = (".duckdb", ".ddb", ".db")
 ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 EXACT = "decimal(24, 6)"
 PERIODS = {"day": "D", "week": "W", "month": "M"}
+_PASSWORD = re.compile(r"://[^@]*:[^@]*@|[?&]password=[^&\s]*")
+COLUMN_OPTIONS = {"column", "factor", "date_format", "decimal", "thousands", "null_values"}
 OPTIONS = {
     "file", "table", "period", "currency", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
 }  # fmt: skip
@@ -146,17 +149,28 @@ class Source:
         return chosen
 
     def _check(self, contract: Table) -> tuple[int, list[Problem], list[Text]]:
-        prepared, told, problems = self._prepare(contract)
-        if problems:
-            return self._raw(contract.name).count().to_pyarrow().as_py(), problems, []
-        n, problems = broken_rules(prepared, contract, more=told)
-        problems = [self._spellings(p, prepared) if p.rule == "not a date" else p for p in problems]
-        return n, problems, [] if problems else self._gaps(prepared, contract)
+        try:
+            prepared, told, absent = self._prepare(contract)
+            n, problems = broken_rules(prepared, contract, more=told)
+            problems = absent + [self._spellings(p, prepared) if p.rule == "not a date" else p for p in problems]
+            return n, problems, [] if problems else self._gaps(prepared, contract)
+        except (duckdb.Error, UnicodeError) as error:
+            if not self._folder:
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise KpiError(
+                f"{self._folder / self._origin(contract.name)} cannot be read: {first} "
+                "CSV must be text in UTF-8 with as many cells in each line; .gz and .parquet must be what they say."
+            ) from None
 
     def _spellings(self, problem: Problem, prepared: ir.Table) -> Problem:
         """Add how often each spelling of the date occurs."""
         raw = prepared[f"{problem.column}__raw"]
-        shapes = prepared.group_by(shape=raw.re_replace(r"\d+", "9")).aggregate(n=_.count(), such=raw.min())
+        shapes = (
+            prepared.filter(raw.notnull())
+            .group_by(shape=raw.re_replace(r"\d+", "9"))
+            .aggregate(n=_.count(), such=raw.min())
+        )
         rows = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist()
         counted = ", ".join(f'{number(row["n"])} × "{row["such"]}"' for row in rows)
         more = f"{problem.more} [{counted}]"
@@ -180,38 +194,34 @@ class Source:
         wide = {*contract.measures, "channel"} if "channels" in spec else set()  # a block names its own measures
         own = {c.name: c.name for c in contract.columns if c.name in raw.columns and c.name not in wide}
         named = own | (spec.get("columns") or {})
-        held = [c for c in contract.columns if any(c.name in named | block for block in blocks.values())]
-        problems = self._absent(contract, raw, named, blocks)
-        if problems:
-            return raw, {}, problems
+        absent: list[Problem] = []
         told: dict[str, str] = {}
         parts = []
+        held = [c for c in contract.columns if any(c.name in named | block for block in blocks.values())]
         for channel, block in blocks.items():
+            given = named | block
             columns: dict[str, ir.Value] = {}
             for c in held:
-                entry = (named | block).get(c.name)
+                entry = given.get(c.name)
+                if entry is not None and _column_of(entry) not in raw.columns:
+                    absent.append(self._lacks(contract, c.name, raw, _column_of(entry)))
+                    entry = None
+                if entry is None and c.required:
+                    continue
                 typed, text, how = self._read(raw, c, entry, spec)
                 columns |= {c.name: typed, f"{c.name}__raw": text}
                 told[c.name] = how or told.get(c.name, "")
             if channel is not None:
                 columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
-            parts.append(raw.select(**columns))
-        return (ibis.union(*parts) if len(parts) > 1 else parts[0]), told, []
+            lacking = [c.name for c in contract.columns if c.required and c.name not in (*given, *columns)]
+            absent += [self._lacks(contract, name, raw) for name in lacking]
+            if not set(contract.measures) & set(given):
+                absent.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.measures)))
+            parts.append(raw.select(**columns) if columns else raw)
+        return (ibis.union(*parts) if len(parts) > 1 else parts[0]), told, list(dict.fromkeys(absent))
 
-    def _absent(
-        self, contract: Table, raw: ir.Table, named: dict[str, Any], blocks: dict[str | None, dict[str, Any]]
-    ) -> list[Problem]:
-        listing = ", ".join(raw.columns)
-        problems = []
-        for channel, block in blocks.items():
-            given = named | block | ({"channel": None} if channel is not None else {})
-            lacking = [c.name for c in contract.columns if c.required and c.name not in given]
-            lacking += [name for name, entry in given.items() if entry and _column_of(entry) not in raw.columns]
-            problems += [Problem(contract.name, name, "missing column", 0, 0, (), listing) for name in lacking]
-            if not any(measure in given for measure in contract.measures):
-                told = ", ".join(contract.measures)
-                problems.append(Problem(contract.name, "*", "no measure", 0, 0, (), told))
-        return list(dict.fromkeys(problems))
+    def _lacks(self, contract: Table, name: str, raw: ir.Table, *wanted: str) -> Problem:
+        return Problem(contract.name, name, "missing column", 0, 0, wanted, ", ".join(raw.columns))
 
     def _read(self, raw: ir.Table, c: Column, entry: Any, spec: dict[str, Any]) -> tuple[Any, Any, str]:
         """Typed value, original text, and what the reading was told, of one column."""
@@ -222,7 +232,9 @@ class Source:
         column = raw[_column_of(entry)]
         if column.type().is_string():
             text = column.strip()
-            text = text.isin(["", *map(str, options.get("null_values", []))]).ifelse(ibis.null("string"), text)
+            tokens = options.get("null_values") or []
+            tokens = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
+            text = text.isin(["", *tokens]).ifelse(ibis.null("string"), text)
             if c.kind == "text":
                 return text, text, ""
             if self._backend.name != "duckdb":  # other engines raise on text that does not fit
@@ -233,10 +245,14 @@ class Source:
                 )
             return _text_as_date(text, options) if c.kind == "date" else _text_as_number(text, options)
         text = column.cast("string")
-        if c.kind == "date":
-            return column.cast("date"), text, ""
+        kind = column.type()
         if c.kind == "text":
             return text, text, ""
+        if c.kind == "date":
+            good = kind.is_date() or kind.is_timestamp()
+            return (column.cast("date") if good else ibis.null("date")), text, "" if good else f"date ({kind})"
+        if not kind.is_numeric() or kind.is_boolean():
+            return ibis.null(EXACT), text, ""
         if column.type().is_floating():  # NaN and infinity have no exact value: shown as not a number
             bad = column.isnan() | column.isinf() | (column.abs() > 1e17)
             column = bad.ifelse(ibis.null("float64"), column)
@@ -259,7 +275,8 @@ class Source:
         spec = self._mapping.get(name, {})
         if self._folder is None:
             wanted = str(spec.get("table", name))
-            if "." in wanted or wanted in self._backend.list_tables():
+            schema, _dot, bare = wanted.rpartition(".")
+            if bare in self._backend.list_tables(database=schema or None):
                 return wanted
         else:
             wanted = str(spec.get("file", ""))
@@ -310,16 +327,16 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     """
     name, rules = str(source), _mapping(mapping)
     if name.startswith("env:"):
-        if name[4:] not in os.environ:
+        if not os.environ.get(name[4:]):
             raise KpiError(f"source={name!r}: there is no environment variable {name[4:]}. Set it to the URL.")
-        return Source(name, _open(os.environ[name[4:]], name), None, rules)
+        return Source(name, _answer(lambda: ibis.connect(os.environ[name[4:]]), name), None, rules)
     if "://" in name:
-        if re.search(r"://[^/@]*:[^/@]+@", name):
+        if _PASSWORD.search(name):
             raise KpiError(
                 "The source URL holds a password, which reports would store. "
                 "Put the URL into an environment variable and give source=env:NAME."
             )
-        return Source(name, _open(name, name), None, rules)
+        return Source(name, _answer(lambda: ibis.connect(name), name), None, rules)
     path = locate(name)
     if path == project_root() / simulate.HOME or name == simulate.HOME:
         simulate.write(path)
@@ -327,7 +344,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     if path.is_dir():
         return Source(name, ibis.duckdb.connect(), path, rules)
     if path.suffix in DATABASES and path.exists():
-        return Source(name, _open(f"duckdb://{path.resolve()}?read_only=True", name), None, rules)
+        return Source(name, _answer(lambda: ibis.duckdb.connect(path, read_only=True), name), None, rules)
     what = "is a file" if path.exists() else "does not exist"
     raise KpiError(
         f"source={name!r} {what}. Give a folder (and name its file in the mapping), a .duckdb file, "
@@ -357,21 +374,21 @@ def n_periods(first: date, last: date, period: str) -> int:
     return (last - first).days // (7 if period == "week" else 1) + 1
 
 
-def _open(url: str, name: str) -> Any:
+def _answer(opening: Callable[[], Any], name: str) -> Any:
     try:
-        return ibis.connect(url)
+        return opening()
     except ModuleNotFoundError as error:
         raise KpiError(f"{name} needs a driver that is not installed: {error.name}.") from None
     except Exception as error:  # each driver has an exception of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise KpiError(f"{name} does not answer: {first.replace(url, name)} Check address and user.") from None
+        raise KpiError(f"{name} does not answer: {_PASSWORD.sub('://…@', first)} Check address and user.") from None
 
 
 def _mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     if mapping is None:
         return {}
-    if isinstance(mapping, Mapping):
-        rules: Any = dict(mapping)
+    if not isinstance(mapping, str | Path):
+        rules: Any = mapping
     else:
         import yaml
 
@@ -382,20 +399,39 @@ def _mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, dict[s
             rules = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise KpiError(f"{mapping} is not YAML: {' '.join(str(error).split())}. Mind the spaces.") from None
-    if not isinstance(rules, dict):
-        raise KpiError(f"{mapping} holds no table. Begin with a line such as channel_daily:")
+    if not isinstance(rules, Mapping):
+        raise KpiError(f"mapping {mapping} holds no table. Begin with a line such as channel_daily:")
     for name, spec in rules.items():
         _known(name, TABLES, "table")
         if not isinstance(spec, dict):
             raise KpiError(f"mapping: {name} holds {spec!r}, but needs options such as file and columns.")
         for option in spec:
             _known(option, OPTIONS, f"option of {name}")
+        columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
+        inner = channels if isinstance(channels, dict) else {}
+        for where, given in {"columns": columns, "channels": channels, **inner}.items():
+            if not isinstance(given, dict):
+                raise KpiError(f"mapping: {where} holds {given!r}, but needs pairs such as {{spend: cost}}.")
         if (period := spec.get("period", "day")) not in PERIODS:
             raise KpiError(f"mapping: period {period!r} is not one of {', '.join(PERIODS)}.")
-        blocks = [spec.get("columns") or {}, *(spec.get("channels") or {}).values()]
-        for column in (c for block in blocks for c in block):
+        _marks(spec, name)
+        for column, entry in (pair for block in (columns, *channels.values()) for pair in block.items()):
             _known(column, [c.name for c in TABLES[name].columns], f"column of {name}")
-    return rules
+            if isinstance(entry, dict):
+                for option in entry:
+                    _known(option, COLUMN_OPTIONS, f"option of {column}")
+                if "column" not in entry or not isinstance(entry.get("factor", 1), int | float):
+                    raise KpiError(
+                        f"mapping: {column} holds {entry!r}; it needs column: your_name, and a number as factor."
+                    )
+                _marks(spec | entry, column)
+    return dict(rules)
+
+
+def _marks(options: Mapping[str, Any], where: str) -> None:
+    if options.get("thousands") and options["thousands"] == options.get("decimal", "."):
+        mark = options["thousands"]
+        raise KpiError(f"mapping: {where}: decimal and thousands are both {mark!r}. Name both, such as ',' and '.'.")
 
 
 def _known(name: str, known: Any, what: str) -> None:
@@ -417,6 +453,7 @@ def _text_as_date(text: ir.StringValue, options: dict[str, Any]) -> tuple[Any, A
     typed = read[0]
     if len(read) > 1:
         typed = (ibis.least(*read) == ibis.greatest(*read)).ifelse(ibis.least(*read), ibis.null("date"))
+    typed = (typed.year() >= 1900).ifelse(typed, ibis.null("date"))  # 17/2/26 is not the year 26
     return typed, text, " / ".join(forms if options.get("date_format") else forms[:1])
 
 

@@ -1,0 +1,734 @@
+"""`kpi_helpers.plans` and `kpi_helpers.pacing`: from a forecast to graded targets, a plan, a pace and an answer."""
+
+import html
+import math
+import re
+from datetime import date, timedelta
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
+
+from kpi_helpers import kpis, simulate, sources
+from kpi_helpers.errors import KpiError
+from kpi_helpers.pacing import STATUSES, pace, watch
+from kpi_helpers.plans import allocate_plan, answer, grade_outlooks, outlook, outlook_channels
+from kpi_helpers.result import HTML_MIME, JSON_MIME, MINUS, TONES, say
+from kpi_helpers.targets import GRADES, rank
+
+AS_OF = date(2026, 11, 21)
+# kpi_baselines.md §7, G4: a year of 120,000 by month, and the first quarter of the next
+G4_MONTHS = [9000, 6000, 9000, 10000, 10000, 10000, 10000, 10000, 10500, 11000, 11500, 13000]
+G4_ACTUALS = [9100, 5600, 9400]
+
+
+def table_of(folder, rows, ids, *, period="day", **options):
+    """Table of KPIs from rows of `channel_daily`, by way of a CSV file."""
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / "channel_daily.csv", index=False)
+    source = sources.connect(folder, {"channel_daily": {"period": period}})
+    return kpis.compute(source, ids, **{"grain": period} | options)
+
+
+def monthly_orders(folder, begin, values):
+    """Table of orders by month; None is a month that is not known."""
+    months = pd.date_range(begin, periods=len(values), freq="MS")
+    return table_of(folder, {"date": months, "channel": "Shop", "orders": values}, ["orders"], period="month")
+
+
+@pytest.fixture(scope="module")
+def daily():
+    return simulate.channel_daily()
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory):
+    return sources.connect(simulate.write(tmp_path_factory.mktemp("company") / "demo"))
+
+
+@pytest.fixture(scope="module")
+def values(company):
+    return kpis.compute(company, ["revenue", "orders", "sessions"], confidence=0.9)
+
+
+@pytest.fixture(scope="module")
+def by_grain(company):
+    return {grain: kpis.compute(company, ["orders"], grain=grain) for grain in ("day", "week", "month")}
+
+
+@pytest.fixture(scope="module")
+def by_channel(company):
+    return kpis.compute(company, ["revenue", "orders"], by="channel", confidence=0.9)
+
+
+@pytest.fixture(scope="module")
+def whole(values):
+    return outlook(values, "orders", as_of=AS_OF)
+
+
+@pytest.fixture(scope="module")
+def channels(by_channel):
+    return outlook_channels(by_channel, "orders", as_of=AS_OF)
+
+
+def weekly(daily, column, channel=None):
+    """Sums by Monday with pandas alone; NaN for a week with an unknown or missing day."""
+    rows = daily if channel is None else daily[daily["channel"] == channel]
+    days = rows.groupby("date")[column].agg(lambda s: s.astype(float).sum(skipna=False))
+    monday = days.index - pd.to_timedelta(days.index.day_of_week, unit="D")
+    return days.groupby(monday).agg(lambda s: s.sum(skipna=False) if len(s) == 7 else np.nan)
+
+
+def shown(page):
+    """What a reader sees or hears: text and labels without tags."""
+    labels = re.findall(r'(?:aria-label|alt)="([^"]*)"', page)
+    text = re.sub(r"<[^>]+>", " ", page)
+    return html.unescape(" ".join([text, *labels])).replace("\u00a0", " ")
+
+
+def cells(page):
+    """Rows of the last table of a page, as text."""
+    body = page[page.rindex("<table") : page.rindex("</table>") + 8]
+    root = ElementTree.fromstring(body)
+    return [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")]
+
+
+def as_number(text):
+    """A number as English readers write it."""
+    return float(text.replace(",", "").replace(MINUS, "-"))
+
+
+# --- outlook ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("months", [1, 3])
+@pytest.mark.parametrize("grain", ["day", "week", "month"])
+@pytest.mark.parametrize(
+    "as_of", [date(2026, 11, 21), date(2026, 11, 1), date(2026, 10, 31), date(2026, 10, 30), date(2026, 2, 28)]
+)
+def test_a_plan_holds_the_periods_that_begin_in_the_whole_months_after(by_grain, as_of, grain, months):
+    first = pd.Timestamp(as_of) + pd.offsets.MonthBegin(1)  # the day after a month's end is a month's first
+    last = first + pd.offsets.MonthBegin(months) - pd.Timedelta(days=1)
+    expected = pd.date_range(first, last, freq={"day": "D", "week": "W-MON", "month": "MS"}[grain])
+
+    told = outlook(by_grain[grain], "orders", as_of=as_of, months=months)
+
+    assert list(told.period_at) == [at.date() for at in expected]
+    assert len(told.expected) == len(told.last_year) == len(expected)
+    assert max(told.history_at) <= as_of
+
+
+@pytest.mark.parametrize(("column", "scale"), [("orders", 1), ("revenue", 1)])
+def test_the_reference_is_last_years_same_periods(daily, values, column, scale):
+    told = outlook(values, column, as_of=AS_OF)
+    by_week = weekly(daily, column)
+    before = [by_week[pd.Timestamp(at) - pd.Timedelta(weeks=52)] for at in told.period_at]
+
+    assert told.last_year == pytest.approx(before, rel=1e-12)
+    assert told.reference == pytest.approx(sum(before), rel=1e-12)
+    assert told.change == pytest.approx(told.total / sum(before) - 1, rel=1e-12)
+
+
+def test_the_reference_of_a_channel_is_its_own(daily, by_channel):
+    told = outlook(by_channel, "orders", segment="Zalo OA", as_of=AS_OF)
+    by_week = weekly(daily, "orders", "Zalo OA")
+
+    assert told.reference == sum(by_week[pd.Timestamp(at) - pd.Timedelta(weeks=52)] for at in told.period_at)
+    assert told.segment == "Zalo OA"
+
+
+def test_the_outlook_is_the_seasonal_naive_forecast_of_the_complete_weeks(daily, whole):
+    # independent: latest complete week begins on 9 November; the plan begins with the fourth week after it
+    y = weekly(daily, "orders")[: pd.Timestamp(2026, 11, 9)].dropna()
+    change = y.diff(52)
+    steps = [(pd.Timestamp(at) - y.index[-1]).days // 7 for at in whole.period_at]
+    naive = [y.iloc[len(y) - 1 + h - 52] + change.mean() for h in steps]
+    paths = pd.concat([change.shift(-h) for h in range(1, steps[-1] + 1)], axis=1).dropna().iloc[:, steps[0] - 1 :]
+    sums = paths.sum(axis=1)
+
+    assert steps == list(range(4, 16))
+    assert whole.expected == pytest.approx(naive, rel=1e-12)
+    assert whole.total == pytest.approx(sum(naive), rel=1e-12)
+    assert whole.total_sd == pytest.approx(sums.std(ddof=1), rel=1e-9)
+    low, high = (sum(naive) + (sums - sums.mean()).quantile(q) for q in (0.05, 0.95))
+    assert (whole.total_low, whole.total_high) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_the_running_week_does_not_count_until_it_is_over(values):
+    saturday, sunday = (outlook(values, "orders", as_of=date(2026, 11, day)) for day in (14, 15))
+
+    assert max(saturday.history_at) == date(2026, 11, 2)
+    assert max(sunday.history_at) == date(2026, 11, 9)
+
+
+def test_what_comes_after_the_day_is_not_known_to_the_outlook(company, values):
+    early = date(2026, 9, 30)
+    cut = kpis.compute(company, ["orders"], until=early)
+
+    assert outlook(values, "orders", as_of=early).to_json() == outlook(cut, "orders", as_of=early).to_json()
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_an_unknown_last_year_is_not_called_unchanged(tmp_path, language):
+    # ten months of history: nothing of last year's same months is known, so nothing can be said against it
+    noisy = 1000 + 50 * np.random.default_rng(1).standard_normal(10).round(2)
+    told = outlook(monthly_orders(tmp_path / "a", "2026-01-01", noisy), "orders", as_of=date(2026, 10, 31))
+
+    assert np.isnan(told.last_year).all()
+    assert told.reference == told.total
+    for text in (told.sentence(language), told.title(language), shown(told.html(language))):
+        assert re.findall(r"\b0[.,]0%", text) == []
+        assert say("outlook.flat", language, name="")[2:] not in text
+
+
+def test_a_ratio_a_short_history_and_an_early_day_are_refused_with_the_reason(company, values, tmp_path):
+    short = monthly_orders(tmp_path / "a", "2026-01-01", [5, 6, 7])
+    rates = kpis.compute(company, ["aov"])
+
+    with pytest.raises(KpiError, match=r"aov is a ratio; a plan is made for sums"):
+        outlook(rates, "aov", as_of=AS_OF)
+    with pytest.raises(KpiError, match=r"cannot be computed, because 3 known values.*Use a longer history"):
+        outlook(short, "orders", as_of=date(2026, 3, 31))
+    with pytest.raises(KpiError, match=r"orders of all channels has no complete period up to 2024-11-05"):
+        outlook(values, "orders", as_of=date(2024, 11, 5))
+
+
+def test_a_channel_without_an_outlook_keeps_its_place_with_the_reason(tmp_path):
+    months = pd.date_range("2024-01-01", periods=30, freq="MS")
+    old = pd.DataFrame({"date": months, "channel": "Shop", "orders": np.arange(30) * 7 % 40 + 60})
+    new = pd.DataFrame({"date": months[-2:], "channel": "Kiosk", "orders": [4000, 5000]})
+    table = table_of(tmp_path / "a", pd.concat([old, new]), ["orders"], period="month", by="channel")
+
+    told = outlook_channels(table, "orders", as_of=date(2026, 6, 30), confidence=0.8)
+    graded = grade_outlooks(told, [0.1])
+
+    assert [o.segment for o in told] == ["Kiosk", "Shop"]
+    assert "cannot be computed" in told[0].reason
+    assert told[1].reason == ""
+    assert {o.confidence for o in told} == {0.8}
+    assert graded.grade[0] == "not enough data"
+    assert graded.grade[1] in TONES
+    for language in ("en", "vi"):
+        assert told[0].reason in shown(told[0].html(language))
+
+
+# --- targets ----------------------------------------------------------------------------------------------
+
+
+def test_odds_are_those_of_a_normal_total(whole, channels):
+    uplifts = [-0.05, 0.0, 0.10, 0.15, 0.20]
+    told = [whole, *channels]
+
+    graded = grade_outlooks(told, uplifts)
+
+    targets = [o.reference * (1 + u) for o in told for u in uplifts]
+    chances = [norm.sf(o.reference * (1 + u), o.total, o.total_sd) for o in told for u in uplifts]
+    assert graded.target == pytest.approx(targets, rel=1e-12)
+    assert graded.probability == pytest.approx(chances, rel=1e-9)
+    assert graded.grade == tuple(rank(p, GRADES) for p in chances)
+    assert graded.segment == tuple(o.segment for o in told for _u in uplifts)
+    assert graded.uplift == tuple(uplifts) * len(told)
+
+
+def test_a_history_without_an_error_has_no_odds(tmp_path):
+    table = monthly_orders(tmp_path / "a", "2023-01-01", [*range(1, 13)] * 3)
+    told = outlook(table, "orders", as_of=date(2025, 12, 31))
+
+    graded = grade_outlooks([told], [0.1, 0.2])
+
+    assert told.total_sd == 0
+    assert graded.grade == ("not enough data",) * 2
+    assert np.isnan(graded.probability).all()
+    assert [row["probability"] for row in graded.to_json()["rows"]] == [None, None]
+
+
+def test_nothing_to_grade_is_refused():
+    with pytest.raises(KpiError, match=r"no outlook to grade\. Choose a KPI"):
+        grade_outlooks([], [0.1])
+
+
+@pytest.mark.parametrize(
+    "chance", [0.4999, 0.4951, 0.5, 0.5001, 0.1999, 0.1951, 0.2, 0.0499, 0.0451, 0.05, 0.0099, 0.01]
+)
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_the_rounded_chance_never_contradicts_the_grade(whole, chance, language):
+    # rule 9 of the look: grade on the full number; if the rounded one sits on a bound, show one more digit
+    uplift = norm.isf(chance + 1e-9, whole.total, whole.total_sd) / whole.reference - 1
+    graded = grade_outlooks([whole], [uplift])
+    grade = rank(chance + 1e-9, GRADES)
+    assert graded.grade == (grade,)
+
+    (in_the_table,) = re.findall(r"<b>(.*?)</b>", graded.html(language))
+    in_the_headline = re.findall(r"[<>]?[\d.,]+%", answer(graded, whole, as_of=AS_OF).sentence(language))[-1]
+
+    for text in (html.unescape(in_the_table), in_the_headline):
+        read = float(text.strip("<>%").replace(",", ".")) / 100 - (0.005 if "<" in text else 0)
+        assert rank(round(read, 9), GRADES) == grade, text
+
+
+# --- plan -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uplift", [-0.05, 0.0, 0.1, 0.15])
+@pytest.mark.parametrize("column", ["orders", "revenue"])
+def test_the_plan_adds_up_to_the_target_exactly(values, by_channel, column, uplift):
+    whole = outlook(values, column, as_of=AS_OF)
+    channels = outlook_channels(by_channel, column, as_of=AS_OF)
+
+    plan = allocate_plan(whole, channels, uplift)
+
+    frame = plan.to_frame()
+    months = [date(2026, 12, 1), date(2027, 1, 1), date(2027, 2, 1)]
+    assert plan.total == sum(plan.target) == round(whole.reference * (1 + uplift))
+    assert all(isinstance(part, int) for part in plan.target)
+    assert sorted(set(plan.month_at)) == months
+    assert set(plan.channel) == set(simulate.CHANNELS)
+    assert len(frame) == len(months) * len(simulate.CHANNELS)
+    assert frame.groupby("month_at")["target"].sum().sum() == plan.total
+    assert frame.groupby("channel")["target"].sum().sum() == plan.total
+
+
+def test_each_cell_of_the_plan_has_its_share_of_the_outlook(whole, channels):
+    plan = allocate_plan(whole, channels, 0.10)
+    expected = pd.Series(
+        [value for o in channels for value in o.expected],
+        index=pd.MultiIndex.from_tuples([(o.segment, at.replace(day=1)) for o in channels for at in o.period_at]),
+    )
+    share = expected.groupby(level=[0, 1]).sum() / expected.sum()
+
+    for channel, month, target in zip(plan.channel, plan.month_at, plan.target, strict=True):
+        assert abs(target - plan.total * share[channel, month]) < 1
+
+
+@pytest.mark.parametrize("column", ["orders", "revenue"])
+def test_the_plan_that_is_printed_adds_up_too(values, by_channel, column):
+    # a manager who adds the rows and columns of the page finds its totals
+    whole = outlook(values, column, as_of=AS_OF)
+    plan = allocate_plan(whole, outlook_channels(by_channel, column, as_of=AS_OF), 0.10)
+
+    head, *rows = cells(plan.html("en"))
+    grid = np.array([[as_number(text) for text in row[1:]] for row in rows]).round(6)
+
+    assert head[1:4] == ["Dec 2026", "Jan 2027", "Feb 2027"]
+    assert grid[:, :-1].sum(axis=1) == pytest.approx(grid[:, -1], abs=1e-6)
+    assert grid[:-1].sum(axis=0) == pytest.approx(grid[-1], abs=1e-6)
+    assert (np.diff(grid[:-1, -1]) <= 0).all()  # the largest channel first
+
+
+def test_a_channel_heading_below_zero_is_asked_for_nothing(whole):
+    rising, falling = (
+        outlook_like(whole, segment=name, expected=tuple(sign * v for v in whole.expected))
+        for name, sign in (("up", 1), ("down", -1))
+    )
+
+    plan = allocate_plan(whole, [rising, falling], 0.10)
+
+    assert plan.to_frame().groupby("channel")["target"].sum().to_dict() == {"up": plan.total, "down": 0}
+
+
+def outlook_like(whole, **changed):
+    """The same outlook with other fields."""
+    return type(whole)(**{name: getattr(whole, name) for name in whole.__dataclass_fields__} | changed)
+
+
+# --- pace -------------------------------------------------------------------------------------------------
+
+
+def test_pace_matches_golden_g4(tmp_path):
+    table = monthly_orders(tmp_path / "a", "2025-01-01", [*G4_MONTHS, *G4_ACTUALS])
+
+    told = pace(table, ["orders"], as_of=date(2026, 3, 31), uplift=0.0)
+
+    assert (told.actual, told.target, told.last_year) == ((24_100,), (120_000,), (120_000,))
+    assert told.actual[0] / 24_000 == pytest.approx(1.00416667, rel=1e-8)
+    assert told.projected == pytest.approx([120_500], rel=1e-12)
+    assert told.remaining_factor == pytest.approx([0.99895833], rel=1e-8)
+
+
+@pytest.mark.parametrize("column", ["orders", "sessions"])
+def test_pace_matches_an_independent_computation(daily, values, column):
+    y = weekly(daily, column)[: pd.Timestamp(2026, 11, 9)]
+    year = pd.date_range("2026-01-01", "2026-12-31", freq="W-MON")
+    season = y.reindex(year - pd.Timedelta(weeks=52)).set_axis(year)
+    done = y.reindex(year).loc[: y.index[-1]]
+    known = done.notna()  # the week of the tracking gap is not among the sessions
+    projected = done.sum() * season.sum() / season[done.index][known].sum()
+    ahead = len(year) - len(done)
+    windows = y.diff(52).rolling(ahead).sum().dropna()  # what each past stretch of that length differed by
+    target = season.sum() * 1.05
+
+    told = pace(values, [column], as_of=AS_OF, uplift=0.05).to_frame().iloc[0]
+
+    assert known.sum() == len(done) - (column == "sessions")
+    assert (len(year), ahead, told["year"]) == (52, 7, 2026)
+    assert told["actual"] == done.sum()
+    assert told["last_year"] == season.sum()
+    assert told["target"] == pytest.approx(target, rel=1e-12)
+    assert told["projected"] == pytest.approx(projected, rel=1e-12)
+    share = season[done.index].sum() / season.sum()
+    assert told["remaining_factor"] == pytest.approx((target - done.sum()) / (target * (1 - share)), rel=1e-9)
+    assert told["probability"] == pytest.approx(norm.sf(target, projected, windows.std(ddof=1)), rel=1e-9)
+    low, high = (projected + (windows - windows.mean()).quantile(q) for q in (0.05, 0.95))
+    assert (told["projected_low"], told["projected_high"]) == pytest.approx((low, high), rel=1e-9)
+    assert told["status"] == rank(told["probability"], STATUSES)
+
+
+@pytest.mark.parametrize(
+    ("chance", "status"),
+    [
+        (1.0, "on track"), (0.8, "on track"), (np.nextafter(0.8, 0), "too close to call"),
+        (0.4, "too close to call"), (np.nextafter(0.4, 0), "at risk"), (0.1, "at risk"),
+        (np.nextafter(0.1, 0), "behind"), (0.0, "behind"),
+    ],
+)  # fmt: skip
+def test_a_bound_belongs_to_the_better_status(chance, status):
+    assert rank(chance, STATUSES) == status
+
+
+@pytest.mark.parametrize(
+    ("chance", "status"),
+    [(0.81, "on track"), (0.79, "too close to call"), (0.41, "too close to call"), (0.39, "at risk"),
+     (0.11, "at risk"), (0.09, "behind")],
+)  # fmt: skip
+def test_the_status_of_a_year_follows_its_odds(values, chance, status):
+    assert uplift_of(values, chance).status == (status,)
+
+
+@pytest.mark.parametrize("chance", [0.7999, 0.7951, 0.8, 0.3999, 0.3951, 0.0999, 0.0951, 0.1])
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_the_rounded_chance_never_contradicts_the_status(values, chance, language):
+    told = uplift_of(values, chance + 1e-9)
+    status = rank(chance + 1e-9, STATUSES)
+    assert told.status == (status,)
+
+    said = re.findall(r"[<>]?[\d.,]+%", told.sentence(language))[-1]
+    in_the_tile = re.findall(r"<dd>([<>&;\w.,]+%)</dd>", told.html(language))[-1]
+
+    for text in (said, in_the_tile):
+        assert rank(round(float(text.strip("%").replace(",", ".")) / 100, 9), STATUSES) == status, text
+
+
+def uplift_of(values, chance):
+    """Pace of the orders against the target that has this chance."""
+    last_year, projected = (
+        getattr(pace(values, ["orders"], as_of=AS_OF, uplift=0.0), field)[0] for field in ("last_year", "projected")
+    )
+    near = pace(values, ["orders"], as_of=AS_OF, uplift=projected / last_year * 1.005 - 1)
+    sd = (near.target[0] - projected) / norm.isf(near.probability[0])
+    return pace(values, ["orders"], as_of=AS_OF, uplift=(projected + sd * norm.isf(chance)) / last_year - 1)
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_without_last_year_there_is_not_enough_data(tmp_path, language):
+    table = monthly_orders(tmp_path / "a", "2025-06-01", [100, 120, 90, 110, 130, 95, 105, 125, 99, 111])
+
+    told = pace(table, ["orders"], as_of=date(2026, 3, 31), uplift=0.1)
+
+    assert told.status == ("not enough data",)
+    assert told.actual == (125 + 99 + 111,)
+    assert np.isnan([told.projected, told.target, told.probability, told.remaining_factor]).all()
+    assert told.to_json()["rows"][0]["probability"] is None
+    assert say("status.not enough data", language) in shown(told.html(language))
+    assert "nan" not in shown(told.html(language)) + told.sentence(language)
+
+
+def test_four_fifths_of_last_year_are_enough(tmp_path):
+    rng = np.random.default_rng(3)
+    year = (1000 + 100 * rng.standard_normal(12)).round()
+    ten, nine = ([*np.where(np.arange(12) < missing, np.nan, year), *year[:3]] for missing in (2, 3))
+
+    enough, short = (
+        pace(monthly_orders(tmp_path / name, "2025-01-01", history), ["orders"], as_of=date(2026, 3, 31), uplift=0.0)
+        for name, history in (("ten", ten), ("nine", nine))
+    )
+
+    assert short.status == ("not enough data",)
+    assert math.isfinite(enough.projected[0])
+
+
+def test_a_year_that_is_over_was_met_or_not(tmp_path):
+    history = [*G4_MONTHS, *G4_MONTHS, *G4_MONTHS]
+
+    table = monthly_orders(tmp_path / "a", "2024-01-01", history)
+    met, missed = (pace(table, ["orders"], as_of=date(2026, 12, 31), uplift=u) for u in (0.0, 0.001))
+
+    assert met.actual == met.projected == met.projected_low == met.projected_high == (120_000,)
+    assert (met.probability, met.status) == ((1.0,), ("on track",))
+    assert (missed.probability, missed.status) == ((0.0,), ("behind",))
+
+
+def test_the_first_days_of_a_year_have_no_pace(values):
+    told = pace(values, ["orders"], as_of=date(2026, 1, 4), uplift=0.1)
+
+    assert (told.actual, told.status) == ((0.0,), ("not enough data",))
+
+
+# --- watch ------------------------------------------------------------------------------------------------
+
+
+def totals(folder, rows, ids, **options):
+    """Table of totals by channel."""
+    return table_of(folder, rows, ids, period="day", grain="total", by="channel", **options)
+
+
+def test_only_intervals_that_do_not_overlap_are_flagged(tmp_path):
+    rng = np.random.default_rng(11)
+    names = [f"Channel {i:02}" for i in range(60)]
+    sessions = rng.integers(2000, 60_000, (2, 60))
+    orders = rng.binomial(sessions, rng.uniform(0.02, 0.026, (2, 60)))
+    was, now = (
+        totals(tmp_path / name, {"date": "2026-01-05", "channel": names, "orders": o, "sessions": s},
+               ["order_rate_session", "orders"], confidence=0.9)
+        for name, o, s in zip(("was", "now"), orders, sessions, strict=True)
+    )  # fmt: skip
+    low, high = proportion_confint(orders, sessions, alpha=0.1, method="wilson")
+    clear = (low[1] > high[0]) | (high[1] < low[0])
+
+    flagged = watch(now, was)
+
+    assert 5 < clear.sum() < 55  # the example has both
+    assert set(flagged.segment) == {name for name, moved in zip(names, clear, strict=True) if moved}
+    assert set(flagged.kpi) == {"order_rate_session"}  # a sum was counted: it is left to the pace
+    rates = orders / sessions
+    for name, better, before, after in zip(flagged.segment, flagged.better, flagged.before, flagged.now, strict=True):
+        assert (before, after) == pytest.approx(rates[:, names.index(name)])
+        assert better == (after > before)
+    sizes = np.abs(np.log(np.array(flagged.now) / np.array(flagged.before)))
+    assert (np.diff(sizes) <= 1e-12).all()  # the largest first
+
+
+def test_lower_is_better_turns_the_verdict(tmp_path):
+    def month(spend, unsubscribes):
+        days = pd.date_range("2026-01-05", periods=10)
+        rows = {
+            "date": days,
+            "channel": "Email",
+            "spend": spend * np.arange(99, 109),
+            "clicks": 10 * np.arange(99, 109),
+        }
+        sent = {"sent": 10_000, "hard_bounces": 0, "soft_bounces": 0, "unsubscribes": unsubscribes}
+        return pd.DataFrame(rows | sent | {"orders": 50, "sessions": 1000, "pageviews": 10 * spend * np.arange(10)})
+
+    ids = ["cpc", "unsub_rate", "order_rate_session", "pages_per_session"]
+    cheap, dear = (totals(tmp_path / n, month(*m), ids) for n, m in (("cheap", (20, 10)), ("dear", (30, 40))))
+
+    dearer, cheaper = watch(dear, cheap), watch(cheap, dear)
+
+    assert set(dearer.kpi) == set(cheaper.kpi) == {"cpc", "unsub_rate"}  # pages per session has no better
+    assert set(dearer.better) == {False}
+    assert set(cheaper.better) == {True}
+    assert dict(zip(dearer.kpi, dearer.now, strict=True)) == pytest.approx({"cpc": 3.0, "unsub_rate": 0.004})
+    for language in ("en", "vi"):
+        assert shown(dearer.html(language)).count(say("watch.worse", language)) >= 2
+        assert shown(cheaper.html(language)).count(say("watch.better", language)) >= 2
+
+
+def test_nothing_moved_against_itself(company):
+    table = kpis.compute(company, ["order_rate_session", "cpc"], by="channel", grain="total")
+
+    flagged = watch(table, table)
+
+    assert flagged.kpi == ()
+    for language in ("en", "vi"):
+        assert flagged.sentence(language) == say("watch.none", language)
+        assert flagged.sentence(language) in flagged.html(language)
+
+
+def test_a_channel_that_is_new_is_no_change(tmp_path):
+    rows = {"date": "2026-01-05", "orders": 50, "sessions": 1000}
+
+    was = totals(tmp_path / "was", rows | {"channel": ["Shop"]}, ["order_rate_session"])
+    now = totals(tmp_path / "now", rows | {"channel": ["Kiosk", "Shop"]}, ["order_rate_session"])
+
+    assert watch(now, was).kpi == ()
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 400), (400, 0)])
+def test_a_rate_from_or_to_nothing_is_told(tmp_path, before, after):
+    def month(unsubscribes):
+        rows = {"date": "2026-01-05", "channel": ["Email", "Zalo OA"], "sent": 100_000, "hard_bounces": 0}
+        return pd.DataFrame(rows | {"soft_bounces": 0, "unsubscribes": [unsubscribes, 0]})
+
+    was, now = (totals(tmp_path / f"{n}", month(n), ["unsub_rate"]) for n in (before, after))
+
+    flagged = watch(now, was)
+
+    assert (flagged.segment, flagged.better) == (("Email",), (after == 0,))
+    for language in ("en", "vi"):
+        text = shown(flagged.html(language))
+        assert say("watch.better" if after == 0 else "watch.worse", language) in text
+        assert "inf" not in text
+        assert "nan" not in text
+
+
+# --- answer -----------------------------------------------------------------------------------------------
+
+
+def answered(whole, uplifts):
+    """The answer about one outlook."""
+    return answer(grade_outlooks([whole], uplifts), whole, as_of=AS_OF)
+
+
+@pytest.mark.parametrize(("language", "noun"), [("en", "orders"), ("vi", "số đơn hàng")])
+def test_the_answer_commits_to_the_largest_safe_target(whole, language, noun):
+    odds = dict(zip([0.02, 0.04, 0.5], grade_outlooks([whole], [0.02, 0.04, 0.5]).probability, strict=True))
+    assert odds[0.02] > odds[0.04] > 0.5 > odds[0.5]
+
+    told = answered(whole, [0.5, 0.02, 0.04])
+    first, second = re.findall(r"<span class=\"sentence\">(.*?)</span>", told.html(language))
+
+    assert (told.uplift, told.grade) == (0.04, "safe")
+    assert told.probability == pytest.approx(odds[0.04])
+    assert told.target == pytest.approx(whole.reference * 1.04)
+    assert "4%" in first
+    assert noun in first
+    assert f"{odds[0.04]:.0%}" in first
+    assert "50%" in second
+    assert "&lt;1%" in second
+    assert told.sentence(language) == html.unescape(f"{first} {second}")
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_the_only_target_needs_no_second_sentence(whole, language):
+    assert answered(whole, [0.04]).html(language).count('class="sentence"') == 1
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+@pytest.mark.parametrize("grade", ["stretch", "ambitious", "unrealistic"])
+def test_without_a_safe_target_the_answer_says_how_unlikely_the_smallest_is(whole, grade, language):
+    chance = {"stretch": 0.35, "ambitious": 0.12, "unrealistic": 0.03}[grade]
+    uplift = norm.isf(chance, whole.total, whole.total_sd) / whole.reference - 1
+
+    told = answered(whole, [2.0, uplift])
+
+    assert (told.grade, told.uplift) == (grade, pytest.approx(uplift))
+    assert say(f"status.{grade}", language).lower() in told.sentence(language)
+    assert f"{chance:.0%}" in told.sentence(language)
+    assert say("answer.safe", "en", uplift="", name="", chance="")[:9] not in told.sentence("en")
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_without_odds_the_answer_says_that_none_can_be_given(tmp_path, language):
+    table = monthly_orders(tmp_path / "a", "2023-01-01", [*range(1, 13)] * 3)
+    whole = outlook(table, "orders", as_of=date(2025, 12, 31))
+
+    told = answer(grade_outlooks([whole], [0.1, 0.2]), whole, as_of=date(2025, 12, 31))
+
+    assert told.grade == "not enough data"
+    assert "%" not in told.sentence(language)
+    assert "nan" not in shown(told.html(language))
+    assert kpis.kpi("orders").name[language].lower() in told.sentence(language)
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_the_answer_names_its_interval_its_days_and_its_date(whole, language):
+    page = shown(answered(whole, [0.04, 0.1]).html(language))
+    told = whole.told(language)
+
+    dates = {"en": ["21 Nov 2026", "7 Dec 2026", "22 Feb 2027"], "vi": ["21/11/2026", "07/12/2026", "22/02/2027"]}
+    for text in [*dates[language], told["total"], told["low"], told["high"], told["change"], "90%"]:
+        assert text.replace("\u00a0", " ") in page
+
+
+@pytest.mark.parametrize(("language", "written"), [("en", "12.5%"), ("vi", "12,5%")])
+def test_a_target_is_named_as_it_was_graded(values, whole, channels, language, written):
+    # 12.5% rounded to 13% would commit to another target than the one with these odds
+    graded = grade_outlooks([whole], [0.125])
+
+    assert written in answer(graded, whole, as_of=AS_OF).sentence(language)
+    assert written in shown(graded.html(language))
+    assert written in allocate_plan(whole, channels, 0.125).sentence(language)
+    assert written in pace(values, ["orders"], as_of=AS_OF, uplift=0.125).sentence(language)
+
+
+def test_a_safe_fall_is_not_called_more(whole):
+    told = answered(whole, [-0.05])
+
+    assert told.grade == "safe"
+    assert f"{MINUS}5% more" not in told.sentence("en")
+    assert f"tăng {MINUS}5%" not in told.sentence("vi")
+
+
+# --- both languages, and no status by colour alone --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def everything(company, values, by_channel):
+    """One of each result that a report shows."""
+    whole = outlook(values, "revenue", as_of=AS_OF)
+    channels = outlook_channels(by_channel, "revenue", as_of=AS_OF)
+    graded = grade_outlooks([whole, outlook(values, "orders", as_of=AS_OF), *channels], [-0.2, 0.1, 0.2, 0.5])
+    year = timedelta(days=364)
+    rates = ["aov", "order_rate_session", "cpc", "ctr_ad", "open_rate"]
+    now, before = (
+        kpis.compute(company, rates, by="channel", grain="total", until=day, since=day - timedelta(days=27))
+        for day in (AS_OF, AS_OF - year)
+    )
+    results = {
+        "outlook": whole,
+        "graded": graded,
+        "plan": allocate_plan(whole, channels, 0.1),
+        "pace": pace(values, ["revenue", "orders", "sessions"], as_of=AS_OF, uplift=0.1),
+        "watch": watch(now, before),
+        "answer": answer(graded, whole, as_of=AS_OF),
+    }
+    return {name: (result, result._repr_mimebundle_()) for name, result in results.items()}
+
+
+RESULTS = pytest.mark.parametrize("name", ["outlook", "graded", "plan", "pace", "watch", "answer"])
+NAMES = {"Organic", "search", "Paid", "social", "Email", "Zalo", "Affiliate", "Direct"}  # channels keep theirs
+
+
+@RESULTS
+def test_each_result_speaks_both_languages(everything, name):
+    _result, bundle = everything[name]
+    words = {lang: set(re.findall(r"[^\W\d_]{4,}", shown(bundle[HTML_MIME][lang]))) for lang in ("en", "vi")}
+
+    assert len(words["en"] - NAMES) >= 4
+    assert len(words["vi"] - NAMES) >= 2
+    assert words["en"] & words["vi"] <= NAMES
+    assert bundle[JSON_MIME]["sentence"]["en"] != bundle[JSON_MIME]["sentence"]["vi"]
+    for word in words["en"]:
+        assert word.isascii(), word  # no Vietnamese in the English page
+
+
+@RESULTS
+def test_vietnamese_numbers_are_written_the_vietnamese_way(everything, name):
+    text = shown(everything[name][1][HTML_MIME]["vi"])
+
+    assert re.findall(r"\d,\d{3}(?!\d)|\d\.\d{1,2}(?!\d)", text) == []  # 1,234 and 3.5 are English
+
+
+@RESULTS
+def test_each_result_says_no_nan_and_each_row_is_json(everything, name):
+    result, bundle = everything[name]
+
+    assert re.findall(r"\bnan\b|\binf\b|None", shown(" ".join(bundle[HTML_MIME].values()))) == []
+    assert len(result.to_json()["rows"]) == len(result.to_frame())
+
+
+@RESULTS
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_no_status_is_shown_by_colour_alone(everything, name, language):
+    page = everything[name][1][HTML_MIME][language]
+    words = {say(f"status.{status}", language): tone for status, tone in TONES.items()}
+
+    pills = re.findall(r'<span class="pill (\w+)">(.*?)</span>', page)
+    coloured = re.findall(rf'class="[^"]*\b({"|".join(set(TONES.values()))})\b', page)
+
+    assert (len(pills) > 0) == (name in ("graded", "pace"))
+    for tone, inside in pills:
+        icon, word = re.fullmatch(r'<svg.*?href="#i-(\w+)".*?</svg>(.+)', inside).groups()
+        assert (icon, words[word]) == (tone, tone)
+    # the only other coloured thing is the bar of a chance, which stands beside a pill of the same tone
+    assert len(coloured) == len(pills) + page.count('class="odds ')
+
+
+@RESULTS
+def test_the_same_result_is_the_same_bytes(everything, name):
+    result, bundle = everything[name]
+
+    assert result.html("vi") == bundle[HTML_MIME]["vi"]
