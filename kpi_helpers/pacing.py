@@ -13,6 +13,7 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.baselines import SEASONS, forecast
 from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
+from kpi_helpers.result import uplift as written
 from kpi_helpers.stats import chance_above
 from kpi_helpers.targets import project, rank
 
@@ -59,14 +60,14 @@ class Pace(Result):
         kind = "sentence" if math.isfinite(self.probability[0]) else "unknown"
         return say(
             f"pace.{kind}", language, name=kpis.kpi(self.kpi[0]).name[language], year=self.year,
-            uplift=percent(self.uplift, language, decimals=0, sign=True),
+            uplift=written(self.uplift, language),
             status=say(f"status.{self.status[0]}", language).lower(), chance=probability(self.probability[0], language),
         )  # fmt: skip
 
     def html(self, language: str = "en") -> str:
         """One tile a KPI: so far, projection, target, chance, status."""
         tiles = "".join(self._tile(i, language) for i in range(len(self.kpi)))
-        uplift = percent(self.uplift, language, decimals=0, sign=True)
+        uplift = written(self.uplift, language)
         note = say("pace.note", language, year=self.year, before=self.year - 1, uplift=uplift)
         return f'<ul class="strip">{tiles}</ul><p class="strip-note">{html.escape(note)}</p>'
 
@@ -171,7 +172,7 @@ class Watch(Result):
         k = kpis.kpi(self.kpi[i])
         before, now = (measure(v[i], k.unit, language, self.currency) for v in (self.before, self.now))
         between = span(self.now_low[i], self.now_high[i], k.unit, language, self.currency)
-        change = percent(self.now[i] / self.before[i] - 1, language, sign=True)
+        change = percent(self.now[i] / self.before[i] - 1, language, sign=True) if self.before[i] else "–"
         verdict = say("watch.better" if self.better[i] else "watch.worse", language)
         under = f"<small>{html.escape(self.segment[i])}</small>" if self.segment[i] else ""
         return [
@@ -200,7 +201,8 @@ def watch(now: kpis.KpiTable, before: kpis.KpiTable) -> Watch:
     )
     rose, fell = both["value_low"] > both["value_high_was"], both["value_high"] < both["value_low_was"]
     directions = both["kpi"].map(lambda k: kpis.kpi(k).direction)
-    size = np.abs(np.log(both["value"] / both["value_was"]))
+    floor = 1e-12  # a rate that came from or fell to nothing has moved most of all
+    size = np.abs(np.log(both["value"].clip(floor) / both["value_was"].clip(floor)))
     moved = both.assign(better=rose == (directions == "up"), size=size)[(rose | fell) & (directions != "none")]
     moved = moved.sort_values(["size", *keys], ascending=[False, True, True])
     return Watch(

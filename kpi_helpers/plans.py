@@ -27,6 +27,7 @@ from kpi_helpers.result import (
     say,
     span,
     table,
+    uplift,
 )
 from kpi_helpers.targets import allocate, grade_uplifts
 
@@ -77,6 +78,11 @@ class Outlook(Result):
     reason: str = ""
 
     @property
+    def knows_last_year(self) -> bool:
+        """Whether the same periods of last year are all known; else uplifts are put on the forecast."""
+        return bool(self.last_year) and all(map(math.isfinite, self.last_year)) and sum(self.last_year) > 0
+
+    @property
     def change(self) -> float:
         """Expected change against last year, a fraction."""
         return self.total / self.reference - 1
@@ -97,13 +103,15 @@ class Outlook(Result):
 
     def sentence(self, language: str = "en") -> str:
         """Expected total, interval, and change against last year; or why there is none."""
-        kind = "unknown" if self.reason else "sentence"
+        kind = "unknown" if self.reason else "sentence" if self.knows_last_year else "alone"
         return say(f"outlook.{kind}", language, reason=self.reason, **self.told(language))
 
     def title(self, language: str = "en") -> str:
         """The finding; no direction is claimed where the interval holds last year's value."""
         flat = self.total_low <= self.reference <= self.total_high
         kind = "flat" if flat else "rise" if self.change > 0 else "fall"
+        if not self.knows_last_year:
+            kind = "total"
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
     def html(self, language: str = "en") -> str:
@@ -242,7 +250,7 @@ class TargetTable(Result):
 
     def html(self, language: str = "en") -> str:
         """Grid: one row a KPI or channel, one column an uplift."""
-        uplifts = [percent(u, language, decimals=0, sign=True) for u in dict.fromkeys(self.uplift)]
+        uplifts = [uplift(u, language) for u in dict.fromkeys(self.uplift)]
         parts = self.to_frame().groupby(["kpi", "segment"], sort=False)
         return table(
             [*say("target_table.heads", language).split("|"), *uplifts],
@@ -288,7 +296,18 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
         else:
             odds = [(math.nan, "not enough data")] * len(targets)
         rows += [
-            (o.kpi, o.segment, o.reference, o.total, o.total_low, o.total_high, u, t, p, g)
+            (
+                o.kpi,
+                o.segment,
+                o.reference if o.knows_last_year else math.nan,
+                o.total,
+                o.total_low,
+                o.total_high,
+                u,
+                t,
+                p,
+                g,
+            )
             for u, t, (p, g) in zip(uplifts, targets, odds, strict=True)
         ]
     names = ("kpi", "segment", "reference", "expected", "expected_low", "expected_high", "uplift", "target",
@@ -313,7 +332,7 @@ class Plan(Result):
         """The total and its split."""
         k = kpis.kpi(self.kpi)
         return say(
-            "plan.sentence", language, name=k.name[language], uplift=percent(self.uplift, language, sign=True),
+            "plan.sentence", language, name=k.name[language], uplift=uplift(self.uplift, language),
             total=measure(self.total, k.unit, language, self.currency),
         )  # fmt: skip
 
@@ -323,20 +342,25 @@ class Plan(Result):
         grid = grid.assign(total=grid.sum(axis=1)).sort_values("total", ascending=False, kind="stable")
         divisor, unit = _scale(float(grid["total"].sum()), kpis.kpi(self.kpi).unit, self.currency, language)
         decimals = int(divisor > 1)
+        cells = grid.drop(columns="total")
+        step = divisor / 10**decimals  # what is printed must add up as well, so it is rounded by allocation too
+        printed = np.array(allocate(round(self.total / step), cells.to_numpy().ravel())).reshape(cells.shape)
+        printed = np.vstack([printed, printed.sum(axis=0)])
+        printed = np.column_stack([printed, printed.sum(axis=1)]) / 10**decimals
+        names = [*map(html.escape, grid.index), say("channel.all", language)]
         rows = [
-            [html.escape(str(name)), *(number(v / divisor, language, decimals=decimals) for v in row)]
-            for name, row in zip(grid.index, grid.to_numpy(), strict=True)
+            [name, *(number(v, language, decimals=decimals) for v in row)]
+            for name, row in zip(names, printed, strict=True)
         ]
-        sums = [number(v / divisor, language, decimals=decimals) for v in grid.sum()]
-        months = [month(m, language) for m in grid.columns[:-1]]
+        months = [month(m, language) for m in cells.columns]
         heads = [say("channel.heading", language), *months, say("plan.total", language)]
         return table(
-            heads, [*rows, [say("channel.all", language), *sums]], caption=self.sentence(language), kind="tight",
+            heads, rows, caption=self.sentence(language), kind="tight",
             note=say("plan.note", language, unit=unit), total=True, numeric=range(1, len(heads)),
         )  # fmt: skip
 
 
-def allocate_plan(whole: Outlook, channels: Sequence[Outlook], uplift: float) -> Plan:
+def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> Plan:
     """Split the target of `whole` over channels and months in proportion to what each is heading for.
 
     Examples
@@ -353,9 +377,9 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], uplift: float) ->
         for at, value in zip(o.period_at, o.expected, strict=True):
             cell = (o.segment, at.replace(day=1))
             cells[cell] = cells.get(cell, 0.0) + max(value, 0.0)
-    total = round(whole.reference * (1 + uplift))
+    total = round(whole.reference * (1 + share))
     return Plan(
-        kpi=whole.kpi, uplift=uplift, total=total, currency=whole.currency,
+        kpi=whole.kpi, uplift=share, total=total, currency=whole.currency,
         channel=tuple(c for c, _m in cells), month_at=tuple(m for _c, m in cells),
         target=tuple(allocate(total, list(cells.values()))),
     )  # fmt: skip
@@ -402,7 +426,8 @@ class Answer(Result):
         days = {"from_day": day(first, language), "to_day": day(last, language)}
         kicker = say("answer.kicker", language, as_of=day(self.as_of, language),
                      first=month(first, language), last=month(last, language))  # fmt: skip
-        standfirst = say("answer.standfirst", language, **told, **days)
+        against = say("answer.against", language, **told) if o.knows_last_year else ""
+        standfirst = say("answer.standfirst", language, against=against, **told, **days)
         return (
             f'<p class="kicker">{kicker}</p><h1>{self._headline(language)}</h1><p class="standfirst">{standfirst}</p>'
         )
@@ -411,13 +436,15 @@ class Answer(Result):
         told = {
             "name": kpis.kpi(self.kpi).name[language].lower(),
             "grade": say(f"status.{self.grade}", language).lower(),
-            "uplift": percent(self.uplift, language, decimals=0),
+            "uplift": uplift(self.uplift, language, sign=self.uplift < 0),
             "chance": probability(self.probability, language),
-            "top": percent(self.top_uplift, language, decimals=0),
+            "top": uplift(self.top_uplift, language, sign=False),
             "top_chance": probability(self.top_probability, language),
         }
         kinds = {"safe": ["safe"], "not enough data": ["unknown"]}.get(self.grade, ["unsafe"])
-        if self.grade == "safe" and self.top_uplift > self.uplift:
+        if self.uplift <= 0 and self.grade != "not enough data":
+            kinds = ["fall"]
+        if self.grade == "safe" and self.top_uplift > self.uplift > 0:
             kinds.append("top")
         parts = (html.escape(say(f"answer.{kind}", language, **told)) for kind in kinds)
         return " ".join(f'<span class="sentence">{part}</span>' for part in parts)

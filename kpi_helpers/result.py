@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 JSON_MIME = "application/vnd.kpi-helpers.result+json"
 HTML_MIME = "application/vnd.kpi-helpers.html+json"
 LANGUAGES = ("en", "vi")
+#: bounds of grades and statuses, which a rounded chance must not step over
+BOUNDS = ("5%", "10%", "20%", "40%", "50%", "80%")
 NBSP, MINUS = "\u00a0", "\u2212"
 
 
@@ -104,7 +106,22 @@ def probability(chance: float | None, language: str = "en") -> str:
     assert chance is not None
     if chance < 0.01:
         return "<1%"
-    return ">99%" if chance > 0.99 else percent(chance, language, decimals=0)
+    if chance > 0.99:
+        return ">99%"
+    whole = percent(chance, language, decimals=0)
+    if whole in BOUNDS and float(whole[:-1]) / 100 > chance:  # 49.9% is graded below 50%, so it is not shown as 50%
+        whole = f"{int(whole[:-1]) - 1}%"
+    return whole
+
+
+def uplift(share: float, language: str = "en", *, sign: bool = True) -> str:
+    """Write an uplift as it was set: whole percent, or one decimal where it has one.
+
+    >>> uplift(0.1), uplift(0.125, "vi"), uplift(0.1, sign=False)
+    ('+10%', '+12,5%', '10%')
+    """
+    decimals = 0 if math.isclose(share * 100, round(share * 100), abs_tol=0.05) else 1
+    return percent(share, language, decimals=decimals, sign=sign)
 
 
 def money(value: float | None, language: str = "en", currency: str = "VND") -> str:
@@ -253,7 +270,7 @@ class Result:
 
     def html(self, language: str = "en") -> str:
         """HTML of the answer as it stands in a report: its sentence, where it has no table or chart."""
-        return f"<p>{self.sentence(language)}</p>"
+        return f"<p>{html.escape(self.sentence(language))}</p>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         made = {language: self.html(language) for language in LANGUAGES}
@@ -280,10 +297,10 @@ def json_value(value: Any) -> Any:
 def plain(text: str) -> str:
     """Text without tags and with ordinary spaces.
 
-    >>> plain("<b>49,300</b> orders")
-    '49,300 orders'
+    >>> plain("<b>49,300</b> orders, <1%")
+    '49,300 orders, <1%'
     """
-    return html.unescape(re.sub(r"<[^>]+>", "", text)).replace(NBSP, " ")
+    return html.unescape(re.sub(r"</?[a-z][^>]*>", "", text)).replace(NBSP, " ")
 
 
 def dump(data: Any) -> str:

@@ -84,7 +84,7 @@ def channel_daily() -> pd.DataFrame:
     table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
     gap = table["date"].between(pd.Timestamp(TRACKING_GAP[0]), pd.Timestamp(TRACKING_GAP[1]))
     table.loc[gap, ["sessions", "pageviews", "conversions"]] = pd.NA
-    return table
+    return table.astype(dict.fromkeys(_MEASURES, "Int64"))
 
 
 def truth() -> dict[str, object]:
@@ -120,7 +120,8 @@ def write(folder: str | Path) -> Path:
     folder = Path(folder)
     made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     known = folder / "truth.json"
-    if known.exists() and json.loads(known.read_text(encoding="utf-8")).get("made_by") == made_by:
+    complete = known.exists() and (folder / "channel_daily.csv").exists()
+    if complete and json.loads(known.read_text(encoding="utf-8")).get("made_by") == made_by:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
@@ -142,9 +143,7 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
     mood = np.exp(_slow_noise(n, rng, scale=0.05))  # weeks in which a channel does better or worse
     if name == LEVEL_SHIFT[1]:
         mood = mood * np.where(days >= pd.Timestamp(LEVEL_SHIFT[0]), LEVEL_SHIFT[2], 1.0)
-    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(_MEASURES)}).astype(
-        dict.fromkeys(_MEASURES, "Int64")
-    )
+    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(_MEASURES)})
     expected = base * mood
     if name in PAID:
         budget, most, half, per_click, per_impression = PAID[name]

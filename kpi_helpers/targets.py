@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.result import Result, percent, probability, say
+from kpi_helpers.result import Result, probability, say, uplift
 from kpi_helpers.stats import chance_above
 
 #: lowest probability of each grade
@@ -44,7 +44,7 @@ class TargetGrades(Result):
         """Each uplift with its chance and grade."""
         return "; ".join(
             say(
-                "target_grades.row", language, uplift=percent(u, language, decimals=0, sign=True),
+                "target_grades.row", language, uplift=uplift(u, language),
                 chance=probability(p, language), grade=say(f"status.{g}", language).lower(),
             )
             for u, p, g in zip(self.uplift, self.probability, self.grade, strict=True)
@@ -99,6 +99,8 @@ def grade_uplifts(
         spend_growth is None or spend_growth > -1,
         f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.",
     )
+    for name, given in (("spend_growth", spend_growth), ("elasticity", elasticity), ("elasticity_se", elasticity_se)):
+        _require(given is None or math.isfinite(given), f"{name}={given} must be a finite number, or left out.")
     _require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
     _require(elasticity_se is None or (elasticity is not None and elasticity_se >= 0),
              f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")  # fmt: skip
@@ -142,10 +144,8 @@ def allocate(total: int, weights: ArrayLike) -> list[int]:
     >>> allocate(10, [1, 1, 1])
     [4, 3, 3]
     """
-    _require(
-        float(total) == int(total) and total >= 0,
-        f"total={total} must be a whole number, 0 or more. Round it.",
-    )
+    whole = isinstance(total, int | np.integer) or (math.isfinite(total) and float(total).is_integer())
+    _require(whole and total >= 0, f"total={total} must be a whole number, 0 or more. Round it.")
     given = np.asarray(weights, dtype=float)
     good = given.ndim == 1 and len(given) > 0 and bool(np.all(np.isfinite(given) & (given >= 0))) and given.sum() > 0
     _require(good, f"weights={given} must be a list of numbers, none negative, not all 0.")

@@ -197,6 +197,17 @@ def test_a_missing_period_is_neither_zero_nor_an_error():
     assert told.total(0.95) == (56, 56, 56)
 
 
+@pytest.mark.parametrize("missing", [[44], [45, 46], [43, 47], [40, 44]])
+def test_growth_reaches_a_period_whose_last_season_is_missing(missing):
+    # the value two seasons ago, plus the usual change since then: that of two seasons, not of one
+    t = np.arange(54)
+    series = np.array(SEASON)[t % 4] + 0.5 * t
+    history = series[:48].copy()
+    history[missing] = np.nan
+
+    assert forecast(history, season=4, horizon=6).mean.tolist() == series[48:].tolist()
+
+
 @pytest.mark.parametrize("unknown", [1, 3, 4, 6])
 def test_missing_periods_at_the_end_are_forecast_too_but_not_told(unknown):
     t = np.arange(60)
@@ -219,6 +230,9 @@ def test_missing_periods_at_the_end_widen_the_interval():
         np.ptp(forecast(np.cumsum(values - 100), season=1, horizon=7).interval(0.8), axis=0)[5:]
     )
     assert (np.ptp(blind.interval(0.8), axis=0) > np.ptp(told.interval(0.8), axis=0)).all()
+    assert np.ptp(blind.total(0.8)[1:]) == pytest.approx(
+        np.ptp(forecast(np.cumsum(values - 100), season=1, horizon=7).total(0.8, skip=5)[1:])
+    )
 
 
 def test_missing_periods_at_the_beginning_change_nothing():

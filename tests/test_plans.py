@@ -16,7 +16,7 @@ from kpi_helpers import kpis, simulate, sources
 from kpi_helpers.errors import KpiError
 from kpi_helpers.pacing import STATUSES, pace, watch
 from kpi_helpers.plans import allocate_plan, answer, grade_outlooks, outlook, outlook_channels
-from kpi_helpers.result import HTML_MIME, JSON_MIME, MINUS, TONES, say
+from kpi_helpers.result import HTML_MIME, JSON_MIME, MINUS, TONES, measure, say
 from kpi_helpers.targets import GRADES, rank
 
 AS_OF = date(2026, 11, 21)
@@ -175,13 +175,17 @@ def test_what_comes_after_the_day_is_not_known_to_the_outlook(company, values):
 def test_an_unknown_last_year_is_not_called_unchanged(tmp_path, language):
     # ten months of history: nothing of last year's same months is known, so nothing can be said against it
     noisy = 1000 + 50 * np.random.default_rng(1).standard_normal(10).round(2)
-    told = outlook(monthly_orders(tmp_path / "a", "2026-01-01", noisy), "orders", as_of=date(2026, 10, 31))
+    table = monthly_orders(tmp_path / "a", "2026-01-01", noisy)
+    told = outlook(table, "orders", as_of=date(2026, 10, 31), months=2)
+    graded = grade_outlooks([told], [0.1])
+    page = answer(graded, told, as_of=date(2026, 10, 31)).html(language)
 
     assert np.isnan(told.last_year).all()
-    assert told.reference == told.total
-    for text in (told.sentence(language), told.title(language), shown(told.html(language))):
+    assert told.reference == told.total  # uplifts are put on the forecast instead
+    for text in (told.sentence(language), told.title(language), shown(told.html(language)), shown(page)):
         assert re.findall(r"\b0[.,]0%", text) == []
         assert say("outlook.flat", language, name="")[2:] not in text
+    assert cells(graded.html(language))[1][1] != measure(told.total, "count", language)  # the column "last year"
 
 
 def test_a_ratio_a_short_history_and_an_early_day_are_refused_with_the_reason(company, values, tmp_path):

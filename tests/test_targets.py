@@ -212,6 +212,7 @@ def test_ties_go_to_the_earlier():
     assert allocate(2, [0.1, 0.1, 0.1]) == [1, 1, 0]
     assert allocate(1, [0.7, 0.1, 0.7]) == [1, 0, 0]
     assert allocate(3, [0.5, 1.5, 1]) == [1, 1, 1]  # 0.5, 1.5, 1: the first of two halves
+    assert allocate(3, [0.3, 0.2, 0.1]) == [2, 1, 0]  # 1.5, 1, 0.5: a tie as written, though not in binary
 
 
 @given(totals, weights)
