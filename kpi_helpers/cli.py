@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KpiError as error:
         print(f"kpi: {error}", file=sys.stderr)
         return 2
-    except PermissionError as error:
-        print(f"kpi: {error.filename} cannot be written or read. Choose another folder.", file=sys.stderr)
+    except OSError as error:
+        print(f"kpi: {error.filename}: {error.strerror}. Choose another file or folder.", file=sys.stderr)
         return 2
 
 

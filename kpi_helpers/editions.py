@@ -12,7 +12,7 @@ from typing import Any
 
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import JSON_MIME
-from kpi_helpers.sources import project_root
+from kpi_helpers.sources import SECRET_URL, project_root
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
@@ -101,7 +101,8 @@ def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            comment = lines[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :].strip().lstrip("# ")
+            line = lines[(node.end_lineno or 1) - 1].encode()  # offsets count bytes
+            comment = line[node.end_col_offset or 0 :].decode().strip().lstrip("# ")
             name, kind = node.target.id, ast.unparse(node.annotation)
             found[name] = Parameter(name, kind, ast.literal_eval(node.value), comment)
     return found
@@ -118,7 +119,7 @@ def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[st
     for name, value in given.items():
         if name not in known:
             raise KpiError(f"There is no parameter {name!r}; there are {', '.join(known)}.{_close(name, known)}")
-        if SECRET.search(name) or re.search(r"://[^/@]*:[^/@]+@", str(value)):
+        if SECRET.search(name) or SECRET_URL.search(str(value)):
             raise KpiError(f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
     return {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
 
@@ -152,8 +153,9 @@ def class_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:
 def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """The executed notebook without anything that differs between two runs of the same: times, ids, addresses."""
     cells = []
-    for c in notebook["cells"]:
-        ident = "injected-parameters" if "injected-parameters" in tags(c) else c.get("id")
+    for i, c in enumerate(notebook["cells"]):
+        made = [tag for tag in tags(c) if tag in ("injected-parameters", "papermill-error-cell-tag")]
+        ident = f"{made[0]}-{i}" if made else c.get("id")  # papermill draws its own at random
         metadata = {k: v for k, v in c["metadata"].items() if k == "tags" and v}
         clean = {
             "cell_type": c["cell_type"],
@@ -164,7 +166,7 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
         if c["cell_type"] == "code":
             clean |= {
                 "execution_count": c["execution_count"],
-                "outputs": [_canonical(o) for o in c["outputs"]],
+                "outputs": [_canonical(o, str(ident)) for o in c["outputs"]],
             }
         cells.append(clean)
     kept = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "kpi")}
@@ -176,12 +178,14 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _canonical(output: Mapping[str, Any]) -> dict[str, Any]:
+def _canonical(output: Mapping[str, Any], ident: str) -> dict[str, Any]:
     clean = {k: v for k, v in output.items() if k != "metadata"}
     if "metadata" in output:
         clean["metadata"] = {k: v for k, v in output["metadata"].items() if v}
     text = json.dumps(clean, ensure_ascii=False)
     text = re.sub(r" at 0x[0-9a-f]{6,}", " at 0x…", text)
+    for n, styler in enumerate(dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)", text))):
+        text = text.replace(styler, f"T_{ident}_{n}")
     text = re.sub(r"[^\s\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
     masked: dict[str, Any] = json.loads(text)
     return masked

@@ -26,9 +26,11 @@ def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, 
     said = {r["name"]: r["sentence"][language] for r in results(notebook)}
     title = notebook["metadata"]["kpi"]["title"][language]
     headline = said.get("answer", title)
+    if "<h1" not in answer:
+        answer = f"<h1>{html.escape(title)}</h1>{answer}"
     return _page(
         "report", language, home="../../index" + PAGE_NAMES[language][1], title=f"{headline} | {title}",
-        description=headline, answer=answer or f"<h1>{title}</h1>", lead=lead, toc=True,
+        description=headline, answer=answer, lead=lead, toc=True,
         blocks=_blocks(notebook, language),
         provenance=[
             (say(f"page.{key}", language), html.escape(told if isinstance(told, str) else told[language]))
@@ -50,11 +52,14 @@ def markdown(text: str, language: str) -> str:
     drawn: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
-        drawn.append(plots.formula(match[1] or match[2]))
+        if match[0].startswith("`"):
+            return match[0]  # code stays code
+        drawn.append(plots.formula((match[1] or match[2]).strip()))
         return f"formula-{len(drawn) - 1}-drawn"
 
-    text = re.sub(r"\$\$(.+?)\$\$|(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\w)", keep, text, flags=re.DOTALL)
+    text = re.sub(r"`[^`]+`|\$\$(.+?)\$\$|(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\w)", keep, text, flags=re.DOTALL)
     made = str(mistune.create_markdown(escape=False, plugins=["table"])(text.strip()))
+    made = re.sub(r"<(/?)h1>", r"<\1h2>", made)  # the answer is the one h1
     return re.sub(r"formula-(\d+)-drawn", lambda m: drawn[int(m[1])], made)
 
 
@@ -67,8 +72,8 @@ def _blocks(notebook: Mapping[str, Any], language: str) -> list[dict[str, str]]:
             made = markdown(source_of(c), language)
             head, *rest = re.split(r"<h2>(.*?)</h2>", made)
             blocks[-1]["html"] += head
-            for title, body in zip(rest[::2], rest[1::2], strict=True):
-                blocks.append({"id": f"s{number}", "title": title, "html": body})
+            for part, (title, body) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
+                blocks.append({"id": f"s{number}-{part}", "title": title, "html": body})
         else:
             blocks[-1]["html"] += _outputs(c, language)
             if "hide-input" not in tags(c):
@@ -81,7 +86,12 @@ def _blocks(notebook: Mapping[str, Any], language: str) -> list[dict[str, str]]:
 
 
 def _outputs(cell: Mapping[str, Any], language: str) -> str:
-    return "".join(_output(o, language) for o in cell.get("outputs", ()))
+    made = [_output(o, language) for o in cell.get("outputs", ())]
+    # ids of drawings are unique on the page: the cell, and the output within it
+    name = re.sub(r"\W", "-", str(cell.get("id", "cell")))
+    return "".join(
+        re.sub(r'( id="|url\(#|href="#)(?=(?:wide|narrow)-)', rf"\1{name}-{n}-", html_) for n, html_ in enumerate(made)
+    )
 
 
 def _output(output: Mapping[str, Any], language: str) -> str:
@@ -98,7 +108,7 @@ def _output(output: Mapping[str, Any], language: str) -> str:
         return _joined(data["image/svg+xml"])
     if "image/png" in data:
         return f'<img src="data:image/png;base64,{_joined(data["image/png"]).strip()}" alt="{alt}">'
-    if "text/html" in data:
+    if "text/html" in data and "<script" not in _joined(data["text/html"]):
         return f'<div class="scroll">{_joined(data["text/html"])}</div>'
     return f"<pre>{alt}</pre>"
 

@@ -84,9 +84,12 @@ def run(
     """
     out = Path(out)
     # first every name and parameter, then the data: a misspelt option must not cost a scan
+    names = list(dict.fromkeys(Path(name).stem for name in names))
     resolved = [(name, *_resolved(name, given)) for name in names]
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
+        for rest in out.glob(".staging-*"):  # of a run that was killed
+            shutil.rmtree(rest)
         prepared = [_prepare(*each, out=out, say=say) for each in resolved]
         todo = [job for job in prepared if isinstance(job, Job)]
         codes = [code for code in prepared if isinstance(code, int)]
@@ -153,7 +156,9 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
         _write(job, staging, executed, seconds)
         target = out / job.name / job.stem
         _swap(staging, target)
-        shutil.rmtree(_failed(out, job), ignore_errors=True)
+        for record in (out / "_failed" / job.name).glob("*/failure.json"):
+            if json.loads(record.read_text(encoding="utf-8"))["key"] == job.key:  # of whatever day: it is mended
+                shutil.rmtree(record.parent)
         return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s"
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -175,9 +180,12 @@ def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] |
     except papermill.PapermillExecutionError as error:
         code = CONTRACT if error.ename == "ContractError" else FAILED
         failure = (code, f"{error.ename}: {plain(str(error.evalue))}" if code else "")
-    executed = editions.canonical(json.loads(end.read_text(encoding="utf-8")))
+    except Exception as error:  # a kernel that is killed raises what its client likes
+        failure = (FAILED, f"{type(error).__name__}: {error}. Was there too little memory?")
+    ran = end if end.exists() else begin
+    executed = editions.canonical(json.loads(ran.read_text(encoding="utf-8")))
     begin.unlink()
-    end.unlink()
+    end.unlink(missing_ok=True)
     return executed, failure
 
 

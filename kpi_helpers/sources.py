@@ -24,7 +24,7 @@ DATABASES = (".duckdb", ".ddb", ".db")
 ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 EXACT = "decimal(24, 6)"
 PERIODS = {"day": "D", "week": "W", "month": "M"}
-_PASSWORD = re.compile(r"://[^@]*:[^@]*@|[?&]password=[^&\s]*")
+SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.I)
 COLUMN_OPTIONS = {"column", "factor", "date_format", "decimal", "thousands", "null_values"}
 OPTIONS = {
     "file", "table", "period", "currency", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
@@ -125,11 +125,7 @@ class Source:
         A channel that has been silent for more than a week (two periods of a weekly or monthly table)
         is taken to have ended and does not hold back the others.
         """
-        length = {"day": 7, "week": 14, "month": 62}[self.period(name)]
-        last = self.table(name).group_by("channel").aggregate(last=_.date.max()).to_pyarrow().to_pylist()
-        ends = [row["last"] for row in last]
-        begin = min(d for d in ends if (max(ends) - d).days <= length)
-        return period_end(begin, self.period(name))
+        return self._span(name)[1]
 
     def as_of(self, day: str | None = None) -> date:
         """Day up to which to read: `day` as YYYY-MM-DD if the data reach it, else the last complete day.
@@ -137,7 +133,7 @@ class Source:
         >>> connect("data/demo").as_of(None)
         datetime.date(2026, 11, 21)
         """
-        last = self.last_complete_day()
+        first, last = self._span("channel_daily")
         if day is None:
             return last
         try:
@@ -146,7 +142,19 @@ class Source:
             raise KpiError(f"as_of={day!r} is no date. Write YYYY-MM-DD, such as {last}.") from None
         if chosen > last:
             raise KpiError(f"as_of={day} lies after the last complete day of the data. Give {last} or earlier.")
+        if chosen < first:
+            raise KpiError(f"as_of={day} lies before the first day of the data. Give {first} or later.")
         return chosen
+
+    @cache  # noqa: B019  # a source lives as long as its notebook
+    def _span(self, name: str) -> tuple[date, date]:
+        """First day, and last complete day."""
+        length = {"day": 7, "week": 14, "month": 62}[self.period(name)]
+        spans = self.table(name).group_by("channel").aggregate(first=_.date.min(), last=_.date.max())
+        rows = spans.to_pyarrow().to_pylist()
+        latest = max(row["last"] for row in rows)
+        begin = min(row["last"] for row in rows if (latest - row["last"]).days <= length)
+        return min(row["first"] for row in rows), period_end(begin, self.period(name))
 
     def _check(self, contract: Table) -> tuple[int, list[Problem], list[Text]]:
         try:
@@ -331,7 +339,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
             raise KpiError(f"source={name!r}: there is no environment variable {name[4:]}. Set it to the URL.")
         return Source(name, _answer(lambda: ibis.connect(os.environ[name[4:]]), name), None, rules)
     if "://" in name:
-        if _PASSWORD.search(name):
+        if SECRET_URL.search(name):
             raise KpiError(
                 "The source URL holds a password, which reports would store. "
                 "Put the URL into an environment variable and give source=env:NAME."
@@ -381,7 +389,7 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
         raise KpiError(f"{name} needs a driver that is not installed: {error.name}.") from None
     except Exception as error:  # each driver has an exception of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise KpiError(f"{name} does not answer: {_PASSWORD.sub('://…@', first)} Check address and user.") from None
+        raise KpiError(f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user.") from None
 
 
 def _mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

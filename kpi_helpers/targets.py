@@ -121,7 +121,7 @@ def grade_uplifts(
     )
 
 
-def allocate(total: int, weights: ArrayLike) -> list[int]:
+def allocate(total: float, weights: ArrayLike) -> list[int]:
     """Split a whole number in proportion to weights; the parts add up to it exactly.
 
     Largest remainder: each part is rounded down, and what is left goes to the largest fractions, ties to
@@ -144,7 +144,7 @@ def allocate(total: int, weights: ArrayLike) -> list[int]:
     >>> allocate(10, [1, 1, 1])
     [4, 3, 3]
     """
-    whole = isinstance(total, int | np.integer) or (math.isfinite(total) and float(total).is_integer())
+    whole = isinstance(total, int | np.integer) or (math.isfinite(total) and total.is_integer())
     _require(whole and total >= 0, f"total={total} must be a whole number, 0 or more. Round it.")
     given = np.asarray(weights, dtype=float)
     good = given.ndim == 1 and len(given) > 0 and bool(np.all(np.isfinite(given) & (given >= 0))) and given.sum() > 0

@@ -462,14 +462,14 @@ def test_since_and_until_cut_periods_and_say_so(engine):
 
 
 def test_weekly_rows_make_complete_weeks_and_whole_months_only(engine):
-    mondays = pd.date_range("2026-01-12", "2026-03-30", freq="W-MON").strftime("%Y-%m-%d")
-    source = engine.source(sessions_on(*mondays), mapping={"channel_daily": {"period": "week"}})
+    mondays = pd.date_range("2026-01-12", "2026-06-29", freq="W-MON").strftime("%Y-%m-%d")
+    source = engine.source(sessions_on(*mondays.drop("2026-06-08")), mapping={"channel_daily": {"period": "week"}})
 
     weeks, months = (compute(source, ["sessions"], grain=grain) for grain in ("week", "month"))
 
     assert all(weeks.complete) and set(weeks.value) == {10}
-    assert months.complete == (False, True, True)  # January lacks the week of the 5th; March has five Mondays
-    assert months.value == (30, 40, 50)
+    assert months.value == (30, 40, 50, 40, 40, 40)  # March and June have five Mondays,
+    assert months.complete == (False, True, True, True, True, False)  # January and June lack one
 
 
 def test_a_series_has_no_holes_and_nothing_where_a_period_is_not_complete(duckdb_engine):

@@ -363,7 +363,7 @@ def test_what_is_not_certainly_a_number_is_reported_never_guessed(tmp_path, opti
 
 @pytest.mark.parametrize("cell", ["1.5", "1.50", "15"])
 def test_a_point_is_never_both_decimal_mark_and_thousands_separator(tmp_path, cell):
-    with pytest.raises(KpiError, match="decimal.*thousands"):
+    with pytest.raises(KpiError, match=r"decimal.*thousands"):
         spends(tmp_path, [cell], thousands=".").table("channel_daily")
 
 
@@ -470,10 +470,12 @@ LAST_DAYS = [
     ("day", {"A": "2026-03-10", "B": "2026-03-09", "C": "2025-01-01"}, "2026-03-09"),
     ("week", {"A": "2026-03-09", "B": "2026-03-09"}, "2026-03-15"),
     ("week", {"A": "2026-03-09", "B": "2026-03-02"}, "2026-03-08"),
-    ("week", {"A": "2026-03-09", "B": "2026-02-16"}, "2026-03-15"),
+    ("week", {"A": "2026-03-09", "B": "2026-02-23"}, "2026-03-01"),  # lags by two periods
+    ("week", {"A": "2026-03-09", "B": "2026-02-16"}, "2026-03-15"),  # has ended
     ("month", {"A": "2026-02-01", "B": "2026-02-01"}, "2026-02-28"),
     ("month", {"A": "2026-02-01", "B": "2026-01-01"}, "2026-01-31"),
-    ("month", {"A": "2026-02-01", "B": "2025-10-01"}, "2026-02-28"),
+    ("month", {"A": "2026-02-01", "B": "2025-12-01"}, "2025-12-31"),
+    ("month", {"A": "2026-02-01", "B": "2025-11-01"}, "2026-02-28"),
 ]
 
 
