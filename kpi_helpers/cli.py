@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kpi: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"kpi: {error.filename}: {error.strerror}. Choose another file or folder.", file=sys.stderr)
+        print(f"kpi: {error}. Choose another file or folder.", file=sys.stderr)
         return 2
 
 

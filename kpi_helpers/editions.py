@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from kpi_helpers.errors import KpiError
+from kpi_helpers.mappings import SECRET_URL, project_root
 from kpi_helpers.result import JSON_MIME
-from kpi_helpers.sources import SECRET_URL, project_root
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
@@ -121,7 +122,13 @@ def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[st
             raise KpiError(f"There is no parameter {name!r}; there are {', '.join(known)}.{_close(name, known)}")
         if SECRET.search(name) or SECRET_URL.search(str(value)):
             raise KpiError(f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
-    return {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
+    resolved = {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
+    if resolved.get("as_of") is not None:
+        try:
+            date.fromisoformat(resolved["as_of"])
+        except ValueError:
+            raise KpiError(f"as_of={resolved['as_of']!r} is no date. Write YYYY-MM-DD.") from None
+    return resolved
 
 
 def key(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from kpi_helpers import __version__, editions, pages, sources
 from kpi_helpers.errors import ContractError
+from kpi_helpers.mappings import project_root
 from kpi_helpers.result import LANGUAGES, dump, plain
 
 PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
@@ -88,8 +89,7 @@ def run(
     resolved = [(name, *_resolved(name, given)) for name in names]
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        for rest in out.glob(".staging-*"):  # of a run that was killed
-            shutil.rmtree(rest)
+        _sweep(out)
         prepared = [_prepare(*each, out=out, say=say) for each in resolved]
         todo = [job for job in prepared if isinstance(job, Job)]
         codes = [code for code in prepared if isinstance(code, int)]
@@ -151,7 +151,8 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
         if error:
             code, message = error
             _record_failure(job, out, message, executed)
-            return code, f"FAILED: {message}  (the last good report stays; see {_failed(out, job)})"
+            stays = "; the last good report stays" if list((out / job.name).glob("*")) else ""
+            return code, f"FAILED: {message}  (see {_failed(out, job)}{stays})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)
         target = out / job.name / job.stem
@@ -259,6 +260,17 @@ def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] 
         (place / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
 
 
+def _sweep(out: Path) -> None:
+    """Clear what a killed run has left; a report that it was about to replace goes back to its place."""
+    for rest in out.glob(".staging-*"):
+        kept = re.fullmatch(r"\.staging-(\w+)-(\d{4}-.*)-old", rest.name)
+        target = out / kept[1] / kept[2] if kept else None
+        if target and not target.exists():
+            rest.rename(target)
+        else:
+            shutil.rmtree(rest)
+
+
 def _swap(staging: Path, target: Path) -> None:
     """Put the staged folder where the old one stood."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -300,7 +312,7 @@ def _digest(data: bytes) -> str:
 
 
 def _lock_digest() -> str:
-    lock = sources.project_root() / "requirements.lock"
+    lock = project_root() / "requirements.lock"
     return _digest(lock.read_bytes()) if lock.exists() else ""
 
 

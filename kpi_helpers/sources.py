@@ -1,6 +1,5 @@
 """Connect to anything Ibis reads and map it to the contracts. The only module that names an engine."""
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,35 +16,18 @@ from ibis import _
 from kpi_helpers import simulate
 from kpi_helpers.contracts import TABLES, Check, Column, Problem, Table, broken_rules
 from kpi_helpers.errors import ContractError, KpiError
+from kpi_helpers.mappings import SECRET_URL, locate, project_root, read_mapping
 from kpi_helpers.result import LANGUAGES, Text, number, say
 
 FILES = (".parquet", ".csv", ".csv.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
 ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 EXACT = "decimal(24, 6)"
-PERIODS = {"day": "D", "week": "W", "month": "M"}
-SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.I)
-COLUMN_OPTIONS = {"column", "factor", "date_format", "decimal", "thousands", "null_values"}
-OPTIONS = {
-    "file", "table", "period", "currency", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
-}  # fmt: skip
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=(("string", "string"), "timestamp"))
 def _read_date(text, form):  # type: ignore[no-untyped-def]  # a function of DuckDB: NULL where the text does not fit
     ...
-
-
-def project_root() -> Path:
-    """Folder that relative paths fall back to: the checkout of kpi_helpers, else the working directory."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
-
-
-def locate(path: str | Path) -> Path:
-    """Find a relative path from here, or else from the project's root (notebooks run in their own folder)."""
-    here = Path(path).expanduser()
-    return here if here.is_absolute() or here.exists() else project_root() / here
 
 
 class Source:
@@ -91,8 +73,7 @@ class Source:
         check = self.check(name)
         if not check.ok:
             raise ContractError("\n".join([f"{self.name} breaks its contract.", *check.lines()]))
-        prepared, _told, _problems = self._prepare(TABLES[name])
-        return prepared.select([c.name for c in TABLES[name].columns if c.name in prepared.columns])
+        return self._kept(name)
 
     def check(self, name: str | None = None) -> Check:
         """Check one table or all of them; data problems are returned, never raised.
@@ -147,6 +128,15 @@ class Source:
         return chosen
 
     @cache  # noqa: B019  # a source lives as long as its notebook
+    def _kept(self, name: str) -> ir.Table:
+        """The typed columns; text files are parsed once for all queries."""
+        prepared, _told, _problems = self._prepare(TABLES[name])
+        typed = prepared.select([c.name for c in TABLES[name].columns if c.name in prepared.columns])
+        if self._folder is None or self._origin(name).endswith(".parquet"):
+            return typed
+        return self._backend.create_table(name, typed, temp=True)
+
+    @cache  # noqa: B019
     def _span(self, name: str) -> tuple[date, date]:
         """First day, and last complete day."""
         length = {"day": 7, "week": 14, "month": 62}[self.period(name)]
@@ -333,7 +323,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     >>> connect("data/demo").tables
     ['channel_daily']
     """
-    name, rules = str(source), _mapping(mapping)
+    name, rules = str(source), read_mapping(mapping)
     if name.startswith("env:"):
         if not os.environ.get(name[4:]):
             raise KpiError(f"source={name!r}: there is no environment variable {name[4:]}. Set it to the URL.")
@@ -390,63 +380,6 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
     except Exception as error:  # each driver has an exception of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise KpiError(f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user.") from None
-
-
-def _mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    if mapping is None:
-        return {}
-    if not isinstance(mapping, str | Path):
-        rules: Any = mapping
-    else:
-        import yaml
-
-        path = locate(mapping)
-        if not path.is_file():
-            raise KpiError(f"mapping={str(mapping)!r} does not exist. Give the path of a YAML file.")
-        try:
-            rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise KpiError(f"{mapping} is not YAML: {' '.join(str(error).split())}. Mind the spaces.") from None
-    if not isinstance(rules, Mapping):
-        raise KpiError(f"mapping {mapping} holds no table. Begin with a line such as channel_daily:")
-    for name, spec in rules.items():
-        _known(name, TABLES, "table")
-        if not isinstance(spec, dict):
-            raise KpiError(f"mapping: {name} holds {spec!r}, but needs options such as file and columns.")
-        for option in spec:
-            _known(option, OPTIONS, f"option of {name}")
-        columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
-        inner = channels if isinstance(channels, dict) else {}
-        for where, given in {"columns": columns, "channels": channels, **inner}.items():
-            if not isinstance(given, dict):
-                raise KpiError(f"mapping: {where} holds {given!r}, but needs pairs such as {{spend: cost}}.")
-        if (period := spec.get("period", "day")) not in PERIODS:
-            raise KpiError(f"mapping: period {period!r} is not one of {', '.join(PERIODS)}.")
-        _marks(spec, name)
-        for column, entry in (pair for block in (columns, *channels.values()) for pair in block.items()):
-            _known(column, [c.name for c in TABLES[name].columns], f"column of {name}")
-            if isinstance(entry, dict):
-                for option in entry:
-                    _known(option, COLUMN_OPTIONS, f"option of {column}")
-                if "column" not in entry or not isinstance(entry.get("factor", 1), int | float):
-                    raise KpiError(
-                        f"mapping: {column} holds {entry!r}; it needs column: your_name, and a number as factor."
-                    )
-                _marks(spec | entry, column)
-    return dict(rules)
-
-
-def _marks(options: Mapping[str, Any], where: str) -> None:
-    if options.get("thousands") and options["thousands"] == options.get("decimal", "."):
-        mark = options["thousands"]
-        raise KpiError(f"mapping: {where}: decimal and thousands are both {mark!r}. Name both, such as ',' and '.'.")
-
-
-def _known(name: str, known: Any, what: str) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(str(name), list(known), 1)
-        hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(sorted(known))}."
-        raise KpiError(f"mapping: {name!r} is no {what}. {hint}")
 
 
 def _column_of(entry: Any) -> str:

@@ -57,6 +57,7 @@ BROKEN = [
     ("not a date", table(date=["05/01/2026", "5.1.2026"]), "date", 2, 2, ("05/01/2026", "5.1.2026")),
     ("not a number", table(spend=[1.5, NAN, None]), "spend", 1, 3, ("nan",)),
     ("not a number", table(spend=[INF, -INF, 0.0]), "spend", 2, 3, ("-inf", "inf")),
+    ("not a number", table(spend=[2 * 10**18, 1]), "spend", 1, 2, ("2000000000000000000",)),
     ("not a number", table(clicks=["many", "few", None]), "clicks", 2, 3, ("few", "many")),
     ("empty", table(channel=["A", None, " "], campaign=["x", "y", "z"]), "channel", 2, 3, ()),
     ("empty", table(date=[DAY, None]), "date", 1, 2, ()),

@@ -272,10 +272,10 @@ def test_days_are_the_sample_of_an_interval_not_their_channels(engine):
 CELLS = st.one_of(st.none(), st.integers(0, 500))
 ROWS = st.lists(
     st.tuples(st.integers(0, 16), st.sampled_from("ABC"), CELLS, CELLS, CELLS, CELLS),
-    min_size=1, max_size=25, unique_by=lambda row: row[:2],
+    min_size=4, max_size=30, unique_by=lambda row: row[:2],
 )  # fmt: skip
 SMALL = settings(
-    max_examples=8, deadline=None, derandomize=True, database=None,
+    max_examples=6, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 MEASURES = ["spend", "clicks", "sessions", "conversions"]

@@ -143,10 +143,12 @@ def test_the_same_formula_is_the_same_bytes():
 def test_drawing_leaves_the_style_of_others_alone():
     import matplotlib as mpl
 
-    before = dict(mpl.rcParams)
-    made()
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        before = dict(mpl.rcParams)
+        made()
 
-    assert dict(mpl.rcParams) == before
+        assert dict(mpl.rcParams) == before
 
 
 @pytest.mark.parametrize("label", ["11.11", "12.12 and 3.14159", "2.25%", "#0a5fa0", "<1%", "38.600 ₫"])

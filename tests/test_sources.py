@@ -563,6 +563,9 @@ MALFORMED = [
     ({"channel_daily": {"period": "year"}}, "period 'year' is not one of day, week, month"),
     ({"channel_daily": {"thousands": "."}}, "decimal.*thousands"),
     ({"channel_daily": {"thousands": ",", "decimal": ","}}, "decimal.*thousands"),
+    ({"channel_daily": {"thousands": 0}}, "thousands"),
+    ({"channel_daily": {"date_format": 2026}}, "date_format"),
+    ({"channel_daily": {"columns": {"channel": None}}}, r"channel_daily\.channel: the column.* is not there"),
 ]
 
 

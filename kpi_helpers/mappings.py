@@ -1,0 +1,105 @@
+"""Mapping files: which file or table, which column is which, how dates and numbers are written."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kpi_helpers.contracts import TABLES
+from kpi_helpers.errors import KpiError
+
+PERIODS = ("day", "week", "month")
+COLUMN_OPTIONS = {"column", "factor", "date_format", "decimal", "thousands", "null_values"}
+OPTIONS = {
+    "file", "table", "period", "currency", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
+}  # fmt: skip
+#: a URL that carries a password or the like
+SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
+
+
+def project_root() -> Path:
+    """Folder that relative paths fall back to: the checkout of kpi_helpers, else the working directory."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def locate(path: str | Path) -> Path:
+    """Find a relative path from here, or else from the project's root (notebooks run in their own folder)."""
+    here = Path(path).expanduser()
+    return here if here.is_absolute() or here.exists() else project_root() / here
+
+
+def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Read a mapping from a YAML file (or take it as a dict) and check every name in it.
+
+    Raises
+    ------
+    KpiError
+        If the file does not read, or a table, option or column is not known; with the nearest known name.
+
+    Examples
+    --------
+    >>> read_mapping({"channel_daily": {"columns": {"spend": "cost"}}})
+    {'channel_daily': {'columns': {'spend': 'cost'}}}
+    """
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, str | Path):
+        rules: Any = mapping
+    else:
+        import yaml
+
+        path = locate(mapping)
+        if not path.is_file():
+            raise KpiError(f"mapping={str(mapping)!r} does not exist. Give the path of a YAML file.")
+        try:
+            rules = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise KpiError(f"{mapping} is not YAML: {' '.join(str(error).split())}. Mind the spaces.") from None
+    if not isinstance(rules, Mapping):
+        raise KpiError(f"mapping {mapping} holds no table. Begin with a line such as channel_daily:")
+    for name, spec in rules.items():
+        _known(name, TABLES, "table")
+        _check_table(name, spec)
+    return dict(rules)
+
+
+def _check_table(name: str, spec: Any) -> None:
+    if not isinstance(spec, dict):
+        raise KpiError(f"mapping: {name} holds {spec!r}, but needs options such as file and columns.")
+    for option in spec:
+        _known(option, OPTIONS, f"option of {name}")
+    if (period := spec.get("period", "day")) not in PERIODS:
+        raise KpiError(f"mapping: period {period!r} is not one of {', '.join(PERIODS)}.")
+    columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
+    inner = channels if isinstance(channels, dict) else {}
+    for where, given in {"columns": columns, "channels": channels, **inner}.items():
+        if not isinstance(given, dict):
+            raise KpiError(f"mapping: {where} holds {given!r}, but needs pairs such as {{spend: cost}}.")
+    _check_marks(spec, name)
+    for column, entry in (pair for block in (columns, *channels.values()) for pair in block.items()):
+        _known(column, [c.name for c in TABLES[name].columns], f"column of {name}")
+        if isinstance(entry, dict):
+            _check_column(column, entry)
+            _check_marks(spec | entry, column)
+
+
+def _check_column(column: str, entry: dict[str, Any]) -> None:
+    for option in entry:
+        _known(option, COLUMN_OPTIONS, f"option of {column}")
+    if "column" not in entry or not isinstance(entry.get("factor", 1), int | float):
+        raise KpiError(f"mapping: {column} holds {entry!r}; it needs column: your_name, and a number as factor.")
+
+
+def _check_marks(options: Mapping[str, Any], where: str) -> None:
+    if options.get("thousands") and options["thousands"] == options.get("decimal", "."):
+        mark = options["thousands"]
+        raise KpiError(f"mapping: {where}: decimal and thousands are both {mark!r}. Name both, such as ',' and '.'.")
+
+
+def _known(name: str, known: Any, what: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(str(name), list(known), 1)
+        hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(sorted(known))}."
+        raise KpiError(f"mapping: {name!r} is no {what}. {hint}")
