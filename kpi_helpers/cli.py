@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kpi: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"kpi: {error}. Choose another file or folder.", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"kpi: {what}. Choose another file or folder.", file=sys.stderr)
         return 2
 
 
