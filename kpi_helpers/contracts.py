@@ -161,7 +161,9 @@ class Check(Result):
         )
 
 
-def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -> tuple[int, list[Problem]]:
+def broken_rules(
+    prepared: ir.Table, contract: Table, *, more: dict[str, str], period: str = "day"
+) -> tuple[int, list[Problem]]:
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
     Parameters
@@ -172,6 +174,8 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
         Its rules.
     more : dict
         For each column, what its reading was told (a date's format), for the message.
+    period : str
+        What a row covers: a week begins on Monday, a month on its first.
 
     Returns
     -------
@@ -186,6 +190,9 @@ def broken_rules(prepared: ir.Table, contract: Table, *, more: dict[str, str]) -
         if c.kind != "text":
             rule = "not a date" if c.kind == "date" else "not a number"
             rules[c.name, rule] = (raw.notnull() & typed.isnull(), raw, more.get(c.name, ""))
+        if c.kind == "date" and period != "day":
+            begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
+            rules[c.name, "not the first day"] = (~begun, raw, period)
         if c.required:
             rules[c.name, "empty"] = (raw.isnull(), raw, "")
         if c.kind == "number" and not c.signed:

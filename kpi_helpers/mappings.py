@@ -93,6 +93,15 @@ def _check_column(column: str, entry: dict[str, Any]) -> None:
 
 
 def _check_marks(options: Mapping[str, Any], where: str) -> None:
+    for option in ("decimal", "thousands"):
+        if not isinstance(options.get(option, ""), str):
+            raise KpiError(
+                f"mapping: {where}: {option} holds {options[option]!r}. Put the mark in quotes, such as ','."
+            )
+    formats = options.get("date_format", [])
+    for form in [formats] if isinstance(formats, str) else formats if isinstance(formats, list) else [None]:
+        if not isinstance(form, str) or "%" in re.sub(r"%-?[YymdHMSfbBaAjpI%]", "", form) or "%" not in form:
+            raise KpiError(f'mapping: {where}: date_format holds {form!r}. Write it such as "%d/%m/%Y".')
     if options.get("thousands") and options["thousands"] == options.get("decimal", "."):
         mark = options["thousands"]
         raise KpiError(f"mapping: {where}: decimal and thousands are both {mark!r}. Name both, such as ',' and '.'.")

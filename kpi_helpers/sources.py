@@ -149,7 +149,7 @@ class Source:
     def _check(self, contract: Table) -> tuple[int, list[Problem], list[Text]]:
         try:
             prepared, told, absent = self._prepare(contract)
-            n, problems = broken_rules(prepared, contract, more=told)
+            n, problems = broken_rules(prepared, contract, more=told, period=self.period(contract.name))
             problems = absent + [self._spellings(p, prepared) if p.rule == "not a date" else p for p in problems]
             return n, problems, [] if problems else self._gaps(prepared, contract)
         except (duckdb.Error, UnicodeError) as error:
@@ -197,7 +197,7 @@ class Source:
         parts = []
         held = [c for c in contract.columns if any(c.name in named | block for block in blocks.values())]
         for channel, block in blocks.items():
-            given = named | block
+            given = {name: entry for name, entry in (named | block).items() if entry is not None}
             columns: dict[str, ir.Value] = {}
             for c in held:
                 entry = given.get(c.name)
@@ -251,7 +251,9 @@ class Source:
             return (column.cast("date") if good else ibis.null("date")), text, "" if good else f"date ({kind})"
         if not kind.is_numeric() or kind.is_boolean():
             return ibis.null(EXACT), text, ""
-        if column.type().is_floating():  # NaN and infinity have no exact value: shown as not a number
+        if kind.is_integer():
+            column = (column.abs() > 10**17).ifelse(ibis.null(kind), column)
+        if kind.is_floating():  # NaN and infinity have no exact value: shown as not a number
             bad = column.isnan() | column.isinf() | (column.abs() > 1e17)
             column = bad.ifelse(ibis.null("float64"), column)
         return _scaled(column, options), text, ""

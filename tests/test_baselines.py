@@ -246,13 +246,13 @@ def test_missing_periods_at_the_beginning_change_nothing():
 
 @pytest.mark.parametrize(("season", "n", "horizon"), [(7, 371, 7), (4, 400, 8)])
 def test_intervals_cover_as_often_as_they_say(season, n, horizon):
-    # 800 seasonal series with independent noise. A period is covered 0.80 of the time: over 800 x horizon
-    # periods, correlated at most wholly within a series, the standard error is at most 0.4/√800 = 0.014.
+    # 500 seasonal series with independent noise. A period is covered 0.80 of the time: over 500 x horizon
+    # periods, correlated at most wholly within a series, the standard error is at most 0.4/√500 = 0.018.
     # The total has that same error; its quantiles come from about n/horizon separate paths, which costs
     # another 0.01 to 0.02 of coverage. Bounds: three errors either way, and 0.02 more below for the total.
     rng = np.random.default_rng(20241101)
     periods, totals = [], []
-    for _ in range(800):
+    for _ in range(500):
         pattern = 100 + 10 * rng.standard_normal(season)
         y = pattern[np.arange(n + horizon) % season] + rng.standard_normal(n + horizon)
         told = forecast(y[:n], season=season, horizon=horizon, levels=[0.8])
@@ -260,8 +260,8 @@ def test_intervals_cover_as_often_as_they_say(season, n, horizon):
         periods.append(((low <= y[n:]) & (y[n:] <= high)).mean())
         totals.append(least <= y[n:].sum() <= most)
 
-    assert 0.758 < np.mean(periods) < 0.842
-    assert 0.738 < np.mean(totals) < 0.842
+    assert 0.746 < np.mean(periods) < 0.854
+    assert 0.726 < np.mean(totals) < 0.854
 
 
 def test_a_level_that_was_not_asked_for_names_the_remedy():

@@ -68,7 +68,7 @@ BROKEN = [
 
 
 def test_every_rule_is_broken_below():
-    assert {rule for rule, *_ in BROKEN} == RULES
+    assert {rule for rule, *_ in BROKEN} | {"not the first day"} == RULES  # which needs a period: below
 
 
 @pytest.mark.parametrize(("rule", "rows", "column", "n_rows", "n_total", "examples"), BROKEN)
@@ -142,6 +142,21 @@ LIMITS = [
 def test_what_the_contract_allows_is_no_problem(engine, rows):
     assert engine.source(rows).check().lines() == [
         f"Read channel_daily ({rows.num_rows} rows): every rule of the contract holds."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("period", "begins", "n_wrong", "example"),
+    [
+        ("week", [date(2026, 1, 4), date(2026, 1, 12)], 1, "2026-01-04"),  # a Sunday and a Monday
+        ("month", [date(2026, 1, 1), date(2026, 2, 28)], 1, "2026-02-28"),
+    ],
+)
+def test_a_period_is_dated_by_its_first_day(engine, period, begins, n_wrong, example):
+    check = engine.source(table(date=begins), mapping={"channel_daily": {"period": period}}).check()
+
+    assert [(p.column, p.rule, p.n_rows, p.examples) for p in check.problems] == [
+        ("date", "not the first day", n_wrong, (example,))
     ]
 
 

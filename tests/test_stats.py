@@ -71,7 +71,7 @@ def test_wilson_holds_the_observed_rate_and_stays_between_0_and_1(count, confide
 
 @pytest.mark.parametrize("confidence", [0.5, 0.68, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999])
 def test_wilson_reaches_its_limits_exactly(confidence):
-    trials = np.append(np.arange(1, 500), 10**9)  # for some, the formula rounds to 1e-17 or to 1 + 2e-16
+    trials = np.append(np.arange(1, 500), 10**9)  # for some of them the formula rounds to 1 + 2e-16
 
     assert (wilson(0 * trials, trials, confidence=confidence)[0] == 0).all()
     assert (wilson(trials, trials, confidence=confidence)[1] == 1).all()
