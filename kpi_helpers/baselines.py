@@ -23,7 +23,8 @@ class Forecast:
     mean : array (horizon,)
         Expected values.
     season : int
-        Season that was used, in periods; 1 when the history is shorter than two seasons.
+        Season that was used, in periods; 1 when the history is shorter than two seasons or leaves fewer than
+        four past forecasts of the whole horizon.
     errors : tuple of arrays
         For each step ahead, the errors of that step over every past origin, centred on zero.
     paths : array (origins, horizon)
@@ -97,7 +98,7 @@ def forecast(
         History, oldest first; NaN is a missing period.
     season : int
         Longest season to consider, in periods (52 for weeks of a year); 1 is used instead when the history
-        is shorter than two of them.
+        is shorter than two of them, or leaves fewer than four past forecasts of the whole horizon.
     horizon : int
         Periods to forecast, at least 1.
     levels : sequence of float
@@ -181,11 +182,15 @@ def _lagged(y: Floats, lag: int) -> Floats:
 
 
 def _filled(y: Floats, season: int) -> Floats:
-    """Replace a missing value by the one a season before, else after; forecasts look there, errors never do."""
-    filled = y.copy()
+    """Stand-ins for missing values: a season before plus the usual change, else the first known of its kind.
+
+    Forecasts look there, errors never do.
+    """
+    filled, change = y.copy(), _lagged(y, season)
+    usual = change.mean() if len(change) else 0.0
     for i in np.flatnonzero(np.isnan(y)):
         same = y[i % season :: season]
         known = same[np.isfinite(same)]
-        before = filled[i - season] if i >= season else np.nan
+        before = filled[i - season] + usual if i >= season else np.nan
         filled[i] = before if np.isfinite(before) else known[0] if len(known) else np.nanmean(y)
     return filled

@@ -373,7 +373,7 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
     True
     """
     cells: dict[tuple[str, date], float] = {}
-    for o in channels:  # one without an outlook has no cells
+    for o in [o for o in channels if not o.reason] or [whole]:
         for at, value in zip(o.period_at, o.expected, strict=True):
             cell = (o.segment, at.replace(day=1))
             cells[cell] = cells.get(cell, 0.0) + max(value, 0.0)
