@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from kpi_helpers import __version__, editions, pages, sources
+from kpi_helpers import __version__, editions, pages
 from kpi_helpers.errors import ContractError
 from kpi_helpers.mappings import project_root
 from kpi_helpers.result import LANGUAGES, dump, plain
@@ -118,6 +118,8 @@ def _prepare(
     *, out: Path, say: Callable[[str], None],
 ) -> Job | int:  # fmt: skip
     """Check the data and fix the as-of date before a kernel starts; a broken contract is recorded and gives 4."""
+    from kpi_helpers import sources  # heavy, and only this process needs it: the kernel has its own
+
     key = editions.key(known, resolved)
     try:
         data = sources.connect(resolved["source"], resolved["mapping"])
