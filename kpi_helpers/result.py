@@ -58,7 +58,7 @@ def say(key: str, language: str = "en", **told: object) -> str:
     """A sentence or label of ``words.yaml``, filled in.
 
     >>> say("status.safe", "vi"), say("index.failed", n=2)
-    ('Chắc đạt', 'Failed: 2.')
+    ('An toàn', 'Failed: 2.')
     """
     return _words()[key][language].format(**told)
 

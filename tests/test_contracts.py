@@ -104,7 +104,7 @@ LINES = [
     (
         table(clicks=[-1, 3]),
         'channel_daily.clicks: 1 of 2 rows are below zero (e.g. "-1"). A count cannot be negative: correct the source.',
-        'channel_daily.clicks: 1 trên 2 dòng nhỏ hơn 0 (ví dụ "-1"). Số đếm không thể âm: hãy sửa nguồn.',
+        'channel_daily.clicks: 1 trên 2 dòng nhỏ hơn 0 (ví dụ "-1"). Số đếm không thể âm: hãy sửa dữ liệu nguồn.',
     ),
     (
         table(sent=[5], hard_bounces=[6]),
@@ -116,7 +116,7 @@ LINES = [
         "channel_daily.channel: the column is not there; the source has date, impressions. "
         "Name your column in the mapping, such as columns: {channel: your_name}.",
         "channel_daily.channel: thiếu cột này; nguồn chỉ có date, impressions. "
-        "Khai tên cột của bạn trong tệp ánh xạ, ví dụ columns: {channel: ten_cot}.",
+        "Khai báo tên cột của bạn trong tệp ánh xạ, ví dụ columns: {channel: ten_cot}.",
     ),
 ]
 

@@ -14,7 +14,7 @@ import yaml
 from kpi_helpers import cli, editions
 from kpi_helpers.contracts import TABLES
 from kpi_helpers.kpis import catalogue
-from kpi_helpers.result import Result
+from kpi_helpers.result import HTML_MIME, JSON_MIME, Result
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kpi_helpers"
@@ -192,6 +192,18 @@ class TestNotebookShape:
         assert any(c["outputs"] for c in notebook["cells"] if c["cell_type"] == "code")
         assert path.stat().st_size < 300_000
         assert str(ROOT) not in json.dumps(notebook)
+
+
+def test_readme_table_shows_what_the_notebook_computed():
+    outputs = [o["data"] for c in editions.load("01_kpi_setup")["cells"] for o in c.get("outputs", ()) if "data" in o]
+    table = next(data[HTML_MIME]["en"] for data in outputs if data.get(JSON_MIME, {}).get("name") == "target_table")
+    computed = [re.sub(r"<[^>]+>", " ", row).replace("\xa0", " ").split() for row in table.split("<tr ")]
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    for name, said in (("all channels", computed[2]), ("Zalo OA", next(row for row in computed if "Zalo" in row))):
+        shown = re.search(rf"^\| {name} \|(.*)\|$", readme, re.M)[1]
+        for figure in re.findall(r"₫[\d.]+|[+−]?[\d.]+%|<1%", shown):
+            assert figure in said, (name, figure, said)
 
 
 def test_readme_mapping_is_accepted_as_printed(tmp_path):
