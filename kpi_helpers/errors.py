@@ -7,3 +7,12 @@ class KpiError(ValueError):
 
 class ContractError(KpiError):
     """Data that break the contract of a table; the message lists every problem that was found."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise a `KpiError` with `message` unless the rule holds.
+
+    >>> require(1 < 2, "One is not below two.")
+    """
+    if not holds:
+        raise KpiError(message)

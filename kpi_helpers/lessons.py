@@ -8,7 +8,7 @@ from functools import cache
 import pandas as pd
 from scipy.special import ndtri
 
-from kpi_helpers import kpis, plans, simulate
+from kpi_helpers import kpis, outlooks, simulate
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import Result, say
 from kpi_helpers.sources import connect
@@ -69,7 +69,7 @@ def _pooled_rate() -> dict[str, float]:
 def _one_in_three() -> dict[str, float]:
     """Orders of the plan's weeks that are reached one time in three."""
     values = kpis.compute(connect(simulate.HOME), ["orders"])
-    o = plans.outlook(values, "orders", as_of=simulate.LAST)
+    o = outlooks.outlook(values, "orders", as_of=simulate.LAST)
     return {"right": o.total + ndtri(2 / 3) * o.total_sd, "other_tail": o.total + ndtri(1 / 3) * o.total_sd}
 
 

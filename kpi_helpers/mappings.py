@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, di
         _known(name, TABLES, "table")
         _check_table(name, spec)
     return dict(rules)
+
+
+def period_end(begin: date, period: str) -> date:
+    """Last day of the period that begins on `begin`.
+
+    >>> period_end(date(2026, 2, 1), "month"), period_end(date(2019, 11, 11), "week")
+    (datetime.date(2026, 2, 28), datetime.date(2019, 11, 17))
+    """
+    if period == "month":
+        return (begin.replace(day=1) + timedelta(days=32)).replace(day=1) - timedelta(days=1)
+    return begin + timedelta(days=6 if period == "week" else 0)
+
+
+def n_periods(first: date, last: date, period: str) -> int:
+    """Number of periods from `first` to `last`, both included.
+
+    >>> n_periods(date(2025, 12, 1), date(2026, 2, 1), "month"), n_periods(date(2026, 1, 1), date(2026, 1, 1), "day")
+    (3, 1)
+    """
+    if period == "month":
+        return (last.year - first.year) * 12 + last.month - first.month + 1
+    return (last - first).days // (7 if period == "week" else 1) + 1
 
 
 def _check_table(name: str, spec: Any) -> None:

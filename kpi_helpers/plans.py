@@ -1,18 +1,18 @@
-"""The KPI plan of notebook 01: outlook, graded targets, plan by month and channel, and the answer."""
+"""The KPI plan of notebook 01: graded targets, plan by month and channel, and the answer."""
 
 import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kpi_helpers import kpis, plots
-from kpi_helpers.baselines import SEASONS, Forecast, forecast
-from kpi_helpers.errors import KpiError
+from kpi_helpers import kpis
+from kpi_helpers.errors import require
+from kpi_helpers.outlooks import Outlook
 from kpi_helpers.result import (
     TONES,
     Result,
@@ -20,6 +20,7 @@ from kpi_helpers.result import (
     measure,
     month,
     number,
+    one_unit,
     percent,
     pill,
     plain,
@@ -30,198 +31,6 @@ from kpi_helpers.result import (
     uplift,
 )
 from kpi_helpers.targets import allocate, grade_uplifts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Outlook(Result):
-    """Where one KPI is heading in the plan's periods if nothing changes.
-
-    Attributes
-    ----------
-    kpi, segment : str
-        Id, and channel (empty for all).
-    period_at : tuple of date
-        First days of the plan's periods.
-    expected, expected_low, expected_high : tuple of float
-        Forecast and interval of each period.
-    last_year : tuple of float
-        Value of the same period one season before; NaN if unknown.
-    total, total_low, total_high, total_sd : float
-        The sum over the plan.
-    reference : float
-        What uplifts are put on: last year's sum, or `total` where last year is not fully known.
-    history_at, history, bridge_at, bridge : tuple
-        For the chart: the periods known, and the forecast of those between them and the plan.
-    reason : str
-        Why nothing can be forecast; empty when it can.
-    """
-
-    kpi: str
-    segment: str
-    grain: str
-    confidence: float
-    currency: str
-    period_at: tuple[date, ...] = ()
-    expected: tuple[float, ...] = ()
-    expected_low: tuple[float, ...] = ()
-    expected_high: tuple[float, ...] = ()
-    last_year: tuple[float, ...] = ()
-    total: float = math.nan
-    total_low: float = math.nan
-    total_high: float = math.nan
-    total_sd: float = math.nan
-    reference: float = math.nan
-    history_at: tuple[date, ...] = ()
-    history: tuple[float, ...] = ()
-    bridge_at: tuple[date, ...] = ()
-    bridge: tuple[float, ...] = ()
-    reason: str = ""
-
-    @property
-    def knows_last_year(self) -> bool:
-        """Whether the same periods of last year are all known; else uplifts are put on the forecast."""
-        return bool(self.last_year) and all(map(math.isfinite, self.last_year)) and sum(self.last_year) > 0
-
-    @property
-    def change(self) -> float:
-        """Expected change against last year, a fraction."""
-        return self.total / self.reference - 1
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a period of the plan."""
-        columns = ("period_at", "expected", "expected_low", "expected_high", "last_year")
-        frame = pd.DataFrame({c: getattr(self, c) for c in columns})
-        return frame.assign(kpi=self.kpi, segment=self.segment, confidence=self.confidence)
-
-    def told(self, language: str) -> dict[str, str]:
-        """The numbers of the outlook, written out."""
-        k = kpis.kpi(self.kpi)
-        values = {"total": self.total, "low": self.total_low, "high": self.total_high}
-        written = {name: measure(v, k.unit, language, self.currency) for name, v in values.items()}
-        change = percent(self.change, language, sign=True)
-        return {**written, "name": k.name[language], "change": change, "level": f"{self.confidence:.0%}"}
-
-    def sentence(self, language: str = "en") -> str:
-        """Expected total, interval, and change against last year; or why there is none."""
-        kind = "unknown" if self.reason else "sentence" if self.knows_last_year else "alone"
-        return say(f"outlook.{kind}", language, reason=self.reason, **self.told(language))
-
-    def title(self, language: str = "en") -> str:
-        """The finding; no direction is claimed where the interval holds last year's value."""
-        flat = self.total_low <= self.reference <= self.total_high
-        kind = "flat" if flat else "rise" if self.change > 0 else "fall"
-        if not self.knows_last_year:
-            kind = "total"
-        return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
-
-    def html(self, language: str = "en") -> str:
-        """Chart of history and forecast, its numbers folded below."""
-        if self.reason:
-            return f"<p>{html.escape(self.sentence(language))}</p>"
-        k = kpis.kpi(self.kpi)
-        divisor, unit = _scale(max(self.expected_high), k.unit, self.currency, language)
-        period = say(f"period.{self.grain}", language)
-        drawn = plots.chart(
-            lambda axes, narrow: self.plot(axes, narrow=narrow, language=language, scale=divisor),
-            title=self.title(language),
-            note=say("outlook.note", language, name=k.name[language], period=period, unit=unit),
-            alt=self.sentence(language),
-        )
-        lines = zip(self.expected, self.expected_low, self.expected_high, self.last_year, strict=True)
-        rows = [
-            [day(at, language), *(measure(v, k.unit, language, self.currency) for v in values)]
-            for at, values in zip(self.period_at, lines, strict=True)
-        ]
-        heads = say("outlook.heads", language).split("|")
-        folded = table(heads, rows, caption=self.title(language), kind="tight", numeric=range(1, 5))
-        return f'{drawn}<details class="code"><summary>{say("outlook.numbers", language)}</summary>{folded}</details>'
-
-    def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
-        """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""
-        history = pd.Series(self.history, index=pd.to_datetime(self.history_at))
-        bridge = pd.DataFrame({"expected": self.bridge}, index=pd.to_datetime(self.bridge_at))
-        expected = pd.concat([bridge, self.to_frame().set_index(pd.to_datetime(self.period_at))])
-        keys = ("actual", "expected", "interval", "last_year")
-        words = [say(f"outlook.{key}", language, level=f"{self.confidence:.0%}") for key in keys]
-        return plots.forecast(history, expected, axes, words=words, language=language, **options)
-
-
-def outlook(
-    values: kpis.KpiTable,
-    key: str,
-    *,
-    segment: str = "",
-    as_of: date,
-    months: int = 3,
-    confidence: float = 0.9,
-) -> Outlook:
-    """Forecast one additive KPI over the next `months` whole months after `as_of`.
-
-    A period belongs to the month in which it begins. Uplifts are later put on the same periods of last
-    year where all of them are known.
-
-    Raises
-    ------
-    KpiError
-        If the KPI is a ratio, or its history is too short for an error to be known.
-
-    Examples
-    --------
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["orders"])
-    >>> outlook(values, "orders", as_of=date(2026, 11, 21)).period_at[0]
-    datetime.date(2026, 12, 7)
-    """
-    _require(kpis.kpi(key).additive, f"{key} is a ratio; a plan is made for sums such as orders or revenue.")
-    series = values.series(key, segment)
-    series = series[series.index.end_time.date <= as_of]  # the running period is not over
-    first = (as_of.replace(day=1) + timedelta(days=32)).replace(day=1)
-    if (as_of + timedelta(days=1)).day == 1:
-        first = as_of + timedelta(days=1)
-    last = (pd.Timestamp(first) + pd.DateOffset(months=months)).date() - timedelta(days=1)
-    _require(
-        bool(series.notna().any()),
-        f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.",
-    )
-    future = pd.period_range(series.index[-1] + 1, pd.Timestamp(last), freq=series.index.freq)
-    future = future[[p.start_time.date() <= last for p in future]]
-    skip = sum(p.start_time.date() < first for p in future)
-    season = SEASONS[values.grain]
-    told: Forecast = forecast(series.to_numpy(), season=season, horizon=len(future), levels=(confidence,))
-    low, high = told.interval(confidence)
-    total, total_low, total_high = told.total(confidence, skip=skip)
-    before = series.reindex([p - season for p in future[skip:]]).to_numpy(dtype=float)
-    return Outlook(
-        kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-        period_at=tuple(p.start_time.date() for p in future[skip:]),
-        expected=tuple(told.mean[skip:].tolist()), expected_low=tuple(low[skip:].tolist()),
-        expected_high=tuple(high[skip:].tolist()), last_year=tuple(before.tolist()),
-        total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip),
-        reference=float(before.sum()) if np.isfinite(before).all() and before.sum() > 0 else total,
-        history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
-        bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),
-    )  # fmt: skip
-
-
-def outlook_channels(values: kpis.KpiTable, key: str, **options: Any) -> list[Outlook]:
-    """Forecast one KPI for each channel that knows it; one that is too short keeps its place, with the reason.
-
-    Examples
-    --------
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["spend"], by="channel")
-    >>> [o.segment for o in outlook_channels(values, "spend", as_of=date(2026, 11, 21))]
-    ['Paid social', 'Paid search', 'Affiliate']
-    """
-    outlooks = []
-    for segment in values.segments():
-        if values.series(key, segment).notna().any():
-            try:
-                outlooks.append(outlook(values, key, segment=segment, **options))
-            except KpiError as error:
-                told = {"confidence": options.get("confidence", 0.9), "currency": values.currency}
-                outlooks.append(Outlook(kpi=key, segment=segment, grain=values.grain, reason=str(error), **told))
-    return outlooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -277,6 +86,7 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
 
     Examples
     --------
+    >>> from kpi_helpers.outlooks import outlook
     >>> from kpi_helpers.sources import connect
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> grade_outlooks([outlook(values, "orders", as_of=date(2026, 11, 21))], [0.05, 0.5]).grade
@@ -286,7 +96,7 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
     alone = [o for o in outlooks if o.segment and o.kpi in whole]
     if len(alone) == 1:  # the only channel says the same as the whole
         outlooks = [o for o in outlooks if o is not alone[0]]
-    _require(len(outlooks) > 0, "There is no outlook to grade. Choose a KPI whose history is long enough.")
+    require(len(outlooks) > 0, "There is no outlook to grade. Choose a KPI whose history is long enough.")
     rows = []
     for o in outlooks:
         targets = [o.reference * (1 + u) for u in uplifts]
@@ -340,7 +150,7 @@ class Plan(Result):
         """Channels by months, with totals."""
         grid = self.to_frame().pivot_table(index="channel", columns="month_at", values="target", aggfunc="sum")
         grid = grid.assign(total=grid.sum(axis=1)).sort_values("total", ascending=False, kind="stable")
-        divisor, unit = _scale(float(grid["total"].sum()), kpis.kpi(self.kpi).unit, self.currency, language)
+        divisor, unit = one_unit(float(grid["total"].sum()), kpis.kpi(self.kpi).unit, self.currency, language)
         decimals = int(divisor > 1)
         cells = grid.drop(columns="total")
         step = divisor / 10**decimals  # what is printed must add up as well, so it is rounded by allocation too
@@ -365,6 +175,7 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
 
     Examples
     --------
+    >>> from kpi_helpers.outlooks import outlook
     >>> from kpi_helpers.sources import connect
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> whole = outlook(values, "orders", as_of=date(2026, 11, 21))
@@ -455,6 +266,7 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
 
     Examples
     --------
+    >>> from kpi_helpers.outlooks import outlook
     >>> from kpi_helpers.sources import connect
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> whole = outlook(values, "orders", as_of=date(2026, 11, 21))
@@ -477,16 +289,3 @@ def _odds(chance: float, grade: str, language: str) -> str:
     bar = f'<span class="bar"><i style="--p:{chance:.0%}"></i></span>'
     written = html.escape(probability(chance, language))
     return f'<span class="odds {TONES[grade]}"><b>{written}</b>{bar}</span>{pill(grade, language)}'
-
-
-def _scale(largest: float, unit: str, currency: str, language: str) -> tuple[float, str]:
-    """One unit for a whole table or chart, and the words that name it."""
-    million = unit == "money" and largest >= 1e8
-    kind = {(True, True): "million", (True, False): "unnamed million", (False, True): "one"}
-    named = kind.get((million, bool(currency) and unit == "money"), "none")
-    return (1e6 if million else 1.0), say(f"unit.{named}", language, currency=currency)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise KpiError(message)

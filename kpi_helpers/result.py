@@ -191,6 +191,18 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
     return f"{first.removesuffix(tail[0]) if tail else first}–{last}"
 
 
+def one_unit(largest: float, unit: str, currency: str, language: str) -> tuple[float, str]:
+    """One unit for a whole table or chart, and the words that name it.
+
+    >>> one_unit(2.4e9, "money", "VND", "en")
+    (1000000.0, 'Unit: million VND.')
+    """
+    million = unit == "money" and largest >= 1e8
+    kind = {(True, True): "million", (True, False): "unnamed million", (False, True): "one"}
+    named = kind.get((million, bool(currency) and unit == "money"), "none")
+    return (1e6 if million else 1.0), say(f"unit.{named}", language, currency=currency)
+
+
 def value_missing(value: float | None) -> bool:
     """Whether there is no number: None, NaN or infinity."""
     return value is None or not math.isfinite(value)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from datetime import date, timedelta
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ibis import _
 from kpi_helpers import simulate
 from kpi_helpers.contracts import TABLES, Check, Column, Problem, Table, broken_rules
 from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.mappings import SECRET_URL, locate, project_root, read_mapping
+from kpi_helpers.mappings import SECRET_URL, locate, n_periods, period_end, project_root, read_mapping
 from kpi_helpers.result import LANGUAGES, Text, number, say
 
 FILES = (".parquet", ".csv", ".csv.gz")
@@ -350,28 +350,6 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
         f"source={name!r} {what}. Give a folder (and name its file in the mapping), a .duckdb file, "
         "a database URL, or data/demo for the simulated company."
     )
-
-
-def period_end(begin: date, period: str) -> date:
-    """Last day of the period that begins on `begin`.
-
-    >>> period_end(date(2026, 2, 1), "month"), period_end(date(2019, 11, 11), "week")
-    (datetime.date(2026, 2, 28), datetime.date(2019, 11, 17))
-    """
-    if period == "month":
-        return (begin.replace(day=1) + timedelta(days=32)).replace(day=1) - timedelta(days=1)
-    return begin + timedelta(days=6 if period == "week" else 0)
-
-
-def n_periods(first: date, last: date, period: str) -> int:
-    """Number of periods from `first` to `last`, both included.
-
-    >>> n_periods(date(2025, 12, 1), date(2026, 2, 1), "month"), n_periods(date(2026, 1, 1), date(2026, 1, 1), "day")
-    (3, 1)
-    """
-    if period == "month":
-        return (last.year - first.year) * 12 + last.month - first.month + 1
-    return (last - first).days // (7 if period == "week" else 1) + 1
 
 
 def _answer(opening: Callable[[], Any], name: str) -> Any:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kpi_helpers.errors import KpiError
+from kpi_helpers.errors import require
 from kpi_helpers.result import Result, probability, say, uplift
 from kpi_helpers.stats import chance_above
 
@@ -89,20 +89,20 @@ def grade_uplifts(
     +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic)
     """
     up = np.atleast_1d(np.asarray(uplifts, dtype=float))
-    _require(math.isfinite(mean) and mean > 0, f"mean={mean} must be above 0 to put an uplift on it.")
-    _require(math.isfinite(sd) and sd >= 0, f"sd={sd} must be a standard deviation, above 0.")
-    _require(sd > 0, "The odds cannot be computed, because sd=0: the history never missed its own forecast.")
-    _require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={up} must be fractions above -1: 0.10 is 10%.")
-    _require(direction in ("up", "down"), f"direction={direction!r} is neither 'up' nor 'down'.")
-    _require(direction == "up" or bool(np.all(up < 1)), f"uplifts={up}: a cost cannot fall by 100% or more.")
-    _require(
+    require(math.isfinite(mean) and mean > 0, f"mean={mean} must be above 0 to put an uplift on it.")
+    require(math.isfinite(sd) and sd >= 0, f"sd={sd} must be a standard deviation, above 0.")
+    require(sd > 0, "The odds cannot be computed, because sd=0: the history never missed its own forecast.")
+    require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={up} must be fractions above -1: 0.10 is 10%.")
+    require(direction in ("up", "down"), f"direction={direction!r} is neither 'up' nor 'down'.")
+    require(direction == "up" or bool(np.all(up < 1)), f"uplifts={up}: a cost cannot fall by 100% or more.")
+    require(
         spend_growth is None or spend_growth > -1,
         f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.",
     )
     for name, given in (("spend_growth", spend_growth), ("elasticity", elasticity), ("elasticity_se", elasticity_se)):
-        _require(given is None or math.isfinite(given), f"{name}={given} must be a finite number, or left out.")
-    _require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
-    _require(elasticity_se is None or (elasticity is not None and elasticity_se >= 0),
+        require(given is None or math.isfinite(given), f"{name}={given} must be a finite number, or left out.")
+    require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
+    require(elasticity_se is None or (elasticity is not None and elasticity_se >= 0),
              f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")  # fmt: skip
     centre, spread = mean, sd
     if elasticity is not None and spend_growth is not None:
@@ -145,10 +145,10 @@ def allocate(total: float, weights: ArrayLike) -> list[int]:
     [4, 3, 3]
     """
     whole = isinstance(total, int | np.integer) or (math.isfinite(total) and total.is_integer())
-    _require(whole and total >= 0, f"total={total} must be a whole number, 0 or more. Round it.")
+    require(whole and total >= 0, f"total={total} must be a whole number, 0 or more. Round it.")
     given = np.asarray(weights, dtype=float)
     good = given.ndim == 1 and len(given) > 0 and bool(np.all(np.isfinite(given) & (given >= 0))) and given.sum() > 0
-    _require(good, f"weights={given} must be a list of numbers, none negative, not all 0.")
+    require(good, f"weights={given} must be a list of numbers, none negative, not all 0.")
     shares = [Fraction(repr(w)) for w in given.tolist()]  # decimals as written: a tie is a tie
     exact = [int(total) * share / sum(shares) for share in shares]
     parts = [math.floor(part) for part in exact]
@@ -185,10 +185,10 @@ def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     120500.0
     """
     done, w = np.asarray(actuals, dtype=float), np.asarray(weights, dtype=float)
-    _require(len(done) <= len(w), f"{len(done)} actuals but {len(w)} weights. Give a weight for each period.")
-    _require(bool(np.all(np.isfinite(w) & (w >= 0))), "weights must be numbers, none negative and none missing.")
+    require(len(done) <= len(w), f"{len(done)} actuals but {len(w)} weights. Give a weight for each period.")
+    require(bool(np.all(np.isfinite(w) & (w >= 0))), "weights must be numbers, none negative and none missing.")
     known = np.isfinite(done)
-    _require(
+    require(
         w[: len(done)][known].sum() > 0,
         "A projection cannot be computed, because no period with weight is known.",
     )
@@ -202,8 +202,3 @@ def rank(chance: float, scale: Sequence[tuple[float, str]]) -> str:
     'ambitious'
     """
     return next(word for lowest, word in scale if chance >= lowest)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise KpiError(message)

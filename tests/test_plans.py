@@ -14,8 +14,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from kpi_helpers import kpis, simulate, sources
 from kpi_helpers.errors import KpiError
+from kpi_helpers.outlooks import outlook, outlook_channels
 from kpi_helpers.pacing import STATUSES, pace, watch
-from kpi_helpers.plans import allocate_plan, answer, grade_outlooks, outlook, outlook_channels
+from kpi_helpers.plans import allocate_plan, answer, grade_outlooks
 from kpi_helpers.result import HTML_MIME, JSON_MIME, MINUS, TONES, measure, say
 from kpi_helpers.targets import GRADES, rank
 

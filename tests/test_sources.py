@@ -11,7 +11,8 @@ import yaml
 from conftest import ROOT
 
 from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.sources import connect, n_periods, period_end
+from kpi_helpers.mappings import n_periods, period_end
+from kpi_helpers.sources import connect
 
 MAPPINGS = ROOT / "data" / "mappings"
 
