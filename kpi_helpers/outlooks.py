@@ -45,6 +45,8 @@ class Outlook(Result):
         For the chart: the periods known, and the forecast of those between them and the plan.
     reason : str
         Why nothing can be forecast; empty when it can.
+    seasonal : bool
+        False when the history is too short for a season, so that the last value is carried on.
     """
 
     kpi: str
@@ -67,6 +69,7 @@ class Outlook(Result):
     bridge_at: tuple[date, ...] = ()
     bridge: tuple[float, ...] = ()
     reason: str = ""
+    seasonal: bool = True
 
     @property
     def knows_last_year(self) -> bool:
@@ -112,10 +115,11 @@ class Outlook(Result):
         k = kpis.kpi(self.kpi)
         divisor, unit = one_unit(max(self.expected_high), k.unit, self.currency, language)
         period = say(f"period.{self.grain}", language)
+        note = say("outlook.note", language, name=k.name[language], period=period, unit=unit)
         drawn = plots.chart(
             lambda axes, narrow: self.plot(axes, narrow=narrow, language=language, scale=divisor),
             title=self.title(language),
-            note=say("outlook.note", language, name=k.name[language], period=period, unit=unit),
+            note=f"{note} {say('outlook.no_season', language)}" if not self.seasonal else note,
             alt=self.sentence(language),
         )
         lines = zip(self.expected, self.expected_low, self.expected_high, self.last_year, strict=True)
@@ -187,7 +191,7 @@ def outlook(
         period_at=tuple(p.start_time.date() for p in future[skip:]),
         expected=tuple(told.mean[skip:].tolist()), expected_low=tuple(low[skip:].tolist()),
         expected_high=tuple(high[skip:].tolist()), last_year=tuple(before.tolist()),
-        total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip),
+        total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip), seasonal=told.season > 1,
         reference=float(before.sum()) if np.isfinite(before).all() and before.sum() > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
         bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),

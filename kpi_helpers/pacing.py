@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from kpi_helpers import kpis
 from kpi_helpers.baselines import SEASONS, forecast
 from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
 from kpi_helpers.result import uplift as written
+from kpi_helpers.sources import Source
 from kpi_helpers.stats import chance_above
 from kpi_helpers.targets import project, rank
 
@@ -155,10 +156,11 @@ class Watch(Result):
     better: tuple[bool, ...]
     confidence: float
     currency: str
+    known: bool = True
 
     def sentence(self, language: str = "en") -> str:
         """How many moved, how many for the worse."""
-        kind = "some" if self.kpi else "none"
+        kind = "unknown" if not self.known else "some" if self.kpi else "none"
         return say(f"watch.{kind}", language, n=len(self.kpi), worse=self.better.count(False))
 
     def html(self, language: str = "en") -> str:
@@ -181,6 +183,27 @@ class Watch(Result):
             f"{now}<small>{between}</small>",
             f"{change}<small>{verdict}</small>",
         ]
+
+
+def watch_year(
+    data: Source, ids: Sequence[str], *, since: date, until: date, by: str = "channel", confidence: float = 0.95
+) -> Watch:
+    """Compare the time from `since` to `until` with the same weekdays 52 weeks before.
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> watch_year(connect("data/demo"), ["aov"], since=date(2025, 1, 1), until=date(2025, 3, 31))
+    What moved cannot be told, because the same weeks of last year are not known.
+    """
+    window: dict[str, Any] = {"by": by, "grain": "total", "confidence": confidence}
+    now, year = kpis.compute(data, ids, since=since, until=until, **window), timedelta(weeks=52)
+    if data.first_day() > since - year:
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("kpi", "segment", "before", "now", "now_low", "now_high", "better"), ()
+        )
+        return Watch(**nothing, confidence=confidence, currency=now.currency, known=False)
+    return watch(now, kpis.compute(data, ids, since=since - year, until=until - year, **window))
 
 
 def watch(now: kpis.KpiTable, before: kpis.KpiTable) -> Watch:

@@ -108,6 +108,10 @@ class Source:
         """
         return self._span(name)[1]
 
+    def first_day(self, name: str = "channel_daily") -> date:
+        """First day of the data."""
+        return self._span(name)[0]
+
     def as_of(self, day: str | None = None) -> date:
         """Day up to which to read: `day` as YYYY-MM-DD if the data reach it, else the last complete day.
 
