@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtrit
 
 from kpi_helpers.errors import KpiError
 from kpi_helpers.stats import Floats, checked_confidence
@@ -23,8 +24,7 @@ class Forecast:
     mean : array (horizon,)
         Expected values.
     season : int
-        Season that was used, in periods; 1 when the history is shorter than two seasons or leaves fewer than
-        four past forecasts of the whole horizon.
+        Season that was used, in periods; 7 or 1 when the history is shorter than two seasons.
     errors : tuple of arrays
         For each step ahead, the errors of that step over every past origin, centred on zero.
     paths : array (origins, horizon)
@@ -57,21 +57,26 @@ class Forecast:
         >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).total(0.8)
         (46.0, 46.0, 46.0)
         """
-        mean = float(self.mean[skip:].sum())
-        low, high = np.quantile(self._sums(skip), self._tails(level))
-        return mean, mean + float(low), mean + float(high)
+        mean, sd = float(self.mean[skip:].sum()), self.total_sd(skip=skip)
+        half = float(ndtri(self._tails(level)[1])) * sd
+        return mean, mean - half, mean + half
 
     def total_sd(self, *, skip: int = 0) -> float:
         """Standard deviation of the sum over the horizon; NaN with too few whole paths to tell.
 
+        Paths overlap, so m paths of h periods hold only k = (m + h - 1) / h independent ones: their spread is
+        widened for the mean error that was estimated from them, sqrt((k + 1) / (k - 1)), and so that a normal
+        90% interval is as wide as Student's with k - 1 degrees of freedom.
+
         >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).total_sd()
         0.0
         """
-        return float(np.std(self._sums(skip), ddof=1))
-
-    def _sums(self, skip: int) -> Floats:
-        sums: Floats = self.paths[:, skip:].sum(axis=1)
-        return np.asarray(sums - sums.mean())
+        sums, h = self.paths[:, skip:].sum(axis=1), self.paths.shape[1] - skip
+        k = (len(sums) + h - 1) / h
+        if len(sums) < FEWEST_ERRORS or k < 1.5:
+            return float("nan")
+        tails = stdtrit(max(k - 1, 1.0), 0.95) / ndtri(0.95)
+        return float(np.std(sums, ddof=1) * np.sqrt((k + 1) / (k - 1)) * tails)
 
     def _tails(self, level: float) -> list[float]:
         if level not in self.levels:
@@ -90,15 +95,15 @@ def forecast(
 
     Each forecast is the latest known value of the same season; its error over the past, at the same
     distance, gives the usual change (the mean error) and the interval (its quantiles). A simple yardstick:
-    it knows no holiday that moves, such as Tết, and its intervals are as wide as one's history is long.
+    it knows no holiday that moves, such as Tết.
 
     Parameters
     ----------
     values : array_like (n,)
         History, oldest first; NaN is a missing period.
     season : int
-        Longest season to consider, in periods (52 for weeks of a year); 1 is used instead when the history
-        is shorter than two of them, or leaves fewer than four past forecasts of the whole horizon.
+        Longest season to consider, in periods (52 for weeks of a year). When the history is shorter than two
+        of them, 7 is used for a multiple of 7 (364 days), else 1.
     horizon : int
         Periods to forecast, at least 1.
     levels : sequence of float
@@ -130,20 +135,18 @@ def forecast(
     first, last = _known_span(y)
     ahead = horizon + (len(y) - last)  # periods since the last known value are forecast too
     y = y[first:last]
-    used = int(season) if len(y) >= 2 * season else 1
-    while True:  # the longest season that leaves enough past origins
-        steps = [used * -(-h // used) for h in range(1, ahead + 1)]  # how far back step h looks
-        naive, paths = _naive_paths(y, steps)
-        if len(paths) >= FEWEST_ERRORS or used == 1:
-            break
-        used = 1
-    if len(paths) < FEWEST_ERRORS:
+    shorter = 7 if season % 7 == 0 else 1  # days of a year fall back on days of a week
+    used = next((m for m in (int(season), shorter) if len(y) >= 2 * m), 1)
+    own = _lagged(y, used)
+    if len(own) < FEWEST_ERRORS:
         raise KpiError(
-            f"A forecast of {horizon} periods cannot be computed, because {int(np.isfinite(y).sum())} known "
-            f"values leave {len(paths)} past forecasts to learn the error from; {FEWEST_ERRORS} are needed. "
-            "Use a longer history or a shorter horizon."
+            f"A forecast of {horizon} periods cannot be computed, because {int(np.isfinite(y).sum())} known values "
+            f"leave {len(own)} past errors to learn from; {FEWEST_ERRORS} are needed. Use a longer history."
         )
-    errors = [_lagged(y, lag) for lag in steps]
+    steps = [used * -(-h // used) for h in range(1, ahead + 1)]  # how far back step h looks
+    naive, paths = _naive_paths(y, steps)
+    far = {lag: _lagged(y, lag) for lag in set(steps)}  # beyond what the history holds, errors grow with the distance
+    errors = [far[lag] if len(far[lag]) >= FEWEST_ERRORS else own * (lag / used) for lag in steps]
     usual = np.array([e.mean() for e in errors])
     cut = ahead - horizon
     return Forecast(

@@ -279,7 +279,7 @@ def compute(
     >>> from kpi_helpers.sources import connect
     >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2024, 11, 30))
     >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
-    (0.0165, 0.0164, 0.0165)
+    (0.0165, 0.0163, 0.0167)
     """
     checked_confidence(confidence)
     if not ids:
@@ -368,9 +368,11 @@ def _values(
     low = high = ratio * np.nan
     if k.unit == "share" and not k.additive:
         low, high = wilson(summed["numerator"], summed["denominator"], confidence=confidence)
-    elif not k.additive:
+    if not k.additive:  # days differ by more than chance: the wider of the two intervals holds for a share
         margin = ratio_margin(n_days, summed["denominator"], squared, confidence=confidence)
-        low, high = ratio - margin, ratio + margin
+        low, high = np.fmin(low, ratio - margin), np.fmax(high, ratio + margin)
+        if k.unit == "share":
+            low, high = low.clip(lower=0), high.where(high.isna() | (ratio > 1), high.clip(upper=1))
     out = summed.assign(value=ratio * k.scale, value_low=low * k.scale, value_high=high * k.scale, n_days=n_days)
     out = out.reset_index()
     expected = np.full(len(out), daily["date"].nunique()) if whole else [

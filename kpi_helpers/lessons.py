@@ -74,7 +74,7 @@ def _one_in_three() -> dict[str, float]:
 
 
 def _year_end() -> dict[str, float]:
-    """Orders of 2025, projected from the weeks to the end of September 2026's season: weights of 2025 itself."""
+    """Orders of 2026, projected on 30 June by the weeks of 2025."""
     series = kpis.compute(connect(simulate.HOME), ["orders"]).series("orders")
     begun = series.index.start_time
     last, now = (

@@ -56,8 +56,10 @@ def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, di
             raise KpiError(f"mapping={str(mapping)!r} does not exist. Give the path of a YAML file.")
         try:
             rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise KpiError(f"{mapping} is not YAML: {' '.join(str(error).split())}. Mind the spaces.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise KpiError(
+                f"{mapping} is not YAML in UTF-8: {' '.join(str(error).split())}. Mind the spaces."
+            ) from None
     if not isinstance(rules, Mapping):
         raise KpiError(f"mapping {mapping} holds no table. Begin with a line such as channel_daily:")
     for name, spec in rules.items():

@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -21,6 +22,9 @@ from kpi_helpers.result import (
     say,
     table,
 )
+
+#: a channel of which nothing is known for so long is taken to have ended
+ENDED_DAYS = 35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -44,7 +48,7 @@ class Outlook(Result):
     history_at, history, bridge_at, bridge : tuple
         For the chart: the periods known, and the forecast of those between them and the plan.
     reason : str
-        Why nothing can be forecast; empty when it can.
+        Why nothing can be forecast: ``short`` history, or ``ended`` channel; empty when it can.
     seasonal : bool
         False when the history is too short for a season, so that the last value is carried on.
     """
@@ -79,7 +83,7 @@ class Outlook(Result):
     @property
     def change(self) -> float:
         """Expected change against last year, a fraction."""
-        return self.total / self.reference - 1
+        return self.total / self.reference - 1 if self.reference else math.nan
 
     def to_frame(self) -> pd.DataFrame:
         """One row a period of the plan."""
@@ -97,14 +101,16 @@ class Outlook(Result):
 
     def sentence(self, language: str = "en") -> str:
         """Expected total, interval, and change against last year; or why there is none."""
-        kind = "unknown" if self.reason else "sentence" if self.knows_last_year else "alone"
-        return say(f"outlook.{kind}", language, reason=self.reason, **self.told(language))
+        kind = self.reason or ("sentence" if self.knows_last_year else "alone")
+        if not self.reason and not math.isfinite(self.total_sd):
+            kind = "no_odds"
+        return say(f"outlook.{kind}", language, segment=self.segment, **self.told(language))
 
     def title(self, language: str = "en") -> str:
         """The finding; no direction is claimed where the interval holds last year's value."""
         flat = self.total_low <= self.reference <= self.total_high
         kind = "flat" if flat else "rise" if self.change > 0 else "fall"
-        if not self.knows_last_year:
+        if not (self.knows_last_year and math.isfinite(self.total_sd)):
             kind = "total"
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
@@ -191,15 +197,29 @@ def outlook(
         period_at=tuple(p.start_time.date() for p in future[skip:]),
         expected=tuple(told.mean[skip:].tolist()), expected_low=tuple(low[skip:].tolist()),
         expected_high=tuple(high[skip:].tolist()), last_year=tuple(before.tolist()),
-        total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip), seasonal=told.season > 1,
+        total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip),
+        seasonal=told.season > 1,
         reference=float(before.sum()) if np.isfinite(before).all() and before.sum() > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
         bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),
     )  # fmt: skip
 
 
-def outlook_channels(values: kpis.KpiTable, key: str, **options: Any) -> list[Outlook]:
-    """Forecast one KPI for each channel that knows it; one that is too short keeps its place, with the reason.
+def outlook_kpis(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, **options: Any) -> list[Outlook]:
+    """Forecast several KPIs of all channels; one that is too short keeps its place, with the reason.
+
+    >>> from kpi_helpers.sources import connect
+    >>> values = kpis.compute(connect("data/demo"), ["orders", "revenue"])
+    >>> [o.kpi for o in outlook_kpis(values, ["revenue"], as_of=date(2026, 11, 21))]
+    ['revenue']
+    """
+    return [_outlook_or_reason(values, key, "", as_of=as_of, **options) for key in keys]
+
+
+def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options: Any) -> list[Outlook]:
+    """Forecast one KPI for each channel that knows it.
+
+    A channel that has ended (nothing known for five weeks) or is too young keeps its place, with the reason.
 
     Examples
     --------
@@ -208,12 +228,21 @@ def outlook_channels(values: kpis.KpiTable, key: str, **options: Any) -> list[Ou
     >>> [o.segment for o in outlook_channels(values, "spend", as_of=date(2026, 11, 21))]
     ['Paid social', 'Paid search', 'Affiliate']
     """
-    outlooks = []
-    for segment in values.segments():
-        if values.series(key, segment).notna().any():
-            try:
-                outlooks.append(outlook(values, key, segment=segment, **options))
-            except KpiError as error:
-                told = {"confidence": options.get("confidence", 0.9), "currency": values.currency}
-                outlooks.append(Outlook(kpi=key, segment=segment, grain=values.grain, reason=str(error), **told))
-    return outlooks
+    rows = values.to_frame().query("kpi == @key")
+    known = set(rows["segment"][rows["value"].notna()])
+    return [_outlook_or_reason(values, key, s, as_of=as_of, **options) for s in values.segments() if s in known]
+
+
+def _outlook_or_reason(
+    values: kpis.KpiTable, key: str, segment: str, *, as_of: date, confidence: float = 0.9, **options: Any
+) -> Outlook:
+    series, reason = values.series(key, segment).dropna(), "short"
+    if len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS:
+        reason = "ended"
+    else:
+        try:
+            return outlook(values, key, segment=segment, as_of=as_of, confidence=confidence, **options)
+        except KpiError:
+            pass
+    return Outlook(kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
+                   reason=reason)  # fmt: skip

@@ -12,6 +12,7 @@ import pandas as pd
 
 from kpi_helpers import kpis
 from kpi_helpers.baselines import SEASONS, forecast
+from kpi_helpers.errors import KpiError
 from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
 from kpi_helpers.result import uplift as written
 from kpi_helpers.sources import Source
@@ -128,7 +129,10 @@ def _pace_row(
     actual, share = float(np.nansum(done)), weights[: len(done)].sum() / weights.sum()
     ahead = len(year) - len(done)
     if ahead:
-        told = forecast(series.to_numpy(), season=season, horizon=ahead, levels=(confidence,))
+        try:
+            told = forecast(series.to_numpy(), season=season, horizon=ahead, levels=(confidence,))
+        except KpiError:
+            return (key, actual, *unknown, "not enough data")
         mean, low, high = told.total(confidence)
         sd = told.total_sd()
         low, high = projected + low - mean, projected + high - mean

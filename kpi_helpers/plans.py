@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any
 
@@ -52,6 +52,13 @@ class TargetTable(Result):
     grade: tuple[str, ...]
     confidence: float
     currency: str
+    missing: tuple[Outlook, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a KPI, segment and uplift."""
+        columns = [f.name for f in fields(self) if f.name not in ("missing", "confidence", "currency")]
+        frame = pd.DataFrame({c: getattr(self, c) for c in columns})
+        return frame.assign(confidence=self.confidence, currency=self.currency)
 
     def sentence(self, language: str = "en") -> str:
         """How many of the targets are safe."""
@@ -61,13 +68,15 @@ class TargetTable(Result):
         """Grid: one row a KPI or channel, one column an uplift."""
         uplifts = [uplift(u, language) for u in dict.fromkeys(self.uplift)]
         parts = self.to_frame().groupby(["kpi", "segment"], sort=False)
-        return table(
+        reasons = "".join(f"<li>{html.escape(o.sentence(language))}</li>" for o in self.missing)
+        grid = table(
             [*say("target_table.heads", language).split("|"), *uplifts],
             [self._row(part, language) for _key, part in parts],
             caption=say("target_table.caption", language),
             note=say("target_table.note", language, level=f"{self.confidence:.0%}"),
             numeric=(1, 2),
         )
+        return grid + (f'<ul class="prose">{reasons}</ul>' if reasons else "")
 
     def _row(self, part: pd.DataFrame, language: str) -> list[str]:
         first = part.iloc[0]
@@ -92,6 +101,7 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
     >>> grade_outlooks([outlook(values, "orders", as_of=date(2026, 11, 21))], [0.05, 0.5]).grade
     ('safe', 'unrealistic')
     """
+    uplifts = sorted(set(uplifts))
     whole = {o.kpi for o in outlooks if not o.segment}
     alone = [o for o in outlooks if o.segment and o.kpi in whole]
     if len(alone) == 1:  # the only channel says the same as the whole
@@ -123,7 +133,8 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
     names = ("kpi", "segment", "reference", "expected", "expected_low", "expected_high", "uplift", "target",
              "probability", "grade")  # fmt: skip
     columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
-    return TargetTable(**columns, confidence=outlooks[0].confidence, currency=outlooks[0].currency)
+    missing = tuple(o for o in outlooks if o.reason)
+    return TargetTable(**columns, confidence=outlooks[0].confidence, currency=outlooks[0].currency, missing=missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -189,10 +200,11 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
             cell = (o.segment, at.replace(day=1))
             cells[cell] = cells.get(cell, 0.0) + max(value, 0.0)
     total = round(whole.reference * (1 + share))
+    weights = list(cells.values()) if any(cells.values()) else [1.0] * len(cells)
     return Plan(
         kpi=whole.kpi, uplift=share, total=total, currency=whole.currency,
         channel=tuple(c for c, _m in cells), month_at=tuple(m for _c, m in cells),
-        target=tuple(allocate(total, list(cells.values()))),
+        target=tuple(allocate(total, weights)),
     )  # fmt: skip
 
 
@@ -224,7 +236,9 @@ class Answer(Result):
     @property
     def commit(self) -> float:
         """Uplift to plan for: the safe one, or the expected change where none is safe."""
-        return self.uplift if self.grade == "safe" else self.outlook.change
+        if self.grade == "safe":
+            return self.uplift
+        return self.outlook.change if math.isfinite(self.outlook.change) else 0.0
 
     def sentence(self, language: str = "en") -> str:
         """The answer in one or two short sentences."""
@@ -238,7 +252,10 @@ class Answer(Result):
         kicker = say("answer.kicker", language, as_of=day(self.as_of, language),
                      first=month(first, language), last=month(last, language))  # fmt: skip
         against = say("answer.against", language, **told) if o.knows_last_year else ""
-        standfirst = say("answer.standfirst", language, against=against, **told, **days)
+        graded = math.isfinite(o.total_sd)
+        standfirst = (
+            say("answer.standfirst", language, against=against, **told, **days) if graded else o.sentence(language)
+        )
         return (
             f'<p class="kicker">{kicker}</p><h1>{self._headline(language)}</h1><p class="standfirst">{standfirst}</p>'
         )
@@ -271,7 +288,7 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> whole = outlook(values, "orders", as_of=date(2026, 11, 21))
     >>> answer(grade_outlooks([whole], [0.05, 0.50]), whole, as_of=date(2026, 11, 21))
-    Commit to 5% more orders: the chance is 93%. At 50% it falls to <1%.
+    Commit to 5% more orders: the chance is 79%. At 50% it falls to <1%.
     """
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
     safe = rows[rows["grade"] == "safe"]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from kpi_helpers import __version__, editions, pages
-from kpi_helpers.errors import ContractError
-from kpi_helpers.mappings import project_root
+from kpi_helpers.errors import ContractError, KpiError
+from kpi_helpers.mappings import PERIODS, project_root
 from kpi_helpers.result import LANGUAGES, dump, plain
 
 PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
@@ -40,6 +40,7 @@ class Job:
     parameters: dict[str, Any]
     key: str
     title: dict[str, str]
+    changed: dict[str, Any]
     files: list[str] = field(default_factory=list)
 
     @property
@@ -50,7 +51,14 @@ class Job:
     @property
     def label(self) -> str:
         """What tells this report from the one with default parameters."""
-        return Path(str(self.parameters["source"])).name if self.key else ""
+        told = {k: v for k, v in self.changed.items() if k not in ("source", "mapping")}
+        place = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
+        return ", ".join([*place, *(f"{k} {v}" for k, v in told.items())])
+
+    def published(self, out: Path) -> bool:
+        """Whether a report with these parameters stands in `out`, of whatever day."""
+        ending = f"-{self.key}" if self.key else ""
+        return any(re.fullmatch(rf"\d{{4}}-\d\d-\d\d{ending}", p.name) for p in (out / self.name).glob("*"))
 
 
 def run(
@@ -121,10 +129,14 @@ def _prepare(
     from kpi_helpers import sources  # heavy, and only this process needs it: the kernel has its own
 
     key = editions.key(known, resolved)
+    changed = {k: v for k, v in resolved.items() if v != known[k].default and k != "as_of"}
     try:
         data = sources.connect(resolved["source"], resolved["mapping"])
         for table in about["tables"]:
             data.table(table)
+        grain = resolved.get("grain", "month")
+        if PERIODS.index(grain) < PERIODS.index(data.period()):
+            raise KpiError(f"grain={grain}: the rows of {data.name} cover a {data.period()} each. Give that or longer.")
         as_of = data.as_of(resolved["as_of"]).isoformat()
         files = [str(path) for path in data.files()]
     except ContractError as error:
@@ -133,12 +145,15 @@ def _prepare(
             parameters={**resolved, "as_of": resolved["as_of"] or "undated"},
             key=key,
             title=about["title"],
+            changed=changed,
         )
         say(f"{name}  the data break their contract; nothing was run")
         say(str(error))
         _record_failure(job, out, str(error))
         return CONTRACT
-    return Job(name=name, parameters={**resolved, "as_of": as_of}, key=key, title=about["title"], files=files)
+    return Job(
+        name=name, parameters={**resolved, "as_of": as_of}, key=key, title=about["title"], changed=changed, files=files
+    )
 
 
 def _run_one(job: Job, out: Path) -> tuple[int, str]:
@@ -154,7 +169,7 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
         if error:
             code, message = error
             _record_failure(job, out, message, executed)
-            stays = "; the last good report stays" if list((out / job.name).glob("*")) else ""
+            stays = "; the last good report stays" if job.published(out) else ""
             return code, f"FAILED: {message}  (see {_failed(out, job)}{stays})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)

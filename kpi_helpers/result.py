@@ -185,6 +185,8 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
     >>> span(0.0228, 0.0234, "share"), span(22.8e9, 25.6e9, "money", "vi")
     ('2.28–2.34%', '22,8–25,6\\xa0tỷ')
     """
+    if value_missing(low) or value_missing(high):
+        return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
     first, last = (end.strip(NBSP) for end in ends)
     tail = re.search(r"[^\d.,]*$", last)

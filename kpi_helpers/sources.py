@@ -160,7 +160,7 @@ class Source:
             if not self._folder:
                 raise
             first = str(error).strip().splitlines()[0]
-            raise KpiError(
+            raise ContractError(
                 f"{self._folder / self._origin(contract.name)} cannot be read: {first} "
                 "CSV must be text in UTF-8 with as many cells in each line; .gz and .parquet must be what they say."
             ) from None
@@ -363,7 +363,9 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
         raise KpiError(f"{name} needs a driver that is not installed: {error.name}.") from None
     except Exception as error:  # each driver has an exception of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise KpiError(f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user.") from None
+        raise ContractError(
+            f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user."
+        ) from None
 
 
 def _column_of(entry: Any) -> str:

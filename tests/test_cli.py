@@ -97,6 +97,27 @@ def test_check_tells_every_problem_at_once_and_ends_with_4(capsys, shop):
     assert "Traceback" not in said.out + said.err
 
 
+def test_data_that_do_not_read_end_a_run_with_4_and_stand_on_the_index(capsys, tmp_path, shop):
+    (shop / "channel_daily.csv").write_bytes(b"date,channel,clicks\n2026-03-01,T\xecm ki\xeam,5\n")  # not UTF-8
+
+    assert kpi("run", "01_kpi_setup", "--source", shop, "--out", tmp_path / "out") == 4
+
+    assert "UTF-8" in capsys.readouterr().out
+    assert "UTF-8" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_grain_finer_than_the_data_stops_before_a_kernel_and_records_nothing(capsys, tmp_path, shop):
+    write(shop, "2026-03-02,Email,5", "2026-03-09,Email,7")
+    mapping = tmp_path / "weekly.yaml"
+    mapping.write_text("channel_daily: {period: week}\n", encoding="utf-8")
+    asked = ["run", "01_kpi_setup", "--source", shop, "--mapping", mapping, "-p", "grain=day"]
+
+    assert kpi(*asked, "--out", tmp_path / "out") == 2
+
+    assert "cover a week each" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "_failed").exists()
+
+
 def test_check_reads_the_mapping(capsys, shop):
     (shop / "channel_daily.csv").rename(shop / "export.csv")
     mapping = shop / "mapping.yaml"
@@ -161,7 +182,7 @@ WRONG = {
     "parameter without a value": (["run", "01_kpi_setup", "-p", "months"], "NAME=VALUE"),
     "wrong type": (["run", "01_kpi_setup", "-p", "months=three"], "months='three'"),
     "out of range": (["run", "01_kpi_setup", "-p", "months=13"], "[1, 12]"),
-    "out of an open range": (["run", "01_kpi_setup", "-p", "confidence=1"], "(0, 1)"),
+    "out of an open range": (["run", "01_kpi_setup", "-p", "confidence=1"], "[0.5, 0.99]"),
     "wrong choice": (["run", "01_kpi_setup", "-p", "grain=weak"], "Did you mean week?"),
     "wrong item of a list": (["run", "01_kpi_setup", "-p", "uplifts=0.1,much"], "uplifts='much'"),
     "no date": (["run", "01_kpi_setup", "--as-of", "tomorrow"], "YYYY-MM-DD"),

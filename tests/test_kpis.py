@@ -219,12 +219,29 @@ def test_both_engines_give_the_same_results(duckdb_engine, postgres_engine):
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_the_interval_of_a_share_is_the_wilson_interval_of_statsmodels(company, confidence):
-    table = compute(company, ["conv_rate_session"], by="channel", confidence=confidence)
+    table = compute(company, ["conv_rate_session"], by="channel", grain="day", confidence=confidence)
 
-    n = np.array(table.denominator)
-    low, high = proportion_confint(np.array(table.numerator), n, 1 - confidence, method="wilson")
-    assert table.value_low == pytest.approx(low, rel=1e-9)
-    assert table.value_high == pytest.approx(high, rel=1e-9)
+    x, n = np.array(table.numerator), np.array(table.denominator)
+    some = n > 0  # days without sessions have no rate
+    low, high = proportion_confint(x[some], n[some], 1 - confidence, method="wilson")
+    assert some.sum() > 100
+    assert np.array(table.value_low)[some] == pytest.approx(low, rel=1e-9)
+    assert np.array(table.value_high)[some] == pytest.approx(high, rel=1e-9)
+    assert np.isnan(np.array(table.value_low)[~some]).all()
+
+
+def test_the_interval_of_a_share_covers_when_days_differ_by_more_than_chance(duckdb_engine):
+    # rates of 2% that wander by a tenth from day to day: Wilson alone covered about half of the weeks
+    rng = np.random.default_rng(3)
+    dates = pd.date_range("2020-01-06", periods=7 * 300)
+    clicks = rng.binomial(50_000, 0.02 * np.exp(0.1 * rng.standard_normal(len(dates))))
+    rows = pd.DataFrame({"date": dates.date, "channel": "A", "clicks": clicks, "impressions": 50_000})
+
+    table = compute(duckdb_engine.source(rows), ["ctr_ad"])
+
+    truth = 0.02 * np.exp(0.1**2 / 2)
+    inside = (np.array(table.value_low) <= truth) & (truth <= np.array(table.value_high))
+    assert 0.91 < inside.mean() < 0.99  # 95% of 300 weeks, three standard errors either way
 
 
 def test_the_wilson_interval_holds_at_the_edges(engine):
@@ -577,7 +594,7 @@ def test_an_objective_that_the_data_cannot_feed_is_served_one_step_upstream(engi
     choice = choose(engine.source(rows), "sales")
 
     assert (choice.objective, choice.served, choice.main) == ("sales", "traffic", "sessions")
-    assert "one step up" in choice.sentence("en") and "phễu" in choice.sentence("vi")
+    assert "further up the funnel" in choice.sentence("en") and "phễu" in choice.sentence("vi")
 
 
 def test_columns_that_are_there_but_empty_feed_nothing(duckdb_engine):

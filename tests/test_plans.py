@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student
 from statsmodels.stats.proportion import proportion_confint
 
 from kpi_helpers import kpis, simulate, sources
@@ -141,6 +142,12 @@ def test_the_reference_of_a_channel_is_its_own(daily, by_channel):
     assert told.segment == "Zalo OA"
 
 
+def honest_sd(sums, horizon):
+    """Spread of overlapping path sums, widened for how few of them are independent."""
+    k = (len(sums) + horizon - 1) / horizon
+    return sums.std(ddof=1) * np.sqrt((k + 1) / (k - 1)) * student.ppf(0.95, max(k - 1, 1)) / norm.ppf(0.95)
+
+
 def test_the_outlook_is_the_seasonal_naive_forecast_of_the_complete_weeks(daily, whole):
     # independent: latest complete week begins on 9 November; the plan begins with the fourth week after it
     y = weekly(daily, "orders")[: pd.Timestamp(2026, 11, 9)].dropna()
@@ -153,8 +160,8 @@ def test_the_outlook_is_the_seasonal_naive_forecast_of_the_complete_weeks(daily,
     assert steps == list(range(4, 16))
     assert whole.expected == pytest.approx(naive, rel=1e-12)
     assert whole.total == pytest.approx(sum(naive), rel=1e-12)
-    assert whole.total_sd == pytest.approx(sums.std(ddof=1), rel=1e-9)
-    low, high = (sum(naive) + (sums - sums.mean()).quantile(q) for q in (0.05, 0.95))
+    assert whole.total_sd == pytest.approx(honest_sd(sums, len(steps)), rel=1e-9)
+    low, high = (norm.ppf(q, sum(naive), whole.total_sd) for q in (0.05, 0.95))
     assert (whole.total_low, whole.total_high) == pytest.approx((low, high), rel=1e-9)
 
 
@@ -211,13 +218,50 @@ def test_a_channel_without_an_outlook_keeps_its_place_with_the_reason(tmp_path):
     graded = grade_outlooks(told, [0.1])
 
     assert [o.segment for o in told] == ["Kiosk", "Shop"]
-    assert "cannot be computed" in told[0].reason
+    assert told[0].reason == "short"
     assert told[1].reason == ""
     assert {o.confidence for o in told} == {0.8}
     assert graded.grade[0] == "not enough data"
     assert graded.grade[1] in TONES
     for language in ("en", "vi"):
-        assert told[0].reason in shown(told[0].html(language))
+        assert told[0].sentence(language) in shown(told[0].html(language))
+        assert told[0].sentence(language) in shown(graded.html(language))  # below the table, too
+
+
+def test_a_channel_that_has_ended_gets_no_share_of_the_plan(daily, tmp_path):
+    ended = daily[(daily["channel"] != "Email") | (daily["date"] < "2026-03-01")][["date", "channel", "orders"]]
+    table = table_of(tmp_path / "a", ended, ["orders"], by="channel", grain="week")
+
+    told = outlook_channels(table, "orders", as_of=AS_OF)
+    plan = allocate_plan(next(o for o in told if o.segment == "Direct"), told, 0.1)
+
+    assert [o.segment for o in told if o.reason == "ended"] == ["Email"]
+    assert "Email" not in plan.channel
+
+
+def test_a_plan_of_a_year_keeps_the_season_and_makes_no_odds_up(values):
+    told = outlook(values, "orders", as_of=AS_OF, months=12)
+    graded = grade_outlooks([told], [0.1])
+
+    assert told.seasonal and np.ptp(told.expected) > 2000  # Tết is lower than 11.11
+    assert graded.grade == ("not enough data",)
+    for language in ("en", "vi"):
+        page = shown(answer(graded, told, as_of=AS_OF).html(language))
+        assert "10%" not in page and "nan" not in page
+
+
+@pytest.mark.parametrize("value", [0, 500])
+def test_a_series_that_never_varies_is_told_not_graded(tmp_path, value):
+    table = monthly_orders(tmp_path / "a", "2023-01-01", [value] * 40)
+    told = outlook(table, "orders", as_of=date(2026, 4, 30))
+    graded = grade_outlooks([told], [0.1, 0.1])
+    told_answer = answer(graded, told, as_of=date(2026, 4, 30))
+
+    assert graded.grade == ("not enough data",)  # and an uplift given twice is graded once
+    for language in ("en", "vi"):
+        page = shown(told_answer.html(language) + graded.html(language))
+        assert "nan" not in page and "inf" not in page
+    assert sum(allocate_plan(told, [told], told_answer.commit).target) == 3 * value
 
 
 # --- targets ----------------------------------------------------------------------------------------------
@@ -376,8 +420,8 @@ def test_pace_matches_an_independent_computation(daily, values, column):
     assert told["projected"] == pytest.approx(projected, rel=1e-12)
     share = season[done.index].sum() / season.sum()
     assert told["remaining_factor"] == pytest.approx((target - done.sum()) / (target * (1 - share)), rel=1e-9)
-    assert told["probability"] == pytest.approx(norm.sf(target, projected, windows.std(ddof=1)), rel=1e-9)
-    low, high = (projected + (windows - windows.mean()).quantile(q) for q in (0.05, 0.95))
+    assert told["probability"] == pytest.approx(norm.sf(target, projected, honest_sd(windows, ahead)), rel=1e-9)
+    low, high = (norm.ppf(q, projected, honest_sd(windows, ahead)) for q in (0.05, 0.95))
     assert (told["projected_low"], told["projected_high"]) == pytest.approx((low, high), rel=1e-9)
     assert told["status"] == rank(told["probability"], STATUSES)
 
