@@ -19,6 +19,8 @@ from kpi_helpers.sources import Source
 from kpi_helpers.stats import checked_confidence, ratio_margin, wilson
 
 GRAINS = {"day": "D", "week": "W-SUN", "month": "M", "total": "Y"}
+#: The rate that tells most about channels of a group, whatever the objective.
+OWN_RATE = {"ads": "ctr_ad", "messaging": "ctr_email"}
 #: An objective that the data cannot feed is carried by the next one up the funnel.
 UPSTREAM = {
     "sales": "leads",
@@ -137,7 +139,7 @@ class KpiChoice(Result):
 
 
 def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
-    """Choose at most `most` KPIs of the catalogue that serve `objective` and that `data` can feed.
+    """Choose at most `most` KPIs that serve `objective` and that `data` can feed, and a rate for each channel group.
 
     A source that cannot feed the objective (no orders, say) is planned for the next objective up the
     funnel, and the choice says so.
@@ -151,7 +153,7 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     --------
     >>> from kpi_helpers.sources import connect
     >>> choose(connect("data/demo"), "sales", most=3)
-    For the objective sales, watch Revenue, Orders, Average order value.
+    For the objective sales, watch Revenue, Orders, Average order value, Ad click-through rate, Click rate of messages.
     """
     if objective not in UPSTREAM:
         raise KpiError(f"objective={objective!r} is not one of {', '.join(UPSTREAM)}. A plan needs one of them.")
@@ -164,9 +166,10 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
         plannable = [k.id for k in found if k.plannable]
         if plannable:
             rest = [k.id for k in found if k.id != plannable[0]]
-            return KpiChoice(
-                objective=objective, served=served, main=plannable[0], kpis=(plannable[0], *rest[: most - 1])
-            )
+            chosen = [plannable[0], *rest[: most - 1]]
+            groups = {kpi(k).group for k in chosen}  # a channel of messages or ads is also read by a rate of its own
+            own = [k for group, k in OWN_RATE.items() if group not in groups and known.get(f"{k}__num", False)]
+            return KpiChoice(objective=objective, served=served, main=plannable[0], kpis=(*chosen, *own))
         served = UPSTREAM[served]
     raise KpiError(f"The columns of {data.name} feed no KPI for {objective}. Map more columns; see data/README.md.")
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
@@ -251,7 +252,7 @@ def _cells(row: Sequence[str], head: Sequence[str], numeric: Sequence[int]) -> s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Result:
+class Result(ABC):
     """Base of every answer: a frozen record that shows itself and never computes.
 
     Fields that are tuples are the columns of its table; the others hold for the whole of it.
@@ -263,9 +264,9 @@ class Result:
         """Name in ``results.json``: the class in snake case."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
+    @abstractmethod
     def sentence(self, language: str = "en") -> str:
         """Say the answer in one sentence; each result says its own."""
-        raise NotImplementedError
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the rows as a DataFrame, one column a field."""

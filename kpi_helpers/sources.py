@@ -240,11 +240,7 @@ class Source:
             if c.kind == "text":
                 return text, text, ""
             if self._backend.name != "duckdb":  # other engines raise on text that does not fit
-                return (
-                    ibis.null(types[c.kind]),
-                    text,
-                    f"{c.kind} (a text column of the database: cast it there)",
-                )
+                return ibis.null(types[c.kind]), text, f"{c.kind} (text in the database: cast it there)"
             return _text_as_date(text, options) if c.kind == "date" else _text_as_number(text, options)
         text = column.cast("string")
         kind = column.type()

@@ -303,6 +303,9 @@ def test_a_result_without_columns_is_one_row():
     class OneNumber(Result):
         value: float
 
+        def sentence(self, language="en"):
+            return str(self.value)
+
     assert OneNumber(value=0.5).to_frame().to_dict("records") == [{"value": 0.5}]
 
 
