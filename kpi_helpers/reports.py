@@ -20,7 +20,7 @@ from typing import Any
 
 from kpi_helpers import __version__, editions, pages
 from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.mappings import PERIODS, project_root
+from kpi_helpers.mappings import PERIODS, locate, project_root
 from kpi_helpers.result import LANGUAGES, dump, plain
 
 PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
@@ -139,6 +139,8 @@ def _prepare(
             raise KpiError(f"grain={grain}: the rows of {data.name} cover a {data.period()} each. Give that or longer.")
         as_of = data.as_of(resolved["as_of"]).isoformat()
         files = [str(path) for path in data.files()]
+        if resolved["mapping"]:
+            files.append(str(locate(resolved["mapping"])))  # it changes every number, so its digest is kept too
     except ContractError as error:
         job = Job(
             name=name,
