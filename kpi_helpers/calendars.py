@@ -67,7 +67,7 @@ def holiday_regressors(
     known = isinstance(periods, pd.PeriodIndex) and not periods.hasnans
     require(known, "periods must be a PeriodIndex without NaT. Call pd.period_range, or dropna and to_period.")
     first, last = (t.to_numpy().astype("datetime64[D]") for t in (periods.start_time, periods.end_time))
-    years = range(periods.year.min(), periods.year.max() + 1) if len(periods) else range(0)
+    years = range(periods.start_time.year.min(), periods.end_time.year.max() + 1) if len(periods) else range(0)
     days = _tet_days(years) if tet else {}
     for name, given in (holidays or {}).items():
         require(name not in days, f"holidays names {name!r}, which is a part of Tết. Choose another name.")
