@@ -159,7 +159,6 @@ def _found(
     gap, low = np.isnan(y) & inside, (y < LOW * usual) & ~spare
     for i, j in _runs(gap | low):
         n = int(low[i:j].sum())  # the longer a run is, the less noise explains it; a lasting one is a level
-        gap[i:j] &= n == 0
         gap[i:j] |= n > 0 and i > there[0] and n <= span[0] and (1 - LOW) * np.sqrt(n) > GAP * noise
     a, b = _root(d - before), _root(d - after)
     z = np.where((a * b > 0) & ~gap, np.sign(a) * np.minimum(abs(a), abs(b)) / noise, 0.0)  # both sides agree
@@ -180,7 +179,7 @@ def _breaks(d: Floats, span: tuple[int, int, int]) -> list[int]:
     for h; a step fits it better than a line. Held against the spread of such changes over the series and against an
     AR(1), both without the break: what wanders or has a long season must change by more than it does elsewhere.
     """
-    h, n, stride = span[0], len(d), max(span[0] // 7, 1)
+    h, n, stride = span[0], len(d), max(span[0] // 5, 1)
     t, found = np.arange(h, n - h + 1, stride), list[int]()
     if n >= 8 * h:  # growth is no break
         d = d - np.nan_to_num(np.nanmedian(np.nan_to_num(_change(d, h, t)))) / h * np.arange(n)
