@@ -1,41 +1,110 @@
-"""What would happen if nothing changed: the seasonal naive forecast with its own empirical errors."""
+"""What would happen if nothing changed: a forecast whose intervals come from its own past forecast errors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri, stdtrit
+from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
-from kpi_helpers.errors import KpiError
-from kpi_helpers.stats import Floats, checked_confidence
+from kpi_helpers.candidates import drift, repeat, smooth
+from kpi_helpers.errors import require
+from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
 #: periods in a year by grain; 364 days keep the weekday
 SEASONS = {"day": 364, "week": 52, "month": 12}
+#: longest season that smoothing follows phase by phase; beyond it each phase is seen too seldom
+SMOOTHED = 24
 FEWEST_ERRORS = 4
+#: how strongly a rule with smaller past errors is preferred: weight = mean absolute error to this power
+PREFERENCE = -8.0
+#: past errors lose half their weight in so many horizons
+HALF_LIFE = 4
+#: where the spread of a total is measured below and above; between and beyond, Student's t with so many degrees
+TAIL, SHAPE = 0.2, 4
+#: level of the test that effects of regressors must pass
+SHOWN_AT = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Distribution of a sum over several periods: two halves of a Student's t, with a spread each below and above.
+
+    Attributes
+    ----------
+    mean : float
+        Sum of the expected values, its median.
+    spread_low, spread_high : float
+        Scales of the two halves; of the logarithm if `multiplicative`. NaN if not known.
+    multiplicative : bool
+        Whether errors are factors, so that the sum stays above 0.
+    """
+
+    mean: float
+    spread_low: float
+    spread_high: float
+    multiplicative: bool
+
+    def quantile(self, probability: ArrayLike) -> Floats:
+        """Value that is not exceeded with that probability: the target at odds p is ``quantile(1 - p)``.
+
+        >>> total = Total(mean=100.0, spread_low=10.0, spread_high=20.0, multiplicative=False)
+        >>> total.quantile([0.5, 0.975]).round(1).tolist()
+        [100.0, 155.5]
+        """
+        t = stdtrit(SHAPE, np.asarray(probability, dtype=float))
+        step = np.where(t < 0, self.spread_low, self.spread_high) * t
+        return np.asarray(self.mean * np.exp(step) if self.multiplicative else self.mean + step)
+
+    def chance_above(self, value: ArrayLike) -> Floats:
+        """Probability that the sum exceeds `value`; NaN if the spread is not known or 0.
+
+        >>> total = Total(mean=100.0, spread_low=10.0, spread_high=20.0, multiplicative=False)
+        >>> total.chance_above([90, 100]).round(3).tolist()
+        [0.813, 0.5]
+        """
+        x = np.asarray(value, dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            far = np.log(np.maximum(x, 0.0) / self.mean) if self.multiplicative else x - self.mean
+            spread = np.where(far < 0, self.spread_low, self.spread_high)
+            return np.where(spread > 0, stdtr(SHAPE, -far / spread), np.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Forecast:
-    """Forecast of a series, with intervals from the errors that the same rule made in the past.
+    """Forecast of a series, with intervals from the errors that the same rules made in the past.
 
     Attributes
     ----------
     mean : array (horizon,)
         Expected values.
     season : int
-        Season that was used, in periods; 7 or 1 when the history is shorter than two seasons.
-    errors : tuple of arrays
-        For each step ahead, the errors of that step over every past origin, centred on zero.
-    paths : array (origins, horizon)
-        Errors of whole paths, each path from one origin.
+        Season of the heaviest rule, in periods; 1 where the past declined every season.
+    weights : dict
+        Rule -> weight, such as ``{"smooth 7": 0.8, "repeat 364": 0.2}``.
+    multiplicative : bool
+        Whether errors are factors (every known value is above 0) or differences.
+    scale : array (horizon,)
+        Size of the past errors of each step, widened for how few of them are independent.
+    shape : (errors, weights)
+        Past errors over their size, all steps pooled, and how much each counts.
+    paths, path_weights : arrays (origins, horizon) and (origins,)
+        Errors of whole paths, each from one origin, and how much each counts.
+    noise : array (horizon, horizon)
+        Covariance of the effects of the regressors.
     """
 
     mean: Floats
     season: int
-    errors: tuple[Floats, ...]
+    weights: dict[str, float]
+    multiplicative: bool
+    scale: Floats
+    shape: tuple[Floats, Floats]
     paths: Floats
-    levels: tuple[float, ...]
+    path_weights: Floats
+    noise: Floats
+    never_negative: bool
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Prediction interval of each period: (low, high), arrays (horizon,).
@@ -44,156 +113,238 @@ class Forecast:
         >>> low.tolist() == high.tolist()  # the season never failed
         True
         """
-        tails = self._tails(level)
-        spread = np.array([np.quantile(e, tails) for e in self.errors])
-        return self.mean + spread[:, 0], self.mean + spread[:, 1]
+        checked_confidence(level)
+        low, high = (self._moved(self.scale * self._shape_at(p)) for p in ((1 - level) / 2, (1 + level) / 2))
+        return low, high
 
-    def total(self, level: float, *, skip: int = 0) -> tuple[float, float, float]:
-        """Prediction interval of the sum over the horizon: (mean, low, high).
-
-        It comes from the errors of whole paths: errors of neighbouring periods go together, so the
-        variances of the periods must not be added. `skip` leaves out the first periods.
+    def total(self, level: float, *, weights: ArrayLike | None = None) -> tuple[float, float, float]:
+        """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high).
 
         >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).total(0.8)
         (46.0, 46.0, 46.0)
         """
-        mean, sd = float(self.mean[skip:].sum()), self.total_sd(skip=skip)
-        half = float(ndtri(self._tails(level)[1])) * sd
-        return mean, mean - half, mean + half
+        checked_confidence(level)
+        whole = self.whole(weights)
+        low, high = whole.quantile([(1 - level) / 2, (1 + level) / 2]).tolist()
+        return whole.mean, max(low, 0.0) if self.never_negative else low, high
 
-    def total_sd(self, *, skip: int = 0) -> float:
-        """Standard deviation of the sum over the horizon; NaN with too few whole paths to tell.
+    def whole(self, weights: ArrayLike | None = None) -> Total:
+        """Distribution of Σ weights × periods (horizon,): all 1 by default, 0 leaves a period out.
 
-        Paths overlap, so m paths of h periods hold only k = (m + h - 1) / h independent ones: their spread is
-        widened for the mean error that was estimated from them, sqrt((k + 1) / (k - 1)), and so that a normal
-        90% interval is as wide as Student's with k - 1 degrees of freedom.
+        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances
+        of the periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
 
-        >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).total_sd()
-        0.0
+        >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).whole([0, 0, 0.5, 0.5]).mean
+        12.0
         """
-        sums, h = self.paths[:, skip:].sum(axis=1), self.paths.shape[1] - skip
-        k = (len(sums) + h - 1) / h
-        if len(sums) < FEWEST_ERRORS or k < 1.5:
-            return float("nan")
-        tails = stdtrit(max(k - 1, 1.0), 0.95) / ndtri(0.95)
-        return float(np.std(sums, ddof=1) * np.sqrt((k + 1) / (k - 1)) * tails)
+        w = np.ones(len(self.mean)) if weights is None else np.asarray(weights, dtype=float)
+        part = w * self.mean
+        centre, low, high = float(part.sum()), math.nan, math.nan
+        multiplicative = self.multiplicative and centre > 0
+        if len(self.paths) >= FEWEST_ERRORS:
+            missed = np.log(np.exp(self.paths) @ part / centre) if multiplicative else self.paths @ w
+            lever = part / centre if multiplicative else w
+            tails = weighted_quantile(missed, self.path_weights, [TAIL, 1 - TAIL]) / stdtrit(SHAPE, [TAIL, 1 - TAIL])
+            wider, noise = _wider(self.path_weights, np.count_nonzero(w)), float(lever @ self.noise @ lever)
+            low, high = (math.hypot(max(float(spread), 0.0) * wider, math.sqrt(noise)) for spread in tails)
+        return Total(mean=centre, spread_low=low, spread_high=high, multiplicative=multiplicative)
 
-    def _tails(self, level: float) -> list[float]:
-        if level not in self.levels:
-            raise KpiError(
-                f"level={level} was not asked for; the forecast holds {self.levels}. "
-                f"Pass levels=({level},) to forecast."
-            )
-        return [(1 - level) / 2, (1 + level) / 2]
+    def _shape_at(self, probability: float) -> float:
+        return float(weighted_quantile(*self.shape, probability)) if len(self.shape[0]) else 0.0
+
+    def _moved(self, by: Floats) -> Floats:
+        moved = self.mean * np.exp(by) if self.multiplicative else self.mean + by
+        return np.maximum(moved, 0.0) if self.never_negative else moved
 
 
 def forecast(
     values: ArrayLike, *, season: int, horizon: int,
     levels: Sequence[float] = (0.8, 0.95), regressors: ArrayLike | None = None,
 ) -> Forecast:  # fmt: skip
-    """Forecast by the seasonal naive rule: the value one season ago, plus the usual change since then.
+    """Forecast a series by a weighted mean of simple rules, with intervals from their past forecast errors.
 
-    Each forecast is the latest known value of the same season; its error over the past, at the same
-    distance, gives the usual change (the mean error) and the interval (its quantiles). A simple yardstick:
-    it knows no holiday that moves, such as Tết.
+    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one
+    season ago, and that plus the usual change. Each forecasts from every point of the past; the smaller its
+    errors there, the more it weighs, so that a season which does not help is declined.
 
     Parameters
     ----------
     values : array_like (n,)
         History, oldest first; NaN is a missing period.
     season : int
-        Longest season to consider, in periods (52 for weeks of a year). When the history is shorter than two
-        of them, 7 is used for a multiple of 7 (364 days), else 1.
+        Longest season to consider, in periods (52 for weeks of a year, 364 for days, which have a week of 7 too).
+        It is considered once the history holds two of them.
     horizon : int
         Periods to forecast, at least 1.
     levels : sequence of float
-        Coverages for `interval` and `total`, each in (0, 1).
-    regressors : None
-        Not used by this rule; anything else is refused.
+        Coverages that will be asked for, each in (0, 1); `interval` and `total` take any.
+    regressors : array_like (n + horizon, k), optional
+        What moves the series and is known ahead, such as the days of Tết in each period. Its effects are
+        factors where all values are above 0, and are estimated on changes from season to season.
 
     Raises
     ------
     KpiError
-        If an argument is out of range, or the history is too short to have made the errors of one horizon.
+        If an argument is out of range, or the history is too short to have made errors.
 
     References
     ----------
-    Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, 3rd ed., sections 5.2 and 5.5.
+    Combination and multi-step errors from the past: Hyndman & Athanasopoulos (2021), Forecasting: Principles and
+    Practice, 3rd ed., sections 5.5, 5.8, 5.10 and 13.4. Rules: see `candidates`.
 
     Examples
     --------
-    >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8], season=4, horizon=4).mean.tolist()
-    [7.0, 8.0, 9.0, 10.0]
+    >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
+    [1.0, 2.0, 3.0]
     """
     y = np.asarray(values, dtype=float)
-    if y.ndim != 1 or np.isinf(y).any():
-        raise KpiError(f"values has shape {y.shape} and must be one series of finite numbers; NaN is missing.")
-    if season < 1 or horizon < 1 or int(season) != season or int(horizon) != horizon:
-        raise KpiError(f"season={season}, horizon={horizon}: both are whole numbers of periods, at least 1.")
+    require(y.ndim == 1 and not np.isinf(y).any(),
+            f"values has shape {y.shape} and must be one series of finite numbers; NaN is missing.")  # fmt: skip
+    require(season >= 1 and horizon >= 1 and int(season) == season and int(horizon) == horizon,
+            f"season={season}, horizon={horizon}: both are whole numbers of periods, at least 1.")  # fmt: skip
+    for level in levels:
+        checked_confidence(level)
+    known = np.flatnonzero(np.isfinite(y))
+    require(len(known) > 0, "A forecast cannot be computed, because no value is known. Check the column and dates.")
+    first, last = int(known[0]), int(known[-1]) + 1
+    y, cut = y[first:last], len(y) - last  # periods since the last known value are forecast too
+    positive = bool(np.nanmin(y) > 0)
+    short, long = _seasons(len(y), int(season))
+    effect, noise = np.zeros(len(y) + cut + horizon), np.zeros((horizon, horizon))
     if regressors is not None:
-        raise KpiError("The seasonal naive rule uses no regressors. Leave regressors out.")
-    first, last = _known_span(y)
-    ahead = horizon + (len(y) - last)  # periods since the last known value are forecast too
-    y = y[first:last]
-    shorter = 7 if season % 7 == 0 else 1  # days of a year fall back on days of a week
-    used = next((m for m in (int(season), shorter) if len(y) >= 2 * m), 1)
-    own = _lagged(y, used)
-    if len(own) < FEWEST_ERRORS:
-        raise KpiError(
-            f"A forecast of {horizon} periods cannot be computed, because {int(np.isfinite(y).sum())} known values "
-            f"leave {len(own)} past errors to learn from; {FEWEST_ERRORS} are needed. Use a longer history."
-        )
-    steps = [used * -(-h // used) for h in range(1, ahead + 1)]  # how far back step h looks
-    naive, paths = _naive_paths(y, steps)
-    far = {lag: _lagged(y, lag) for lag in set(steps)}  # beyond what the history holds, errors grow with the distance
-    errors = [far[lag] if len(far[lag]) >= FEWEST_ERRORS else own * (lag / used) for lag in steps]
-    usual = np.array([e.mean() for e in errors])
-    cut = ahead - horizon
+        x = _checked_regressors(regressors, len(values) + horizon)[first:]  # type: ignore[arg-type]
+        effect, noise = _effects(np.log(y) if positive else y, x, short, horizon)
+    calm = y / np.exp(effect[: len(y)]) if positive else y - effect[: len(y)]
+    made, weights = _combined(calm, short, long, cut + horizon)
+    if positive:  # smoothing may step below 0 where a series collapsed
+        made = np.maximum(made, np.nanmin(calm) / 2)
+    errors = _errors(np.log(calm), np.log(made)) if positive else _errors(calm, made)
+    require(int(np.isfinite(errors[:, 0]).sum()) >= FEWEST_ERRORS,
+            f"A forecast of {horizon} periods cannot be computed, because {len(known)} known values leave "
+            f"{int(np.isfinite(errors[:, 0]).sum())} past errors to learn from; {FEWEST_ERRORS} are needed. "
+            "Use a longer history.")  # fmt: skip
+    return _calibrated(made[-1, cut:], errors[:, cut:], effect[len(y) + cut :], noise, positive,
+                       never_negative=bool(np.nanmin(y) >= 0), weights=weights)  # fmt: skip
+
+
+def _seasons(n: int, longest: int) -> tuple[int, int]:
+    """Season to smooth and season to repeat, both seen twice; days of a year have a week too."""
+    tried = [m for m in (longest, 7 if longest % 7 == 0 else 1) if n >= 2 * m]
+    return next((m for m in tried if m <= SMOOTHED), 1), tried[0] if tried else 1
+
+
+def _combined(y: Floats, short: int, long: int, ahead: int) -> tuple[Floats, dict[str, float]]:
+    """Forecasts from every origin (n, ahead) by the weighted mean of the rules; NaN before the first origin."""
+    rules = {f"smooth {m}": smooth(y, m, ahead) for m in sorted({1, short})}
+    rules |= {f"repeat {long}": repeat(y, long, ahead), f"drift {long}": drift(y, long, ahead)}
+    made, first = np.stack(list(rules.values())), _first_origin(len(y), long, ahead)
+    made[:, :first] = np.nan
+    known = np.asarray(np.isfinite(made[:, -1]).all(axis=1))  # a rule without a forecast from the end is left out
+    missed = np.abs(_errors(y, made[known]))
+    common = np.isfinite(missed).all(axis=0) * _recency(len(y), ahead)[:, None]
+    size = (np.nan_to_num(missed) * common).sum(axis=(1, 2))
+    share = (size / size.max()) ** PREFERENCE if size.min() > 0 else (size == size.min()).astype(float)
+    share = share / share.sum()
+    names = [name for name, ok in zip(rules, known, strict=True) if ok]
+    return np.tensordot(share, made[known], 1), dict(zip(names, share.tolist(), strict=True))
+
+
+def _first_origin(n: int, season: int, ahead: int) -> int:
+    """Rules have settled after three seasons; a short history spares half of what its horizon leaves."""
+    return min(max(3 * season, 20), max(season + FEWEST_ERRORS, (n - ahead) // 2)) - 1
+
+
+def _errors(y: Floats, made: Floats) -> Floats:
+    """What each forecast (..., n, ahead) missed; NaN where the truth is not known."""
+    n, ahead = made.shape[-2:]
+    at = np.arange(n)[:, None] + np.arange(1, ahead + 1)
+    return np.append(y, np.full(ahead, np.nan))[at] - made
+
+
+def _recency(n: int, ahead: int) -> Floats:
+    return np.asarray(0.5 ** (np.arange(n)[::-1] / (HALF_LIFE * ahead)), dtype=float)
+
+
+def _wider(weights: Floats, steps: ArrayLike) -> Floats:
+    """Factor for a spread that was learned from overlapping errors `steps` ahead.
+
+    Errors of paths h steps long hold about one independent error every h / 2 origins: the spread is widened for
+    the error of the centre, sqrt(1 + 1 / k), and to Student's quantile with k degrees of freedom.
+    """
+    origins = weights.sum() ** 2 / (weights**2).sum() if len(weights) else 1.0
+    k = 1 + 2 * origins / np.asarray(steps, dtype=float)
+    return np.asarray(np.sqrt(1 + 1 / k) * stdtrit(k, 0.9) / ndtri(0.9))
+
+
+def _calibrated(
+    centre: Floats, errors: Floats, effect: Floats, noise: Floats, positive: bool, *, never_negative: bool,
+    weights: dict[str, float],
+) -> Forecast:  # fmt: skip
+    """Turn a combined forecast and its past errors into a forecast without bias and with measured spread."""
+    n, horizon = errors.shape
+    steps, recent = np.arange(1, horizon + 1), _recency(n, horizon)
+    level = np.exp(effect) if positive else effect
+    whole = np.isfinite(errors).all(axis=1)
+    size = _sizes(errors, recent)
+    # the usual miss of the whole path, over all of the past, is taken out of each step in proportion to its size
+    shift = np.zeros(horizon)
+    if whole.sum() >= FEWEST_ERRORS and size.any():
+        if positive:
+            missed = np.log((centre * np.exp(errors[whole])).sum(axis=1) / centre.sum())
+            shift = np.median(missed) * size / (centre @ size / centre.sum())
+        else:
+            shift = np.median(errors[whole].sum(axis=1)) * size / size.sum()
+    mean = centre * np.exp(shift) * level if positive else centre + shift + level
+    left = errors - shift
+    known = np.isfinite(left) & (size > 0)
+    own = np.sqrt(np.diag(noise))
     return Forecast(
-        mean=(naive + usual)[cut:],
-        season=used,
-        errors=tuple(e - m for e, m in zip(errors[cut:], usual[cut:], strict=True)),
-        paths=paths[:, cut:],
-        levels=tuple(checked_confidence(level) for level in levels),
+        mean=np.maximum(mean, 0.0) if never_negative else mean,
+        season=int(max(weights, key=lambda rule: weights[rule]).split()[1]),
+        weights=weights,
+        multiplicative=positive,
+        scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), own),
+        shape=((left / np.where(size > 0, size, 1))[known], np.broadcast_to(recent[:, None], left.shape)[known]),
+        paths=left[whole],
+        path_weights=recent[whole],
+        noise=noise,
+        never_negative=never_negative,
     )
 
 
-def _known_span(y: Floats) -> tuple[int, int]:
-    known = np.flatnonzero(np.isfinite(y))
-    if not len(known):
-        raise KpiError("A forecast cannot be computed, because no value is known. Check the column and dates.")
-    return int(known[0]), int(known[-1]) + 1
+def _sizes(errors: Floats, recent: Floats) -> Floats:
+    """Weighted root mean square of each step's errors, never falling; steps beyond the known grow with the root."""
+    known = np.isfinite(errors)
+    weight = (recent[:, None] * known).sum(axis=0)
+    squares = (recent[:, None] * np.nan_to_num(errors) ** 2).sum(axis=0)
+    size = np.sqrt(squares / np.where(weight > 0, weight, 1))
+    reach = max(int(np.flatnonzero(known.sum(axis=0) >= FEWEST_ERRORS)[-1]), 0) + 1
+    size = np.maximum.accumulate(size[:reach])
+    beyond = np.sqrt(np.arange(reach + 1, len(weight) + 1) / reach)
+    return np.append(size, size[-1] * beyond)
 
 
-def _naive_paths(y: Floats, steps: list[int]) -> tuple[Floats, Floats]:
-    """Naive forecast from the end (horizon,), and error paths from every origin that knows them all."""
-    filled = _filled(y, min(steps))
-    n, h = len(y), np.arange(len(steps))
-    back = np.array(steps)
-    naive = filled[n + h - back]
-    origins = np.arange(max(back - h), n - len(steps) + 1)
-    if len(origins) < 1:
-        return naive, np.empty((0, len(steps)))
-    at = origins[:, None] + h
-    paths = y[at] - y[at - back]
-    return naive, paths[np.isfinite(paths).all(axis=1)]
+def _checked_regressors(regressors: ArrayLike, n: int) -> Floats:
+    x = np.asarray(regressors, dtype=float)
+    x = x[:, None] if x.ndim == 1 else x
+    good = x.ndim == 2 and len(x) == n and bool(np.isfinite(x).all())
+    require(good, f"regressors has shape {x.shape}; it needs {n} rows, history and horizon, all finite numbers.")
+    return x
 
 
-def _lagged(y: Floats, lag: int) -> Floats:
-    change = y[lag:] - y[:-lag]
-    return change[np.isfinite(change)]
+def _effects(z: Floats, x: Floats, season: int, horizon: int) -> tuple[Floats, Floats]:
+    """Effects of regressors on all rows of `x`, and the covariance of those ahead, by least squares on changes.
 
-
-def _filled(y: Floats, season: int) -> Floats:
-    """Stand-ins for missing values: a season before plus the usual change, else the first known of its kind.
-
-    Forecasts look there, errors never do.
+    Together they must pass an F test at 1%; what the past does not show is left out.
     """
-    filled, change = y.copy(), _lagged(y, season)
-    usual = change.mean() if len(change) else 0.0
-    for i in np.flatnonzero(np.isnan(y)):
-        same = y[i % season :: season]
-        known = same[np.isfinite(same)]
-        before = filled[i - season] + usual if i >= season else np.nan
-        filled[i] = before if np.isfinite(before) else known[0] if len(known) else np.nanmean(y)
-    return filled
+    n = len(z)
+    dz, dx = z[season:] - z[:-season], x[season:n] - x[: n - season]
+    dz, dx = dz[known := np.isfinite(dz)], np.column_stack([np.ones(known.sum()), dx[known]])
+    inverse = np.linalg.pinv(dx.T @ dx, rcond=1e-10, hermitian=True)
+    beta = inverse @ dx.T @ dz
+    k, free = int(np.linalg.matrix_rank(dx)) - 1, len(dz) - int(np.linalg.matrix_rank(dx))
+    left, all_of_it = float(((dz - dx @ beta) ** 2).sum()), float(((dz - dz.mean()) ** 2).sum())
+    if k < 1 or free < 1 or fdtrc(k, free, (all_of_it - left) / k / max(left / free, 1e-300)) > SHOWN_AT:
+        return np.zeros(len(x)), np.zeros((horizon, horizon))
+    spread = inverse[1:, 1:] * left / free
+    return x @ beta[1:], x[-horizon:] @ spread @ x[-horizon:].T

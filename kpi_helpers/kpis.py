@@ -217,11 +217,11 @@ class KpiTable(Result):
         first = self.to_frame().query("kpi == @self.kpi[0]").groupby("segment")["numerator"].sum()
         return [str(s) for s in first.sort_values(ascending=False, kind="stable").index]
 
-    def series(self, key: str, segment: str = "") -> pd.Series:
-        """Values of one KPI by period, without holes in the calendar; NaN where a period is incomplete."""
+    def series(self, key: str, segment: str = "", column: str = "value") -> pd.Series:
+        """One KPI by period, without holes in the calendar; NaN where a period is incomplete."""
         frame = self.to_frame().query("kpi == @key and segment == @segment")
         at = pd.PeriodIndex(frame["period_at"], freq=GRAINS[self.grain])
-        known = pd.Series(frame["value"].where(frame["complete"]).to_numpy(dtype=float), index=at)
+        known = pd.Series(frame[column].where(frame["complete"]).to_numpy(dtype=float), index=at)
         return known.reindex(pd.period_range(at.min(), at.max(), freq=GRAINS[self.grain])) if len(at) else known
 
     def sentence(self, language: str = "en") -> str:

@@ -6,7 +6,6 @@ from datetime import date
 from functools import cache
 
 import pandas as pd
-from scipy.special import ndtri
 
 from kpi_helpers import kpis, outlooks, simulate
 from kpi_helpers.errors import KpiError
@@ -70,7 +69,7 @@ def _one_in_three() -> dict[str, float]:
     """Orders of the plan's weeks that are reached one time in three."""
     values = kpis.compute(connect(simulate.HOME), ["orders"])
     o = outlooks.outlook(values, "orders", as_of=simulate.LAST)
-    return {"right": o.total + ndtri(2 / 3) * o.total_sd, "other_tail": o.total + ndtri(1 / 3) * o.total_sd}
+    return {"right": o.target_at(1 / 3), "other_tail": o.target_at(2 / 3)}
 
 
 def _year_end() -> dict[str, float]:

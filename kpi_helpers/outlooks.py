@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import kpis, plots
-from kpi_helpers.baselines import SEASONS, Forecast, forecast
+from kpi_helpers.backtests import BackTest, Holidays, back_test, baseline
+from kpi_helpers.baselines import SEASONS, Total
+from kpi_helpers.cleaning import Cleaned
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import (
     Result,
@@ -25,6 +27,7 @@ from kpi_helpers.result import (
 
 #: a channel of which nothing is known for so long is taken to have ended
 ENDED_DAYS = 35
+UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multiplicative=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -41,10 +44,14 @@ class Outlook(Result):
         Forecast and interval of each period.
     last_year : tuple of float
         Value of the same period one season before; NaN if unknown.
-    total, total_low, total_high, total_sd : float
-        The sum over the plan.
+    total, total_low, total_high : float
+        The sum over the plan and its interval; for a ratio, its value over the plan.
+    odds : Total
+        Distribution of that total.
     reference : float
-        What uplifts are put on: last year's sum, or `total` where last year is not fully known.
+        What uplifts are put on: last year's total, or `total` where last year is not fully known.
+    cleaned : Cleaned
+        What was found in the history.
     history_at, history, bridge_at, bridge : tuple
         For the chart: the periods known, and the forecast of those between them and the plan.
     reason : str
@@ -66,7 +73,9 @@ class Outlook(Result):
     total: float = math.nan
     total_low: float = math.nan
     total_high: float = math.nan
-    total_sd: float = math.nan
+    odds: Total = UNKNOWN
+    cleaned: Cleaned | None = None
+    weights: tuple[float, ...] = ()
     reference: float = math.nan
     history_at: tuple[date, ...] = ()
     history: tuple[float, ...] = ()
@@ -79,6 +88,20 @@ class Outlook(Result):
     def knows_last_year(self) -> bool:
         """Whether the same periods of last year are all known; else uplifts are put on the forecast."""
         return bool(self.last_year) and all(map(math.isfinite, self.last_year)) and sum(self.last_year) > 0
+
+    @property
+    def graded(self) -> bool:
+        """Whether odds can be given: the history was long enough for whole paths, and missed its forecasts."""
+        return not self.reason and self.odds.spread_low + self.odds.spread_high > 0
+
+    def chance(self, target: float) -> float:
+        """Chance of reaching `target`: of exceeding it, or of staying below where lower is better."""
+        above = float(self.odds.chance_above(target))
+        return above if kpis.kpi(self.kpi).direction != "down" else 1 - above
+
+    def target_at(self, chance: float) -> float:
+        """Target that is reached with that chance."""
+        return float(self.odds.quantile(chance if kpis.kpi(self.kpi).direction == "down" else 1 - chance))
 
     @property
     def change(self) -> float:
@@ -102,7 +125,7 @@ class Outlook(Result):
     def sentence(self, language: str = "en") -> str:
         """Expected total, interval, and change against last year; or why there is none."""
         kind = self.reason or ("sentence" if self.knows_last_year else "alone")
-        if not self.reason and not math.isfinite(self.total_sd):
+        if not self.reason and not self.graded:
             kind = "no_odds"
         return say(f"outlook.{kind}", language, segment=self.segment, **self.told(language))
 
@@ -110,7 +133,7 @@ class Outlook(Result):
         """The finding; no direction is claimed where the interval holds last year's value."""
         flat = self.total_low <= self.reference <= self.total_high
         kind = "flat" if flat else "rise" if self.change > 0 else "fall"
-        if not (self.knows_last_year and math.isfinite(self.total_sd)):
+        if not (self.knows_last_year and self.graded):
             kind = "total"
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
@@ -148,23 +171,18 @@ class Outlook(Result):
 
 
 def outlook(
-    values: kpis.KpiTable,
-    key: str,
-    *,
-    segment: str = "",
-    as_of: date,
-    months: int = 3,
-    confidence: float = 0.9,
-) -> Outlook:
-    """Forecast one additive KPI over the next `months` whole months after `as_of`.
+    values: kpis.KpiTable, key: str, *, segment: str = "", as_of: date, months: int = 3, confidence: float = 0.9,
+    holidays: Holidays | None = None,
+) -> Outlook:  # fmt: skip
+    """Forecast one KPI over the next `months` whole months after `as_of`.
 
-    A period belongs to the month in which it begins. Uplifts are later put on the same periods of last
-    year where all of them are known.
+    A period belongs to the month in which it begins. A ratio is weighted by the denominators of the same
+    periods of last year. Uplifts are later put on those periods where all of them are known.
 
     Raises
     ------
     KpiError
-        If the KPI is a ratio, or its history is too short for an error to be known.
+        If the history is too short for an error to be known.
 
     Examples
     --------
@@ -173,40 +191,76 @@ def outlook(
     >>> outlook(values, "orders", as_of=date(2026, 11, 21)).period_at[0]
     datetime.date(2026, 12, 7)
     """
-    require(kpis.kpi(key).additive, f"{key} is a ratio; a plan is made for sums such as orders or revenue.")
-    series = values.series(key, segment)
-    series = series[series.index.end_time.date <= as_of]  # the running period is not over
-    first = (as_of.replace(day=1) + timedelta(days=32)).replace(day=1)
-    if (as_of + timedelta(days=1)).day == 1:
-        first = as_of + timedelta(days=1)
-    last = (pd.Timestamp(first) + pd.DateOffset(months=months)).date() - timedelta(days=1)
-    require(
-        bool(series.notna().any()),
-        f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.",
-    )
-    future = pd.period_range(series.index[-1] + 1, pd.Timestamp(last), freq=series.index.freq)
-    future = future[[p.start_time.date() <= last for p in future]]
-    skip = sum(p.start_time.date() < first for p in future)
-    season = SEASONS[values.grain]
-    told: Forecast = forecast(series.to_numpy(), season=season, horizon=len(future), levels=(confidence,))
+    series = _known(values, key, segment, as_of)
+    future, skip = _plan(series.index, as_of, months)
+    season, k = SEASONS[values.grain], kpis.kpi(key)
+    weights = _weights(values, key, segment, future, skip)
+    told, cleaned = baseline(series, len(future), holidays)
     low, high = told.interval(confidence)
-    total, total_low, total_high = told.total(confidence, skip=skip)
+    total, total_low, total_high = told.total(confidence, weights=weights)
     before = series.reindex([p - season for p in future[skip:]]).to_numpy(dtype=float)
+    most = 1.0 if k.unit == "share" else math.inf
+    reference = float(weights[skip:] @ before)
     return Outlook(
         kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
         period_at=tuple(p.start_time.date() for p in future[skip:]),
         expected=tuple(told.mean[skip:].tolist()), expected_low=tuple(low[skip:].tolist()),
-        expected_high=tuple(high[skip:].tolist()), last_year=tuple(before.tolist()),
-        total=total, total_low=total_low, total_high=total_high, total_sd=told.total_sd(skip=skip),
-        seasonal=told.season > 1,
-        reference=float(before.sum()) if np.isfinite(before).all() and before.sum() > 0 else total,
+        expected_high=tuple(high[skip:].clip(max=most).tolist()), last_year=tuple(before.tolist()),
+        total=total, total_low=total_low, total_high=min(total_high, most), odds=told.whole(weights),
+        seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
+        reference=reference if np.isfinite(before).all() and reference > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
         bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),
     )  # fmt: skip
 
 
+def past_outlooks(values: kpis.KpiTable, told: Outlook, *, as_of: date, holidays: Holidays | None = None) -> BackTest:
+    """Repeat the outlook on past dates: the same distance, the same periods, only what was known then.
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> values = kpis.compute(connect("data/demo"), ["orders"])
+    >>> told = outlook(values, "orders", as_of=date(2026, 11, 21))
+    >>> len(past_outlooks(values, told, as_of=date(2026, 11, 21)).actual)
+    8
+    """
+    series = _known(values, told.kpi, told.segment, as_of)
+    return back_test(series, len(told.weights), weights=told.weights, holidays=holidays, confidence=told.confidence)
+
+
+def _known(values: kpis.KpiTable, key: str, segment: str, as_of: date) -> pd.Series:
+    series = values.series(key, segment)
+    series = series[series.index.end_time.date <= as_of]  # the running period is not over
+    require(
+        bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}."
+    )
+    return series
+
+
+def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodIndex, int]:
+    """Periods from the first unknown to the end of the plan, and how many of them lie before it."""
+    first = (pd.Timestamp(as_of) + pd.offsets.MonthBegin()).date()
+    last = (pd.Timestamp(first) + pd.DateOffset(months=months)).date() - timedelta(days=1)
+    future = pd.period_range(known[-1] + 1, pd.Timestamp(last), freq=known.freq)
+    future = future[future.start_time.date <= last]
+    return future, int((future.start_time.date < first).sum())
+
+
+def _weights(values: kpis.KpiTable, key: str, segment: str, future: pd.PeriodIndex, skip: int) -> np.ndarray:
+    """What the plan's total sums: each period once, or for a ratio by last year's denominators."""
+    weights = np.ones(len(future))
+    if not kpis.kpi(key).additive:
+        season = SEASONS[values.grain]
+        before = values.series(key, segment, "denominator").reindex([p - season for p in future]).to_numpy(dtype=float)
+        known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
+        weights = before if known else weights
+    weights[:skip] = 0.0
+    return weights if kpis.kpi(key).additive else weights / weights.sum()
+
+
 def outlook_kpis(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, **options: Any) -> list[Outlook]:
-    """Forecast several KPIs of all channels; one that is too short keeps its place, with the reason.
+    """Forecast several KPIs of all channels; one whose history is too short keeps its place, with the reason.
 
     >>> from kpi_helpers.sources import connect
     >>> values = kpis.compute(connect("data/demo"), ["orders", "revenue"])

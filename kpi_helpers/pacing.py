@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import kpis
-from kpi_helpers.baselines import SEASONS, forecast
+from kpi_helpers.backtests import Holidays, baseline
+from kpi_helpers.baselines import SEASONS
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
 from kpi_helpers.result import uplift as written
 from kpi_helpers.sources import Source
-from kpi_helpers.stats import chance_above
 from kpi_helpers.targets import project, rank
 
 #: lowest probability of each status of a running target
@@ -93,7 +93,10 @@ class Pace(Result):
         )
 
 
-def pace(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, uplift: float, confidence: float = 0.9) -> Pace:
+def pace(
+    values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, uplift: float, confidence: float = 0.9,
+    holidays: Holidays | None = None,
+) -> Pace:  # fmt: skip
     """Compare the running year with last year plus `uplift`, by season.
 
     A period belongs to the year in which it begins; missing periods take the seasonal share of the known
@@ -106,7 +109,8 @@ def pace(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, uplift: flo
     >>> pace(values, ["orders"], as_of=date(2026, 11, 21), uplift=0.05).status
     ('on track',)
     """
-    rows = [_pace_row(values.series(key), key, SEASONS[values.grain], as_of, uplift, confidence) for key in keys]
+    plan = (SEASONS[values.grain], as_of, uplift, confidence, holidays)
+    rows = [_pace_row(values.series(key), key, *plan) for key in keys]
     names = ("kpi", "actual", "projected", "projected_low", "projected_high", "last_year", "target",
              "remaining_factor", "probability", "status")  # fmt: skip
     columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -114,7 +118,7 @@ def pace(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, uplift: flo
 
 
 def _pace_row(
-    series: pd.Series, key: str, season: int, as_of: date, uplift: float, confidence: float
+    series: pd.Series, key: str, season: int, as_of: date, uplift: float, confidence: float, holidays: Holidays | None
 ) -> tuple[Any, ...]:
     series = series[series.index.end_time.date <= as_of]
     unknown = (math.nan,) * 7
@@ -125,20 +129,19 @@ def _pace_row(
     if last_year.notna().mean() < 0.8 or not np.isfinite(done).any() or last_year.sum() <= 0:
         return (key, float(np.nansum(done)), *unknown, "not enough data")
     weights = last_year.interpolate(limit_direction="both").clip(lower=0).to_numpy(dtype=float)
-    projected, target = project(done, weights), weights.sum() * (1 + uplift)
-    actual, share = float(np.nansum(done)), weights[: len(done)].sum() / weights.sum()
+    target, share = weights.sum() * (1 + uplift), weights[: len(done)].sum() / weights.sum()
+    actual, so_far = float(np.nansum(done)), project(done, weights[: len(done)])
     ahead = len(year) - len(done)
+    projected = low = high = so_far
+    chance = float(so_far >= target)
     if ahead:
         try:
-            told = forecast(series.to_numpy(), season=season, horizon=ahead, levels=(confidence,))
+            until = pd.period_range(series.index[0], year[len(done) - 1])  # the KPI may have fallen silent before
+            told, _cleaned = baseline(series.reindex(until), ahead, holidays)
         except KpiError:
             return (key, actual, *unknown, "not enough data")
-        mean, low, high = told.total(confidence)
-        sd = told.total_sd()
-        low, high = projected + low - mean, projected + high - mean
-        chance = float(chance_above(target, projected, sd)) if sd > 0 else math.nan
-    else:
-        low, high, chance = projected, projected, float(projected >= target)
+        projected, low, high = (so_far + part for part in told.total(confidence))
+        chance = float(told.whole().chance_above(target - so_far))
     left = (target - actual) / (target * (1 - share)) if share < 1 else math.nan
     status = rank(chance, STATUSES) if math.isfinite(chance) else "not enough data"
     return (key, actual, projected, low, high, float(weights.sum()), float(target), left, chance, status)

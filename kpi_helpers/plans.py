@@ -30,7 +30,7 @@ from kpi_helpers.result import (
     table,
     uplift,
 )
-from kpi_helpers.targets import allocate, grade_uplifts
+from kpi_helpers.targets import GRADES, allocate, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -109,27 +109,12 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
     require(len(outlooks) > 0, "There is no outlook to grade. Choose a KPI whose history is long enough.")
     rows = []
     for o in outlooks:
-        targets = [o.reference * (1 + u) for u in uplifts]
-        if o.total > 0 and o.total_sd > 0:
-            graded = grade_uplifts(o.total, o.total_sd, [t / o.total - 1 for t in targets])
-            odds = list(zip(graded.probability, graded.grade, strict=True))
-        else:
-            odds = [(math.nan, "not enough data")] * len(targets)
-        rows += [
-            (
-                o.kpi,
-                o.segment,
-                o.reference if o.knows_last_year else math.nan,
-                o.total,
-                o.total_low,
-                o.total_high,
-                u,
-                t,
-                p,
-                g,
-            )
-            for u, t, (p, g) in zip(uplifts, targets, odds, strict=True)
-        ]
+        better = -1 if kpis.kpi(o.kpi).direction == "down" else 1
+        known = (o.reference if o.knows_last_year else math.nan, o.total, o.total_low, o.total_high)
+        for u in uplifts:
+            target = o.reference * (1 + better * u)
+            p = o.chance(target) if o.graded else math.nan
+            rows.append((o.kpi, o.segment, *known, u, target, p, rank(p, GRADES) if o.graded else "not enough data"))
     names = ("kpi", "segment", "reference", "expected", "expected_low", "expected_high", "uplift", "target",
              "probability", "grade")  # fmt: skip
     columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -252,9 +237,8 @@ class Answer(Result):
         kicker = say("answer.kicker", language, as_of=day(self.as_of, language),
                      first=month(first, language), last=month(last, language))  # fmt: skip
         against = say("answer.against", language, **told) if o.knows_last_year else ""
-        graded = math.isfinite(o.total_sd)
         standfirst = (
-            say("answer.standfirst", language, against=against, **told, **days) if graded else o.sentence(language)
+            say("answer.standfirst", language, against=against, **told, **days) if o.graded else o.sentence(language)
         )
         return (
             f'<p class="kicker">{kicker}</p><h1>{self._headline(language)}</h1><p class="standfirst">{standfirst}</p>'

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 HOME = "data/demo"
-FIRST, LAST = date(2024, 11, 1), date(2026, 11, 21)
+FIRST, LAST = date(2023, 11, 1), date(2026, 11, 21)
 SEED = 20241101
 CURRENCY = "VND"
 
 #: First day of the lunar year; Vietnam counts in UTC+7.
-TET = (date(2025, 1, 29), date(2026, 2, 17))
+TET = (date(2024, 2, 10), date(2025, 1, 29), date(2026, 2, 17))
 #: Days of sale and how much they multiply demand.
 SALE_DAYS = {(11, 11): 2.3, (12, 12): 1.9, (3, 8): 1.3, (10, 20): 1.3}
 #: Demand from Monday to Sunday.

@@ -93,3 +93,19 @@ def chance_above(threshold: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Floats
     0.091211
     """
     return np.asarray(ndtr((np.asarray(mean) - np.asarray(threshold)) / np.asarray(sd)), dtype=float)
+
+
+def weighted_quantile(values: ArrayLike, weights: ArrayLike, at: ArrayLike) -> Floats:
+    """Quantiles of a weighted sample, linear between its points; `weights` are positive.
+
+    With equal weights each point stands at (i - 0.5) / n, definition 5 of Hyndman & Fan (1996),
+    The American Statistician 50:361-365.
+
+    >>> weighted_quantile([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1], [0.125, 0.5]).tolist()
+    [1.0, 2.5]
+    """
+    x, w = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
+    order = np.argsort(x, kind="stable")
+    reached = np.cumsum(w[order])
+    place = (reached - w[order] / 2) / reached[-1]
+    return np.asarray(np.interp(np.asarray(at, dtype=float), place, x[order]))

@@ -1,0 +1,132 @@
+"""Simple forecasting rules, each from every origin in one pass, so that every past error is a true forecast error."""
+
+from itertools import product
+
+import numpy as np
+
+from kpi_helpers.stats import Floats
+
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 0.99)
+TRENDS = ((0.0, 0.0), *product((0.05, 0.2), (0.9, 0.98, 1.0)))  # gain of the trend, and how it is damped
+SEASONS = (0.0, 0.05, 0.15, 0.4)
+CHANGES = (0.0, 0.03, 0.1, 0.25, 0.5, 0.8)
+
+
+def smooth(y: Floats, season: int, horizon: int) -> Floats:
+    """Forecast by additive exponential smoothing with damped trend and season, from every origin.
+
+    All combinations of gains run side by side; each origin uses the combination whose one-step errors have
+    been smallest up to there. Gains begin as those of a running mean, so that no first value is special.
+
+    Parameters
+    ----------
+    y : array (n,)
+        History; at a NaN the state is carried on.
+    season : int
+        Periods in a season, 1 for none.
+    horizon : int
+        Steps ahead.
+
+    Returns
+    -------
+    array (n, horizon)
+        Row t holds the forecasts of t+1 ... t+horizon made from y[:t+1]; NaN in the first season.
+
+    References
+    ----------
+    Gardner (2006), Exponential smoothing: the state of the art, part II; IJF 22:637-666 (error-correction form).
+
+    Examples
+    --------
+    >>> smooth(np.array([1.0, 3.0] * 6), 2, 2)[-1].tolist()
+    [1.0, 3.0]
+    """
+    combined = product(LEVELS, TRENDS, SEASONS if season > 1 else (0.0,))
+    gain, trend_gain, damping, season_gain = np.array([(a, b, phi, g) for a, (b, phi), g in combined]).T
+    n, level, trend = len(y), np.zeros(len(gain)), np.zeros(len(gain))
+    levels, trends = np.zeros((2, n, len(gain)))
+    seasons, errors = np.zeros((n, len(gain))), np.zeros((n, len(gain)))
+    first = y[:season]
+    start = float(np.nanmean(first)) if np.isfinite(first).any() else float(np.nanmean(y))
+    level += start
+    if season > 1:
+        seasons[:season] = np.where(np.isfinite(first), first - start, 0.0)[:, None]
+    for t in range(season, n):
+        cycle = t // season + 1
+        carried = damping * trend
+        seen = seasons[t - season] if season > 1 else 0.0
+        error = y[t] - level - carried - seen
+        if np.isnan(y[t]):
+            level, trend, seasons[t] = level + carried, carried, seen
+        else:
+            eager = np.maximum(gain, 1 / (cycle + 1))
+            level, trend = level + carried + eager * error, carried + trend_gain * eager * error
+            errors[t] = error
+            if season > 1:
+                seasons[t] = seen + np.maximum(season_gain, 1 / cycle) * (1 - eager) * error
+        levels[t], trends[t] = level, trend
+    best = np.cumsum(errors**2, axis=0).argmin(axis=1)
+    at, h = np.arange(n), np.arange(1, horizon + 1)
+    made = levels[at, best][:, None] + trends[at, best][:, None] * np.cumsum(damping[best][:, None] ** h, axis=1)
+    if season > 1:
+        back = _same_season(n, season, horizon)
+        made = made + seasons[np.maximum(back, 0), best[:, None]]
+    made[: season - 1 or 1] = np.nan
+    return np.asarray(made, dtype=float)
+
+
+def repeat(y: Floats, season: int, horizon: int) -> Floats:
+    """Forecast the latest value of the same season (seasonal naive), from every origin: array (n, horizon).
+
+    >>> repeat(np.array([1.0, 3.0, 5.0]), 2, 3)[-1].tolist()
+    [3.0, 5.0, 3.0]
+    """
+    back = _same_season(len(y), season, horizon)
+    return np.where(back >= 0, filled(y, season)[np.maximum(back, 0)], np.nan)
+
+
+def drift(y: Floats, season: int, horizon: int) -> Floats:
+    """Forecast the latest value of the same season plus the change from season to season, from every origin.
+
+    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans
+    several seasons the plain mean is taken: a recent change that is added several times is mostly noise.
+
+    >>> drift(np.array([1.0, 2.0, 2.0, 3.0, 3.0, 4.0]), 2, 4)[-1].tolist()
+    [4.0, 5.0, 5.0, 6.0]
+    """
+    n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
+    change = np.full(n, np.nan)
+    change[season:] = y[season:] - y[:-season]
+    usual = np.zeros(len(gains))
+    usuals, errors = np.zeros((n, len(gains))), np.zeros((n, len(gains)))
+    for known, t in enumerate(np.flatnonzero(np.isfinite(change)), start=1):
+        errors[t] = (change[t] - usual) * (known > 1)
+        usual = usual + np.maximum(gains, 1 / known) * (change[t] - usual)
+        usuals[t] = usual
+    last = np.maximum.accumulate(np.where(np.isfinite(change), np.arange(n), 0))
+    best = np.cumsum(errors**2, axis=0).argmin(axis=1)
+    ahead = -(-np.arange(1, horizon + 1) // season)
+    made = repeat(y, season, horizon) + usuals[last, best][:, None] * ahead
+    made[: season + 1] = np.nan
+    return np.asarray(made, dtype=float)
+
+
+def filled(y: Floats, season: int) -> Floats:
+    """Stand-ins for missing values: the same season before, else the first known of its kind, else the mean.
+
+    >>> filled(np.array([1.0, 3.0, np.nan, 4.0]), 2).tolist()
+    [1.0, 3.0, 1.0, 4.0]
+    """
+    out = y.copy()
+    for i in np.flatnonzero(np.isnan(y)):
+        same = y[i % season :: season]
+        known = same[np.isfinite(same)]
+        before = out[i - season] if i >= season else np.nan
+        out[i] = before if np.isfinite(before) else known[0] if len(known) else np.nanmean(y)
+    return out
+
+
+def _same_season(n: int, season: int, horizon: int) -> np.ndarray:
+    """Where the latest value of the same season stands, for each origin and step: (n, horizon), below 0 if none."""
+    h = np.arange(1, horizon + 1)
+    return np.arange(n)[:, None] + h - season * -(-h // season)
