@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ TOKENS = {
     "0a7264": "teal", "6f3f98": "purple", "a51620": "red", "fbdcdc": "red-haze",
     "f8ebcd": "tet", "6b4804": "tet-ink",
 }  # fmt: skip
-INK, BLUE, HAZE, ORANGE = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a"
+INK, BLUE, HAZE, ORANGE, GREY = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a", "#75808c"
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def forecast(
     axes.plot(keep.index, keep / scale, color=INK)
     axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)
     axes.plot(expected.index, expected["expected"] / scale, color=BLUE)
-    axes.plot(expected.index, expected["last_year"] / scale, color="#75808c", linestyle=(0, (3, 2)), linewidth=1.5)
+    axes.plot(expected.index, expected["last_year"] / scale, color=GREY, linestyle=(0, (3, 2)), linewidth=1.5)
     axes.set_ylim(0, 1.2 * max(keep.max(), expected["expected_high"].max()) / scale)
     middle = len(keep) // 2
     near = keep.iloc[max(middle - 8, 0) : middle + 8].max() / scale
@@ -106,6 +108,41 @@ def forecast(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     small = axes.get_ylim()[1] < 5
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _i: number(y, language, decimals=int(small))))
+    return axes
+
+
+def bridge(
+    start: float, steps: Sequence[float], axes: "Axes", words: Sequence[str], told: Sequence[str], clear: Sequence[bool]
+) -> "Axes":
+    """Waterfall from a value by its steps to the next value; a hollow step may be nothing.
+
+    Parameters
+    ----------
+    start, steps : float, sequence of float
+        Value before, and what each step adds to it.
+    words, told : sequence of str, two more than steps
+        Names below the bars and numbers above them: before, each step, now.
+    clear : sequence of bool
+        For each step, whether its interval leaves out zero; the bar is hollow if not.
+    """
+    levels = np.cumsum([start, *steps])
+    tops, last = [start, *np.maximum(levels[:-1], levels[1:]), levels[-1]], len(steps) + 1
+    low, high = min(0.0, levels.min()), max(0.0, levels.max())
+    if max(map(abs, steps)) < 0.1 * (high - low):  # too small to see beside bars from zero: levels become lines
+        low, high = levels.min(), levels.max()
+        axes.hlines(levels[[0, -1]], [-0.35, last - 0.35], [0.35, last + 0.35], color=INK, linewidth=3)
+    else:
+        axes.bar([0, last], levels[[0, -1]], width=0.7, color=INK)
+        axes.axhline(0, color=GREY, linewidth=1)
+    for i, (step, filled) in enumerate(zip(steps, clear, strict=True), start=1):
+        fill = {"color": BLUE} if filled else {"facecolor": "none", "edgecolor": GREY, "linewidth": 1.5}
+        axes.bar(i, step, width=0.7, bottom=levels[i - 1], **fill)
+    axes.hlines(levels, np.arange(last) + 0.35, np.arange(last) + 0.65, color=GREY, linewidth=1)
+    for i, (top, text) in enumerate(zip(tops, told, strict=True)):
+        _label(axes, i, top + 0.02 * (high - low), text, INK, va="bottom", ha="center")
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))
+    axes.set_xticks(range(last + 1), words)
+    axes.yaxis.set_visible(False)
     return axes
 
 
