@@ -120,11 +120,13 @@ class Change(Result):
         said, told = self.sentence(language), self._told(language)
         if not self.changed:
             return f"<p>{html.escape(said)}</p>"
-        steps = [f"{told[k]}\n{told[f'{k}_range']}" for k in ("mix", "rate")]
-        numbers, words = [told["before"], *steps, told["after"]], say("change.bars", language, **told).split("|")
+        steps, words = [[told[k], told[f"{k}_range"]] for k in ("mix", "rate")], say("change.bars", language, **told)
+        numbers = [told["before"], *map("\n".join, steps), told["after"]]
+        folded = ["\n".join(text.rsplit(" ", 1)) for text in numbers]  # the phone has no room for a range in one line
         clear = [_clear(self.mix_low, self.mix_high), _clear(self.rate_low, self.rate_high)]
+        bars = (self.before, [self.mix, self.rate], words.split("|"))
         drawn = plots.chart(
-            lambda axes, _narrow: plots.bridge(self.before, (self.mix, self.rate), axes, words, numbers, clear),
+            lambda axes, narrow: plots.bridge(axes, *bars, told=folded if narrow else numbers, clear=clear),
             title=say("change.title", language, **told), note=say("change.bridge", language, **told), alt=said,
         )  # fmt: skip
         return f"<p>{html.escape(said)}</p>{drawn}{self._table(language, told)}"
@@ -179,8 +181,10 @@ class Change(Result):
         return measure(value, self.unit, language, self.currency)
 
     def _range(self, low: float, high: float, language: str) -> str:
-        size = self._points * 10**self._decimals
-        first, last = ("–" if math.isnan(v) else self._step(_nearest(v * size), language) for v in (low, high))
+        decimals = self._decimals  # a bound that is clear of zero is not printed as zero
+        while _clear(low, high) and min(abs(low), abs(high)) * self._points * 10**decimals < 0.5 and decimals < 6:
+            decimals += 1
+        first, last = (number(v * self._points, language, decimals=decimals, sign=True) for v in (low, high))
         return say("change.range", language, low=first, high=last)
 
     def _told(self, language: str) -> dict[str, str]:

@@ -112,35 +112,34 @@ def forecast(
 
 
 def bridge(
-    start: float, steps: Sequence[float], axes: "Axes", words: Sequence[str], told: Sequence[str], clear: Sequence[bool]
+    axes: "Axes",
+    start: float,
+    steps: Sequence[float],
+    words: Sequence[str],
+    *,
+    told: Sequence[str],
+    clear: Sequence[bool],
 ) -> "Axes":
-    """Waterfall from a value by its steps to the next value; a hollow step may be nothing.
+    """Waterfall from the value `start` by its `steps` to the next value; a step that is not `clear` is hollow.
 
-    Parameters
-    ----------
-    start, steps : float, sequence of float
-        Value before, and what each step adds to it.
-    words, told : sequence of str, two more than steps
-        Names below the bars and numbers above them: before, each step, now.
-    clear : sequence of bool
-        For each step, whether its interval leaves out zero; the bar is hollow if not.
+    `words` below and numbers `told` above the bars are two more than the steps: before, each step, after.
     """
-    levels = np.cumsum([start, *steps])
-    tops, last = [start, *np.maximum(levels[:-1], levels[1:]), levels[-1]], len(steps) + 1
+    levels, last = np.cumsum([start, *steps]), len(steps) + 1
     low, high = min(0.0, levels.min()), max(0.0, levels.max())
-    if max(map(abs, steps)) < 0.1 * (high - low):  # too small to see beside bars from zero: levels become lines
+    lines = max(map(abs, steps)) < 0.1 * (high - low)  # too small to see on bars from zero
+    if lines:
         low, high = levels.min(), levels.max()
         axes.hlines(levels[[0, -1]], [-0.35, last - 0.35], [0.35, last + 0.35], color=INK, linewidth=3)
     else:
         axes.bar([0, last], levels[[0, -1]], width=0.7, color=INK)
-        axes.axhline(0, color=GREY, linewidth=1)
-    for i, (step, filled) in enumerate(zip(steps, clear, strict=True), start=1):
-        fill = {"color": BLUE} if filled else {"facecolor": "none", "edgecolor": GREY, "linewidth": 1.5}
-        axes.bar(i, step, width=0.7, bottom=levels[i - 1], **fill)
+    for i, step in enumerate(steps):
+        fill = {"color": BLUE} if clear[i] else {"facecolor": "none", "edgecolor": GREY, "linewidth": 1.5}
+        axes.bar(i + 1, step, width=0.7, bottom=levels[i], **fill)
     axes.hlines(levels, np.arange(last) + 0.35, np.arange(last) + 0.65, color=GREY, linewidth=1)
-    for i, (top, text) in enumerate(zip(tops, told, strict=True)):
-        _label(axes, i, top + 0.02 * (high - low), text, INK, va="bottom", ha="center")
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))
+    ends = levels[[0, -1]] if lines else levels[[0, -1]].clip(0)
+    for i, top in enumerate([ends[0], *np.maximum(levels[:-1], levels[1:]), ends[1]]):
+        _label(axes, i, top + 0.02 * (high - low), told[i], INK, va="bottom", ha="center")
+    axes.set_ylim(low - 0.05 * (high - low) * (lines or low < 0), high + 0.3 * (high - low))
     axes.set_xticks(range(last + 1), words)
     axes.yaxis.set_visible(False)
     return axes
