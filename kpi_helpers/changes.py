@@ -301,6 +301,7 @@ def _effects(n: Any, d: Any) -> tuple[Any, Any]:
     return both - rate, rate
 
 
+@np.errstate(all="ignore")  # what cannot be computed is NaN
 def _margins(read: Sequence[Any], n: Any, d: Any, rest: Any, share: bool, confidence: float) -> Floats:
     """Half-widths of total, mix, rate, the rest together and each segment; NaN where no spread is known."""
     n, d = n.astype(float), d.astype(float)
@@ -318,8 +319,8 @@ def _margins(read: Sequence[Any], n: Any, d: Any, rest: Any, share: bool, confid
         wider = np.fmax(by_unit, by_day)
         variance = variance + wider
         weight = weight + np.where(wider == by_day, wider**2 / max(days - 1, 1), 0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # no weight: the normal quantile
-        t = stdtrit(np.where(weight > 0, variance**2 / weight, np.inf), (1 + confidence) / 2)
+    # no weight: the normal quantile
+    t = stdtrit(np.where(weight > 0, variance**2 / weight, np.inf), (1 + confidence) / 2)
     return np.asarray(t * np.sqrt(variance), dtype=float)
 
 

@@ -27,11 +27,13 @@ FUNNEL = ({"desktop": (54, 15050), "mobile": (119, 7550)}, {"desktop": (14, 1505
 # Within each segment the ratio rises, the whole falls.
 SIMPSON = ({"a": (100, 1000), "b": (400, 500)}, {"a": (300, 2000), "b": (90, 100)})
 
-sums = st.tuples(st.integers(-10**9, 10**9) | st.decimals(-1000, 1000, places=6) | st.floats(-1e6, 1e6),
-                 st.integers(0, 10**9) | st.decimals(0, 1000, places=6) | st.floats(0, 1e6))  # fmt: skip
+tops = st.integers(-(10**9), 10**9) | st.decimals(-1000, 1000, places=6) | st.floats(-1e6, 1e6).map(lambda v: round(v, 3))
+sizes = st.integers(0, 10**9) | st.decimals(0, 1000, places=6) | st.floats(0, 1e6).map(lambda v: round(v, 3))
+sums = st.tuples(tops, sizes).map(lambda pair: pair if pair[1] else (0, 0))
 periods = st.dictionaries(st.sampled_from("abcdefgh"), sums, min_size=1).filter(
-    lambda period: sum(Fraction(y) for _x, y in period.values()) > Fraction(1, 1000)
+    lambda period: any(y for _x, y in period.values())
 )
+quick = settings(max_examples=40, deadline=None)
 
 
 def exact(before, after):
@@ -41,6 +43,9 @@ def exact(before, after):
     found = {}
     for s in {*before, *after}:
         (x0, y0), (x1, y1) = ([Fraction(v) for v in p.get(s, (0, 0))] for p in (before, after))
+        if not y0 and not y1:
+            found[s] = (0, 0)
+            continue
         w0, w1 = y0 / total[0], y1 / total[1]
         r0, r1 = (x0 / y0 if y0 else x1 / y1), (x1 / y1 if y1 else x0 / y0)
         found[s] = ((w1 - w0) * ((r0 + r1) / 2 - sum(ratio) / 2), (w0 + w1) / 2 * (r1 - r0))
@@ -113,9 +118,9 @@ class TestPublished:
 
 
 class TestLaws:
+    @quick
     @given(periods, periods)
     def test_split_is_that_of_the_formula_to_the_last_digit(self, before, after):
-        before, after = ({s: (x if y else 0, y) for s, (x, y) in p.items()} for p in (before, after))
         change, known = explain_change(before, after), exact(before, after)
 
         assert by_segment(change, "mix") == {s: float(mix) for s, (mix, _rate) in known.items()}
@@ -123,6 +128,7 @@ class TestLaws:
         assert change.mix == float(sum(mix for mix, _rate in known.values()))
         assert change.total == float(sum(mix + rate for mix, rate in known.values()))
 
+    @quick
     @given(periods, periods)
     def test_parts_add_up(self, before, after):
         change = explain_change(before, after)
@@ -139,6 +145,7 @@ class TestLaws:
         assert math.fsum(frame["mix"]) == pytest.approx(change.mix, abs=4e-16 * size)
         assert math.fsum(frame["rate"]) == pytest.approx(change.rate, abs=4e-16 * size)
 
+    @quick
     @given(periods, periods)
     def test_swapping_the_periods_turns_every_sign(self, before, after):
         there, back = explain_change(before, after), explain_change(after, before)
@@ -146,6 +153,7 @@ class TestLaws:
         assert (there.total, there.mix, there.rate, there.volume) == (-back.total, -back.mix, -back.rate, -back.volume)
         assert by_segment(there, "mix") == {s: -v for s, v in by_segment(back, "mix").items()}
 
+    @quick
     @given(periods, periods, st.integers(1, 1000))
     def test_scale(self, before, after, factor):
         change = explain_change(before, after)
@@ -156,6 +164,7 @@ class TestLaws:
         assert explain_change(*large).rate == change.rate
         assert explain_change(*large).volume == pytest.approx(factor * change.volume, rel=1e-15)
 
+    @quick
     @given(periods, periods)
     def test_merging_segments_keeps_their_effect_together(self, before, after):
         merged = []
@@ -172,6 +181,7 @@ class TestLaws:
             known[known.index.isin(["a", "b"])].sum(), abs=1e-15 * size
         )
 
+    @quick
     @given(st.lists(st.integers(1, 99), min_size=4, max_size=4))
     def test_merging_segments_of_the_same_rates_changes_no_split(self, sizes):
         # 10% and then 30% in both parts, whatever their shares; 50% and 20% in the other segment
@@ -183,7 +193,8 @@ class TestLaws:
 
         assert (one.mix, one.rate) == pytest.approx((two.mix, two.rate), rel=1e-14, abs=1e-17)
 
-    @given(sums.filter(lambda v: v[1] > 0.001), sums.filter(lambda v: v[1] > 0.001))
+    @quick
+    @given(sums.filter(lambda v: v[1]), sums.filter(lambda v: v[1]))
     def test_one_segment_has_no_mix(self, before, after):
         assert explain_change({"all": before}, {"all": after}).mix == 0
 
