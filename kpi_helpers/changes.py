@@ -275,7 +275,7 @@ def explain_change(
 
 def _read(given: Mapping[str, Sequence[Any]], names: Sequence[str], at: str) -> tuple[Any, Any, Floats]:
     """Numerators and denominators (days, segments) as exact fractions, errors of the ratios; the absent had nothing."""
-    days = max((np.size(cell[0]) for cell in given.values() if np.size(cell)), default=1)
+    days = max((np.size(cell[0]) for cell in given.values() if isinstance(cell, list | tuple) and cell), default=1)
     columns: list[Any] = []
     for name in names:
         cell = given.get(name, ([0] * days, [0] * days))
