@@ -162,10 +162,9 @@ class Change(Result):
 
     @property
     def _decimals(self) -> int:
-        """Two figures of the larger effect; points have at least one decimal, VND none."""
-        largest, least = max(map(abs, (self.total, self.mix, self.rate))) * self._points, int(self.unit == "share")
-        digits = 1 - math.floor(math.log10(largest)) if largest > 0 and self.currency != "VND" else least
-        return min(max(digits, least), 4)
+        """Two figures of the larger effect; points have at least one decimal."""
+        largest = max(map(abs, (self.total, self.mix, self.rate))) * self._points
+        return max(1 - math.floor(math.log10(largest)) if largest > 1e-9 else 0, int(self.unit == "share"))
 
     def _steps(self) -> list[int]:
         """Mix and rate in units of the last printed digit; they add up to the printed total."""
@@ -182,7 +181,7 @@ class Change(Result):
 
     def _range(self, low: float, high: float, language: str) -> str:
         decimals = self._decimals  # a bound that is clear of zero is not printed as zero
-        while _clear(low, high) and min(abs(low), abs(high)) * self._points * 10**decimals < 0.5 and decimals < 6:
+        while _clear(low, high) and min(abs(low), abs(high)) * self._points * 10**decimals < 0.5 and decimals < 9:
             decimals += 1
         first, last = (number(v * self._points, language, decimals=decimals, sign=True) for v in (low, high))
         return say("change.range", language, low=first, high=last)
@@ -203,7 +202,7 @@ class Change(Result):
             moved, level = say(f"change.{'up' if getattr(self, key) > 0 else 'down'}", language).split("|")
             told |= {key: self._step(units, language), f"{key}_range": between}
             told |= {f"{key}_moved": moved, f"{key}_level": level}
-        return told | {"size": told["total"][1:]}
+        return told | {"size": told["total"].lstrip("+−")}
 
 
 def explain_change(
