@@ -178,7 +178,7 @@ class TestLaws:
         apart, together = (explain_change(*p).to_frame().set_index("segment") for p in ((before, after), merged))
 
         known = apart[["mix", "rate"]].sum(axis=1)
-        size = apart[["mix", "rate"]].abs().to_numpy().sum()
+        size = sum(frame[["mix", "rate"]].abs().to_numpy().sum() for frame in (apart, together))
         assert together.loc["ab", ["mix", "rate"]].sum() == pytest.approx(
             known[known.index.isin(["a", "b"])].sum(), abs=1e-15 * size
         )
