@@ -291,6 +291,34 @@ class TestNoise:
             (change.total - half, change.total + half), abs=1e-7
         )
 
+    def test_intervals_are_the_delta_method_by_numbers(self):
+        # numerical gradient times the multinomial covariance of the counts (successes, failures by segment)
+        sides = ({"a": (60, 500), "b": (90, 300), "c": (20, 400)}, {"a": (150, 900), "b": (30, 150), "c": (40, 350)})
+        change, variance = explain_change(*sides), np.zeros(5)
+        order = list(change.segment)
+
+        def effects(period, move):
+            moved = [dict(side) for side in sides]
+            moved[period] = {s: (x + move.get((s, 1), 0), y + move.get((s, 1), 0) + move.get((s, 0), 0))
+                             for s, (x, y) in sides[period].items()}  # fmt: skip
+            c = explain_change(*moved)
+            whole = c.to_frame().set_index("segment")[["mix", "rate"]].sum(axis=1)
+            return np.array([c.mix, c.rate, *whole[order]])
+
+        step = Fraction(1, 1000)
+        for period, side in enumerate(sides):
+            units = [(s, hit) for s in side for hit in (0, 1)]
+            n = np.array([x if hit else y - x for s, hit in units for x, y in [side[s]]])
+            gradient = np.array([effects(period, {u: step}) - effects(period, {u: -step}) for u in units]) / (
+                2 * float(step)
+            )
+            covariance = np.diag(n) - np.outer(n, n) / n.sum()
+            variance += np.einsum("ik,ij,jk->k", gradient, covariance, gradient)
+
+        found = [change.mix_high - change.mix, change.rate_high - change.rate]
+        found += [(high - low) / 2 for low, high in zip(change.segment_low, change.segment_high, strict=True)]
+        assert found == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-5)
+
     def test_interval_of_days_is_that_of_the_ratio(self):
         # one period against one that has no error: stats.ratio_margin, checked against Cochran there
         from kpi_helpers.stats import ratio_margin
