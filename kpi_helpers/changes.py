@@ -255,13 +255,9 @@ def explain_change(
     columns = {"segment_mix": mix, "segment_rate": rate}
     columns |= {f"numerator_{at}": n[i] for i, at in enumerate(TIMES)}
     columns |= {f"denominator_{at}": d[i] for i, at in enumerate(TIMES)}
-    (top, size), told = (sums.sum(axis=1) for sums in (n, d)), {"total": effect.sum(), "mix": mix.sum()}
-    told |= {
-        "before": top[0] / size[0],
-        "after": top[1] / size[1],
-        "rate": rate.sum(),
-        "numerator_total": top[1] - top[0],
-    }
+    top, size = (sums.sum(axis=1) for sums in (n, d))
+    told = {"total": effect.sum(), "mix": mix.sum(), "rate": rate.sum()}
+    told |= {"before": top[0] / size[0], "after": top[1] / size[1], "numerator_total": top[1] - top[0]}
     told |= {f"numerator_{key}": size.sum() / 2 * told[key] for key in ("mix", "rate")}
     told["volume"] = (size[1] - size[0]) * (told["before"] + told["after"]) / 2
     for end, bound in (("low", values - margins), ("high", values + margins)):
