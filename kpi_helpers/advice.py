@@ -73,29 +73,25 @@ def review_plan(
     rates = shrink_rates(*np.array([*engaged.values()], dtype=float).T).mean if engaged else (0.0,)
     rate, middle = dict(zip(engaged, rates, strict=False)), float(np.median(rates))
 
-    def warnings(language: str) -> Iterator[tuple[str, str, str, str]]:
+    def warnings(language: str) -> Iterator[tuple[str, str, str, dict[str, object]]]:
         for channel, keys in kpis_by_channel.items():
             does, n = planned.get(channel, ()), len({*keys})
             if n > most:
-                yield channel, "", "many", say("plan_review.many", language, n=n, most=most)
+                yield channel, "", "many", {"n": n, "most": most}
             for k in map(kpi, dict.fromkeys(keys)):
                 name, grade = k.name[language], graded.get((channel, k.id))
                 if k.vanity:
-                    yield channel, k.id, "vanity", say("plan_review.vanity", language, name=name)
+                    yield channel, k.id, "vanity", {"name": name}
                 if activities is not None and not {*does} & {*k.activities, "campaign"}:
                     moves = ", ".join(say(f"activity.{a}", language) for a in k.activities)
-                    yield (
-                        channel,
-                        k.id,
-                        "unmatched",
-                        say("plan_review.unmatched", language, name=name, activities=moves),
-                    )
+                    yield channel, k.id, "unmatched", {"name": name, "activities": moves}
                 little = rate.get(channel, middle) < middle / 2 and "campaign" not in does
                 if little and grade in ("ambitious", "unrealistic"):
                     here, usual = (measure(v, "share", language) for v in (rate[channel], middle))
                     told = {"grade": say(f"status.{grade}", language).lower(), "rate": here, "middle": usual}
-                    yield channel, k.id, "cold", say("plan_review.cold", language, **told)
+                    yield channel, k.id, "cold", told
 
-    rows = [(*en, vi[-1]) for en, vi in zip(*map(warnings, LANGUAGES), strict=True)]
-    channel, key, warning, words, words_vi = zip(*rows, strict=True) if rows else [()] * 5
-    return PlanReview(channel=channel, kpi=key, warning=warning, words=words, words_vi=words_vi)
+    said = [[(*row, say(f"plan_review.{row[2]}", lang, **told)) for *row, told in warnings(lang)] for lang in LANGUAGES]
+    rows = [(*english, vietnamese[-1]) for english, vietnamese in zip(*said, strict=True)]
+    columns = zip(*rows, strict=True) if rows else [()] * 5
+    return PlanReview(**dict(zip(PlanReview.__slots__, columns, strict=True)))

@@ -17,10 +17,9 @@ PRIOR = (0.5, 0.3)  # mean and standard deviation of elasticities, where the his
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Elasticity(Result):
-    """Percent of the KPI that went together with 1% more spend, 95% interval `low` to `high` = 1.96 `se` either way.
+    """Percent of the KPI that went together with 1% more spend, 1.96 `se` to `low` and `high`; NaN with a `reason`.
 
-    NaN with a `reason` where unknown. `n` periods were used, `n_zero` left out for no spend or a KPI of 0;
-    `shrunk`: the history is short, so the estimate is drawn towards 0.5.
+    `n_zero` periods without spend or result are left out; `shrunk`: a short history, drawn towards 0.5.
     """
 
     elasticity: float = math.nan
@@ -65,29 +64,25 @@ def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Seq
     require(not np.any((y < 0) | (x < 0)), "kpi and spend must not be negative. Take refunds out first.")
     known = np.isfinite(y) & np.isfinite(x)
     used = known & (y > 0) & (x > 0)
-    n, n_zero = int(used.sum()), int((known & ~used).sum())
-    t, seasons = np.arange(len(y)), np.atleast_1d(np.asarray(season, dtype=float))
+    n, n_zero, seasons = int(used.sum()), int((known & ~used).sum()), np.atleast_1d(np.asarray(season, dtype=float))
+    t = np.arange(len(y))
     waves = [f(2 * np.pi * k * t / s) for s in seasons for k in (1, 2, 3) if 2 * k < s for f in (np.cos, np.sin)]
     z = np.column_stack([np.ones(len(y)), t, *waves])[used]
-    if n < max(FEWEST, 2 * z.shape[1]):
-        return Elasticity(n=n, n_zero=n_zero, reason="short")
-    if (known & (x > 0) & (y == 0)).sum() > n / 20:  # to leave out many failures would flatter spend
-        return Elasticity(n=n, n_zero=n_zero, reason="zeros")
     logs = np.log(np.column_stack([y, x])[used])
     left, paid = (logs - z @ np.linalg.lstsq(z, logs)[0]).T  # what season and trend leave
-    if paid.std() < LEAST_CHANGE:
-        return Elasticity(n=n, n_zero=n_zero, reason="flat")
+    many_zeros = (known & (x > 0) & (y == 0)).sum() > n / 20  # to leave out many failures would flatter spend
+    reason = "short" if n < max(FEWEST, 2 * z.shape[1]) else "zeros" if many_zeros else ""
+    if reason or paid.std() < LEAST_CHANGE:
+        return Elasticity(n=n, n_zero=n_zero, reason=reason or "flat")
     slope, score = float(paid @ left / (paid @ paid)), np.zeros(len(y))
     score[used] = paid * (left - slope * paid)  # missing periods keep their place, so that lags are lags
-    lags = math.ceil(1.3 * math.sqrt(n))
+    b = (lags := math.ceil(1.3 * math.sqrt(n))) / n
     late = sum((1 - j / (lags + 1)) * float(score[j:] @ score[:-j]) for j in range(1, lags + 1))
     variance = max(float(score @ score) + 2 * late, 0.0) * n / (n - z.shape[1] - 1)
-    b = lags / n
     widened = (1.96 + 2.9694 * b + 0.416 * b**2 - 0.5324 * b**3) / 1.96
     se = math.sqrt(variance) / float(paid @ paid) * widened
-    shrunk = n < max(SHORT, 2 * seasons.max())
-    if shrunk:
-        weight = PRIOR[1] ** 2 / (PRIOR[1] ** 2 + se**2)
-        slope, se = PRIOR[0] + weight * (slope - PRIOR[0]), se * math.sqrt(weight)
+    shrunk = bool(n < max(SHORT, 2 * seasons.max()))
+    weight = PRIOR[1] ** 2 / (PRIOR[1] ** 2 + se**2) if shrunk else 1.0
+    slope, se = PRIOR[0] + weight * (slope - PRIOR[0]), se * math.sqrt(weight)
     low, high = slope - 1.96 * se, slope + 1.96 * se
-    return Elasticity(elasticity=slope, low=low, high=high, se=se, n=n, n_zero=n_zero, shrunk=bool(shrunk))
+    return Elasticity(elasticity=slope, low=low, high=high, se=se, n=n, n_zero=n_zero, shrunk=shrunk)

@@ -16,10 +16,7 @@ from kpi_helpers.stats import Floats, checked_confidence, wilson
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ShrunkRates(Result):
-    """Rates of segments, fractions with interval, drawn towards their common beta distribution (`a`, `b`).
-
-    `pooled`: they differ by no more than chance (a, b infinite); each is the rate of all, with its Wilson interval.
-    """
+    """Rates of segments drawn towards a common Beta(a, b); `pooled` (a, b infinite): all one rate, Wilson interval."""
 
     mean: tuple[float, ...]
     mean_low: tuple[float, ...]
@@ -83,18 +80,15 @@ def _beta_binomial(x: Floats, n: Floats) -> tuple[float, float]:
     if together == 0:  # none or all succeeded
         return math.inf, math.inf
 
-    def pair(t: Any) -> Floats:
-        return np.asarray(np.exp(t[1]) * expit([t[0], -t[0]]))
-
     def loss(t: Any) -> float:
-        a, b = pair(t)
+        a, b = np.exp(t[1]) * expit([t[0], -t[0]])
         return -float((betaln(a + x, b + n - x) - betaln(a, b)).sum())
 
     sizes = np.linspace(0, math.log(100 * n.max()), 40)  # log of a + b; beyond 100 times the data all are pooled
     start = min(([logit(p), size] for size in sizes), key=loss)
     best = minimize(loss, start, method="Nelder-Mead", bounds=[(-40, 40), (0, sizes[-1])], options={"xatol": 1e-8})
-    a, b = pair(best.x) if -best.fun > together + 1e-9 * (1 - together) else (math.inf, math.inf)
-    return a, b
+    finite = -best.fun > together + 1e-9 * (1 - together)
+    return tuple(np.exp(best.x[1]) * expit([best.x[0], -best.x[0]])) if finite else (math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -120,8 +114,8 @@ def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNee
 
     Parameters
     ----------
-    target : float above 0, count to leave the last step; rounded up to a whole
-    steps : sequence of whole counts (successes, trials), the outermost first
+    target : count to leave the last step, above 0; rounded up
+    steps : whole counts (successes, trials) of each step, the outermost first
 
     Raises
     ------
@@ -131,11 +125,10 @@ def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNee
     >>> upstream_needs(120, [(500, 10_000), (60, 500)])
     For 120 at the end, 20,000 must enter at the top (16,235 to 24,767, 90% interval).
     """
-    require(math.isfinite(target) and target > 0, f"target={target} must be a count above 0.")
+    require(0 < target < math.inf, f"target={target} must be a count above 0.")
     possible = len(steps) > 0 and all(0 <= x <= n and n >= 1 and x % 1 == n % 1 == 0 for x, n in steps)
     require(possible, f"steps={steps} must be pairs of whole counts (successes, trials). Were they swapped?")
-    idle = [i for i, (x, _n) in enumerate(steps, start=1) if x == 0]
-    require(not idle, f"The needs cannot be computed, because step {idle} of {len(steps)} never succeeded.")
+    require(all(x for x, _n in steps), f"The needs cannot be computed, because a step never succeeded: {steps}.")
     needs = [math.ceil(target)]  # from the last step up
     for won, tried in reversed(steps):
         needs.append(-(-needs[-1] * int(tried) // int(won)))  # whole numbers, rounded up

@@ -114,10 +114,7 @@ def grade_uplifts(
     require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={up} must be fractions above -1: 0.10 is 10%.")
     require(direction in ("up", "down"), f"direction={direction!r} is neither 'up' nor 'down'.")
     require(direction == "up" or bool(np.all(up < 1)), f"uplifts={up}: a cost cannot fall by 100% or more.")
-    require(
-        spend_growth is None or spend_growth > -1,
-        f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.",
-    )
+    require(spend_growth is None or spend_growth > -1, f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.")
     for name, given in (("spend_growth", spend_growth), ("elasticity", elasticity), ("elasticity_se", elasticity_se)):
         require(given is None or math.isfinite(given), f"{name}={given} must be a finite number, or left out.")
     require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
@@ -149,7 +146,7 @@ def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = 
 
     Parameters
     ----------
-    mean, sd, odds : array_like; sd above 0, odds in (0, 1)
+    mean, sd, odds : array_like; mean and sd in the KPI's unit, sd above 0, odds in (0, 1)
 
     Raises
     ------

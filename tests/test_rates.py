@@ -251,7 +251,7 @@ def test_the_interval_of_a_funnel_covers_the_true_need():
         ((10, []), r"steps=\[\] must be pairs"),
         ((10, [(3, 2)]), r"pairs of whole counts \(successes, trials\)\. Were they swapped"),
         ((10, [(0.5, 2)]), r"pairs of whole counts"),
-        ((10, [(1, 2), (0, 5)]), r"cannot be computed, because step \[2\] of 2 never succeeded"),
+        ((10, [(1, 2), (0, 5)]), r"cannot be computed, because a step never succeeded: .*0, 5"),
         ((10, [(0, 0)]), r"pairs of whole counts"),
     ],
 )
