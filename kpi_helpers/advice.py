@@ -88,8 +88,8 @@ def review_plan(
                 little = rate.get(channel, middle) < middle / 2 and "campaign" not in does
                 if little and grade in ("ambitious", "unrealistic"):
                     here, usual = (measure(v, "share", language) for v in (rate[channel], middle))
-                    told = {"grade": say(f"status.{grade}", language).lower(), "rate": here, "middle": usual}
-                    yield channel, k.id, "cold", told
+                    graded_as = say(f"status.{grade}", language).lower()
+                    yield channel, k.id, "cold", {"grade": graded_as, "rate": here, "middle": usual}
 
     said = [[(*row, say(f"plan_review.{row[2]}", lang, **told)) for *row, told in warnings(lang)] for lang in LANGUAGES]
     rows = [(*english, vietnamese[-1]) for english, vietnamese in zip(*said, strict=True)]

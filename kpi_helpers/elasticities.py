@@ -12,6 +12,7 @@ from kpi_helpers.result import Result, number, say
 
 FEWEST, SHORT = 30, 60  # usable periods: for any estimate; for one that stands without the prior
 LEAST_CHANGE = 0.05  # standard deviation of log spend beside season and trend
+CRITICAL = (1.96, 2.9694, 0.416, -0.5324)  # 97.5% point of Newey-West's t as powers of lags / n, Kiefer & Vogelsang
 PRIOR = (0.5, 0.3)  # mean and standard deviation of elasticities, where the history is short
 
 
@@ -76,10 +77,10 @@ def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Seq
         return Elasticity(n=n, n_zero=n_zero, reason=reason or "flat")
     slope, score = float(paid @ left / (paid @ paid)), np.zeros(len(y))
     score[used] = paid * (left - slope * paid)  # missing periods keep their place, so that lags are lags
-    b = (lags := math.ceil(1.3 * math.sqrt(n))) / n
+    lags = math.ceil(1.3 * math.sqrt(n))
     late = sum((1 - j / (lags + 1)) * float(score[j:] @ score[:-j]) for j in range(1, lags + 1))
     variance = max(float(score @ score) + 2 * late, 0.0) * n / (n - z.shape[1] - 1)
-    widened = (1.96 + 2.9694 * b + 0.416 * b**2 - 0.5324 * b**3) / 1.96
+    widened = float(np.polyval(CRITICAL[::-1], lags / n)) / 1.96
     se = math.sqrt(variance) / float(paid @ paid) * widened
     shrunk = bool(n < max(SHORT, 2 * seasons.max()))
     weight = PRIOR[1] ** 2 / (PRIOR[1] ** 2 + se**2) if shrunk else 1.0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from kpi_helpers.elasticities import estimate_elasticity
+from kpi_helpers.elasticities import CRITICAL, estimate_elasticity
 from kpi_helpers.errors import KpiError
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -46,7 +46,7 @@ def test_slope_and_standard_error_match_statsmodels(n, season):
 
     assert not found.shrunk
     assert found.elasticity == pytest.approx(slope, rel=1e-8)
-    widened = (1.96 + 2.9694 * share + 0.416 * share**2 - 0.5324 * share**3) / 1.96
+    widened = np.polyval(CRITICAL[::-1], share) / 1.96  # held to a simulation below
     assert found.se == pytest.approx(se * widened, rel=1e-8)
     assert (found.low, found.high) == pytest.approx((slope - 1.96 * found.se, slope + 1.96 * found.se))
 
@@ -63,11 +63,10 @@ def test_the_widening_is_that_of_a_simulated_fixed_bandwidth(n):
     covariance = np.fft.irfft(spectrum, axis=1)[:, : wide + 1]
     weights = np.r_[1, 2 * (1 - np.arange(1, wide + 1) / (wide + 1))]
     t = x.sum(axis=1) / np.sqrt(covariance @ weights)
-    b = lags / n
 
     simulated = np.quantile(np.abs(t), 0.95)
 
-    assert 1.96 + 2.9694 * b + 0.416 * b**2 - 0.5324 * b**3 == pytest.approx(simulated, rel=0.03)
+    assert np.polyval(CRITICAL[::-1], lags / n) == pytest.approx(simulated, rel=0.03)
 
 
 # periods, season, AR(1) of the errors beside spend of AR(1) 0.5: 400 rounds each, standard error 0.011. Measured 0.957,
@@ -139,7 +138,7 @@ def test_a_hole_in_the_history_keeps_the_distance_of_its_neighbours():
     u = x * (y - found.elasticity * x)
     # 13 lags of the calendar are 6 of the values that are there, at distances 2, 4, ... 12
     expected = u @ u + 2 * sum((1 - 2 * j / 14) * (u[j:] @ u[:-j]) for j in range(1, 7))
-    widened = (1.96 + 2.9694 * 0.13 + 0.416 * 0.13**2 - 0.5324 * 0.13**3) / 1.96
+    widened = np.polyval(CRITICAL[::-1], 0.13) / 1.96
 
     assert found.se == pytest.approx(math.sqrt(expected * 100 / 91) / (x @ x) * widened, rel=1e-9)
 
@@ -147,7 +146,7 @@ def test_a_hole_in_the_history_keeps_the_distance_of_its_neighbours():
 def test_a_short_history_is_shrunk_and_says_so():
     kpi, spend = history(60, 52, elasticity=1.4)
     slope, se, share = fitted_by_statsmodels(kpi, spend, 52)
-    se *= (1.96 + 2.9694 * share + 0.416 * share**2 - 0.5324 * share**3) / 1.96
+    se *= np.polyval(CRITICAL[::-1], share) / 1.96
 
     found = estimate_elasticity(kpi, spend, season=52)
 

@@ -168,7 +168,7 @@ def one_factor(limits, rho):
     return quad(at, -9, 9, epsabs=1e-10)[0]
 
 
-@given(st.lists(st.floats(-2, 2), min_size=1, max_size=7), st.floats(0, 0.95))
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=12), st.floats(0, 0.95))
 @settings(max_examples=40)
 def test_odds_of_all_match_an_integral_over_a_common_factor(limits, rho):
     correlation = np.full((len(limits), len(limits)), rho) + (1 - rho) * np.eye(len(limits))
