@@ -48,6 +48,8 @@ class Kpi:
     group: str
     objectives: tuple[str, ...]
     table: str = "channel_daily"
+    activities: tuple[str, ...] = ()
+    vanity: bool = False
 
     @property
     def additive(self) -> bool:
@@ -78,7 +80,7 @@ def catalogue() -> dict[str, Kpi]:
     kpis = {}
     for key, entry in entries.items():
         entry |= {f: Text(**entry[f]) for f in ("name", "meaning", "pitfall")}
-        entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives")}
+        entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives", "activities")}
         kpis[key] = Kpi(id=key, **entry)
     return kpis
 

@@ -23,7 +23,7 @@ FLOORS = {
     name: int(floor)
     for floor, name in re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
 }
-CALCULATORS = ("stats", "baselines", "targets", "changes")  # their examples stand for a published method
+CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "elasticities")  # examples stand for published methods
 
 
 def imports(module):
