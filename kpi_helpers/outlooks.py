@@ -52,6 +52,8 @@ class Outlook(Result):
         What uplifts are put on: last year's total, or `total` where last year is not fully known.
     cleaned : Cleaned
         What was found in the history.
+    weights, missed : tuple of float
+        What the total sums, from the first unknown period on; what it missed on each past path.
     history_at, history, bridge_at, bridge : tuple
         For the chart: the periods known, and the forecast of those between them and the plan.
     reason : str
@@ -76,6 +78,7 @@ class Outlook(Result):
     odds: Total = UNKNOWN
     cleaned: Cleaned | None = None
     weights: tuple[float, ...] = ()
+    missed: tuple[float, ...] = ()
     reference: float = math.nan
     history_at: tuple[date, ...] = ()
     history: tuple[float, ...] = ()
@@ -208,6 +211,7 @@ def outlook(
         expected_high=tuple(high[skip:].clip(max=most).tolist()), last_year=tuple(before.tolist()),
         total=total, total_low=total_low, total_high=min(total_high, most), odds=told.whole(weights),
         seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
+        missed=tuple(told.missed(weights).tolist()),
         reference=reference if np.isfinite(before).all() and reference > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
         bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),
@@ -232,9 +236,7 @@ def past_outlooks(values: kpis.KpiTable, told: Outlook, *, as_of: date, holidays
 def _known(values: kpis.KpiTable, key: str, segment: str, as_of: date) -> pd.Series:
     series = values.series(key, segment)
     series = series[series.index.end_time.date <= as_of]  # the running period is not over
-    require(
-        bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}."
-    )
+    require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
     return series
 
 
