@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+import pandas as pd
 from scipy.special import ndtri
 
 from kpi_helpers import kpis
 from kpi_helpers.advice import PlanReview, review_plan
+from kpi_helpers.baselines import SEASONS
+from kpi_helpers.elasticities import Elasticity, estimate_elasticity
 from kpi_helpers.outlooks import Outlook
 from kpi_helpers.plans import Plan, TargetTable
 from kpi_helpers.rates import upstream_needs
-from kpi_helpers.result import Result, measure, percent, probability, say, table
+from kpi_helpers.result import Result, labelled_pill, measure, number, percent, probability, say, table
+from kpi_helpers.result import uplift as uplift_
 from kpi_helpers.sources import Source
-from kpi_helpers.targets import chance_of_all
+from kpi_helpers.targets import MOST_ELASTIC, chance_of_all
 
 #: what a KPI is made of: divide it by the ratio and the next KPI upstream remains
 MADE_OF = {"revenue": ("aov", "orders"), "orders": ("order_rate_session", "sessions"),
@@ -176,6 +180,88 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
         rows.append((key, need, need * math.exp(-spread), need * math.exp(spread), rate))
     columns = dict(zip(("kpi", "need", "need_low", "need_high", "rate"), zip(*rows, strict=True), strict=True))
     return Needs(**columns, currency=data.currency())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SpendCheck(Result):
+    """Whether planned spend can carry each uplift over last year: the elasticity that it implies, beside history's.
+
+    `implied` is ln(target / expected total) / ln(1 + spend growth); `rejected` where it exceeds `most`, which is 1.5
+    or, if higher, the upper 95% bound of `elasticity`. NaN and never rejected where spend does not grow.
+    """
+
+    uplift: tuple[float, ...]
+    target: tuple[float, ...]
+    implied: tuple[float, ...]
+    rejected: tuple[bool, ...]
+    most: float
+    spend_growth: float
+    elasticity: Elasticity | None
+    kpi: str
+    currency: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an uplift, with the elasticity of the past and its interval."""
+        e = self.elasticity or Elasticity(n=0, n_zero=0)
+        rows = pd.DataFrame({c: getattr(self, c) for c in ("uplift", "target", "implied", "rejected")})
+        return rows.assign(kpi=self.kpi, spend_growth=self.spend_growth, elasticity=e.elasticity,
+                           elasticity_low=e.low, elasticity_high=e.high)  # fmt: skip
+
+    def sentence(self, language: str = "en") -> str:
+        """What history shows, and the first uplift that is rejected, with the reason."""
+        history = self.elasticity.sentence(language) if self.elasticity else say("spend_check.no_spend", language)
+        told = {"growth": uplift_(self.spend_growth, language), "most": number(self.most, language, decimals=1)}
+        first = next((i for i, no in enumerate(self.rejected) if no), None)
+        if first is None:
+            return f"{history} {say('spend_check.fine', language, **told)}" if self.spend_growth > 0 else history
+        told |= {"uplift": uplift_(self.uplift[first], language),
+                 "implied": number(self.implied[first], language, decimals=1)}  # fmt: skip
+        return f"{history} {say('spend_check.rejected', language, **told)}"
+
+    def html(self, language: str = "en") -> str:
+        """The sentence, and one row an uplift."""
+        said = Result.html(self, language)
+        if not self.spend_growth > 0:
+            return said
+        unit = kpis.kpi(self.kpi).unit
+        verdicts = [("bad", "spend_check.no") if no else ("none", "spend_check.yes") for no in self.rejected]
+        rows = [
+            [uplift_(u, language), measure(t, unit, language, self.currency),
+             number(e, language, decimals=1), labelled_pill(tone, say(key, language))]
+            for u, t, e, (tone, key) in zip(self.uplift, self.target, self.implied, verdicts, strict=True)
+        ]  # fmt: skip
+        caption = say("spend_check.caption", language, growth=uplift_(self.spend_growth, language))
+        heads = say("spend_check.heads", language).split("|")
+        return said + table(heads, rows, caption=caption, kind="tight", numeric=(1, 2))
+
+
+def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_growth: float) -> SpendCheck:
+    """Reject uplifts that would need far more of each unit of spend than history shows, such as double for +10%.
+
+    Examples
+    --------
+    >>> from kpi_helpers.outlooks import outlook
+    >>> from kpi_helpers.sources import connect
+    >>> data = connect("data/demo")
+    >>> whole = outlook(kpis.compute(data, ["orders"]), "orders", as_of=date(2026, 11, 21))
+    >>> check_spend(data, whole, [0.1, 1.0], 0.10).rejected
+    (False, True)
+    """
+    found, season = None, SEASONS[outlook.grain]
+    if "spend" in data.table("channel_daily").columns:
+        spend = kpis.compute(data, ["spend"], grain=outlook.grain).series("spend")
+        at = pd.PeriodIndex(outlook.history_at, freq=spend.index.freq)
+        paid = spend.reindex(at).clip(lower=0).to_numpy(dtype=float)
+        made = pd.Series(outlook.history).clip(lower=0).to_numpy(dtype=float)
+        found = estimate_elasticity(made, paid, season=(7, season) if outlook.grain == "day" else season)
+    most = max(MOST_ELASTIC, found.high if found and not found.reason else 0.0)
+    targets = [outlook.reference * (1 + u) for u in uplifts]
+    grows = spend_growth > 0 and outlook.total > 0
+    implied = [math.log(t / outlook.total) / math.log1p(spend_growth) if grows and t > 0 else math.nan for t in targets]
+    return SpendCheck(
+        uplift=tuple(uplifts), target=tuple(targets), implied=tuple(implied), most=most, spend_growth=spend_growth,
+        rejected=tuple(e > most for e in implied), elasticity=found, kpi=outlook.kpi, currency=outlook.currency,
+    )  # fmt: skip
 
 
 def review(

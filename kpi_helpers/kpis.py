@@ -121,8 +121,13 @@ class KpiChoice(Result):
 
     @property
     def plannable(self) -> list[str]:
-        """Ids that a target can be set for."""
+        """Ids of the sums that a target can be set and split for."""
         return [k for k in self.kpis if kpi(k).plannable]
+
+    @property
+    def graded(self) -> list[str]:
+        """Ids that a target can be set for, ratios and costs too."""
+        return [k for k in self.kpis if kpi(k).direction != "none"]
 
     def sentence(self, language: str = "en") -> str:
         """Which KPIs were chosen for which objective."""

@@ -256,7 +256,7 @@ def _weights(values: kpis.KpiTable, key: str, segment: str, future: pd.PeriodInd
         season = SEASONS[values.grain]
         before = values.series(key, segment, "denominator").reindex([p - season for p in future]).to_numpy(dtype=float)
         known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
-        weights = before if known else weights
+        weights = before.copy() if known else weights
     weights[:skip] = 0.0
     return weights if kpis.kpi(key).additive else weights / weights.sum()
 
