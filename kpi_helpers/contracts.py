@@ -11,6 +11,8 @@ from kpi_helpers.result import LANGUAGES, Result, Text, number, say, table
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
+OPEN = "text, marks not named"
+GROUPED = r"^\D*[1-9]\d{0,2}(\.\d{3})+\D*$"  # 1.234 is a thousand in one country and little more than 1 in another
 BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A", "B | C"
 
 
@@ -106,14 +108,9 @@ class Problem:
 
     def _told(self, language: str) -> dict[str, str]:
         counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
-        wanted = f' "{self.examples[0]}"' if self.examples else ""
-        return {
-            "column": self.column,
-            "more": self.more,
-            "wanted": wanted,
-            "bare": "".join(self.examples[:1]),
-            **counts,
-        }
+        first = "".join(self.examples[:1])
+        told = {"column": self.column, "more": self.more, "bare": first, "wanted": f' "{first}"' if first else ""}
+        return told | counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -178,11 +175,11 @@ class Check(Result):
 
 def both_say(key: str, **told: Any) -> Text:
     """A sentence in both languages; whole numbers and `Text` among `told` are written as each language does."""
-    said = []
-    for lang in LANGUAGES:
-        numbers = {k: number(v, lang) for k, v in told.items() if isinstance(v, int)}
-        said.append(say(key, lang, **told | numbers | {k: v[lang] for k, v in told.items() if isinstance(v, Text)}))
-    return Text(*said)
+
+    def fill(v: Any, lang: str) -> Any:
+        return v[lang] if isinstance(v, Text) else number(v, lang) if isinstance(v, int) else v
+
+    return Text(*(say(key, lang, **{k: fill(v, lang) for k, v in told.items()}) for lang in LANGUAGES))
 
 
 def broken_rules(
@@ -193,7 +190,7 @@ def broken_rules(
     Parameters
     ----------
     prepared : Ibis table
-        For each column that the source has, the typed column, its text as ``<name>__raw``, a number's ``__doubt``.
+        For each column that the source has, the typed column and its original text as ``<name>__raw``.
     contract : Table
         Its rules.
     more : dict
@@ -204,8 +201,7 @@ def broken_rules(
     Returns
     -------
     (int, list of Problem, dict)
-        Rows in the table, the rules broken, tidied rows of each text column. A second query fetches examples of
-        repeated keys, if any.
+        Rows, rules broken, tidied rows of each text column. A second query fetches examples of repeated keys.
     """
     rules: dict[tuple[str, str], Any] = {}
     asked: dict[str, Any] = {"n": prepared.count()}
@@ -223,10 +219,10 @@ def broken_rules(
             rules[c.name, "not the first day"] = (~begun, raw, period)
         if c.required:
             rules[c.name, "empty"] = ((typed if c.kind == "text" else raw).isnull(), raw, "")
-        if f"{c.name}__doubt" in prepared.columns:
-            doubt = typed.notnull().ifelse(prepared[f"{c.name}__doubt"], 0)
+        if more.get(c.name) == OPEN:
+            doubt = (typed.notnull() & raw.contains(".")).ifelse(raw.re_search(GROUPED).ifelse(1, -1), 0)
             rules[c.name, "ambiguous number"] = (doubt == 1, raw, "")
-            asked[f"{c.name} ambiguous number"] = doubt.min()
+            asked[f"{c.name} ambiguous number"] = doubt.min()  # one point that cannot part thousands tells of all
         if c.kind == "number" and not c.signed:
             rules[c.name, "negative"] = (typed < 0, raw, "")
         if c.at_most and c.at_most in prepared.columns:

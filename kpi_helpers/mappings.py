@@ -118,8 +118,8 @@ def _check_table(name: str, spec: Any) -> None:
 def _check_column(column: str, entry: dict[str, Any]) -> None:
     for option in entry:
         _known(option, COLUMN_OPTIONS, f"option of {column}")
-    if "column" not in entry or not isinstance(entry.get("factor", 1), int | float | str):
-        raise KpiError(f"mapping: {column} holds {entry!r}; it needs column: your_name; factor: a number or a column.")
+    if "column" not in entry or not isinstance(entry.get("factor", 1), int | float):
+        raise KpiError(f"mapping: {column} holds {entry!r}; it needs column: your_name, and a number as factor.")
 
 
 def _check_marks(options: Mapping[str, Any], where: str) -> None:

@@ -15,10 +15,11 @@ import ibis.expr.types as ir
 from ibis import _
 
 from kpi_helpers import simulate, texts
-from kpi_helpers.contracts import TABLES, Check, Column, Problem, Table, both_say, broken_rules
+from kpi_helpers.contracts import OPEN, TABLES, Check, Column, Problem, Table, both_say, broken_rules
 from kpi_helpers.errors import ContractError, KpiError
 from kpi_helpers.mappings import ENCODINGS, SECRET_URL, locate, n_periods, period_end, project_root, read_mapping
 from kpi_helpers.result import Text
+from kpi_helpers.texts import EXACT
 
 FILES = (".parquet", ".csv", ".csv.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
@@ -169,10 +170,8 @@ class Source:
         """Add what the mapping could say of texts that did not read."""
         column = next(c for c in contract.columns if c.name == problem.column)
         raw, spec = prepared[f"{column.name}__raw"], self._mapping.get(contract.name, {})
-        entries = [
-            block.get(column.name) for block in (spec.get("columns") or {}, *(spec.get("channels") or {}).values())
-        ]
-        options = spec | next((entry for entry in entries if isinstance(entry, dict)), {})
+        blocks = (spec.get("columns") or {}, *(spec.get("channels") or {}).values())
+        options = spec | next((b[column.name] for b in blocks if isinstance(b.get(column.name), dict)), {})
         if self._backend.name != "duckdb":
             return replace(problem, more="date (text)", cures=(both_say("cure.cast", kind=column.kind),))
         if column.kind == "date":
@@ -209,9 +208,9 @@ class Source:
         own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
         named = own | (spec.get("columns") or {})
         absent: list[Problem] = []
-        if sheet and sheet.ragged:
-            n, n_cells = len(sheet.ragged), str(len(raw.columns))
-            absent = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), sheet.ragged[:2], n_cells)]
+        if sheet and (n := len(sheet.ragged)):
+            shown, n_cells = tuple(sheet.ragged[:2]), str(len(raw.columns))
+            absent = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), shown, n_cells)]
         told: dict[str, str] = {}
         parts = []
         held = [c for c in contract.columns if any(c.name in named | block for block in blocks.values())]
@@ -220,19 +219,15 @@ class Source:
             columns: dict[str, ir.Value] = {}
             for c in held:
                 entry = given.get(c.name)
-                lost = [name for name in _names(entry) if name not in raw.columns]
-                absent += [self._lacks(contract, c.name, raw, name) for name in lost]
-                if lost or entry is None:
+                if entry and entry["column"] not in raw.columns:
+                    absent.append(self._lacks(contract, c.name, raw, entry["column"]))
                     entry = None
-                    if c.required:
-                        continue
-                elif c.signed and "factor" not in entry and entry["column"].casefold().endswith("micros"):
+                if entry is None and c.required:
+                    continue
+                if entry and c.signed and "factor" not in entry and entry["column"].lower().endswith("micros"):
                     absent.append(Problem(contract.name, c.name, "micros", 0, 0, (entry["column"],)))
-                typed, text, how = self._read(raw, c, entry, options := spec | (entry or {}))
+                typed, text, how = self._read(raw, c, entry, spec | (entry or {}), tidy=bool(sheet and sheet.tidy))
                 columns |= {c.name: typed, f"{c.name}__raw": text}
-                if c.kind == "number" and self._backend.name == "duckdb":
-                    open_ = how == "text" and not {"decimal", "thousands"} & set(options)
-                    columns[f"{c.name}__doubt"] = texts.number_doubt(text) if open_ else ibis.null("int8")
                 told[c.name] = how or told.get(c.name, "")
             if channel is not None:
                 columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
@@ -246,52 +241,42 @@ class Source:
     def _lacks(self, contract: Table, name: str, raw: ir.Table, *wanted: str) -> Problem:
         return Problem(contract.name, name, "missing column", 0, 0, wanted, ", ".join(raw.columns))
 
-    def _read(self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
+    def _read(
+        self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any], *, tidy: bool
+    ) -> tuple[Any, Any, str]:
         """Typed value, original text, and what the reading was told, of one column."""
-        types = {"date": "date", "text": "string", "number": texts.EXACT}
+        types = {"date": "date", "text": "string", "number": EXACT}
         if entry is None:
             return ibis.null(types[c.kind]), ibis.null("string"), ""
         column, kind = raw[entry["column"]], raw[entry["column"]].type()
-        text = self._tidy(column, options) if kind.is_string() else column.cast("string")
+        text = column.cast("string")
+        if kind.is_string():
+            bare = column.strip() if tidy or self._folder is None else texts.cleaned(column)
+            tokens = options.get("null_values") or []
+            tokens = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
+            bare = bare.isin(["", *tokens]).ifelse(ibis.null("string"), bare)
+            if c.kind == "text":
+                return bare, text, ""
+            if self._backend.name != "duckdb":  # other engines raise on text that does not fit
+                return ibis.null(types[c.kind]), bare, "text"
+            if c.kind == "date":
+                return texts.text_as_date(bare, texts.date_forms(options)), bare, "text"
+            told = "text" if {"decimal", "thousands"} & set(options) else OPEN
+            value = texts.text_as_number(bare, options if c.signed else {**options, "currency": ""})
+            return _scaled(value, options), bare, told
         if c.kind == "text":
-            return text, column.cast("string"), ""
-        if kind.is_string() and self._backend.name != "duckdb":  # other engines raise on text that does not fit
-            return ibis.null(types[c.kind]), text, "text"
+            return text, text, ""
         if c.kind == "date":
-            if kind.is_string():
-                return texts.text_as_date(text, texts.date_forms(options)), text, "text"
             good = kind.is_date() or kind.is_timestamp()
             return (column.cast("date") if good else ibis.null("date")), text, "" if good else f"date ({kind})"
-        factor, how = options.get("factor"), "text" if kind.is_string() else ""
-        value = self._number(column, text, options if c.signed else {**options, "currency": ""})
-        if isinstance(factor, str):
-            times = self._tidy(raw[factor], options) if raw[factor].type().is_string() else raw[factor].cast("string")
-            factor = self._number(raw[factor], times, options, "float64")
-            text = text + " × " + times
-        return (value.cast("float64") * factor if factor is not None else value).cast(texts.EXACT), text, how
-
-    def _number(self, column: ir.Value, text: ir.Value, options: dict[str, Any], kind: str = "") -> ir.Value:
-        """Value of a column of numbers, NULL where it is none or has no exact value."""
-        if column.type().is_string():
-            bare = texts.number_text(text, options)
-            if kind:
-                return bare.try_cast(kind)
-            # the short decimal is read 200 times faster than the long one, which only sums of a trillion need
-            return ibis.coalesce(bare.try_cast("decimal(18, 6)").cast(texts.EXACT), bare.try_cast(texts.EXACT))
-        if not column.type().is_numeric() or column.type().is_boolean():
-            return ibis.null(texts.EXACT)
-        bad = column.abs() > 10**17 if column.type().is_integer() else ibis.literal(False)
-        if column.type().is_floating():  # NaN and infinity are shown as not a number
+        if not kind.is_numeric() or kind.is_boolean():
+            return ibis.null(EXACT), text, ""
+        if kind.is_integer():
+            column = (column.abs() > 10**17).ifelse(ibis.null(kind), column)
+        if kind.is_floating():  # NaN and infinity have no exact value: shown as not a number
             bad = column.isnan() | column.isinf() | (column.abs() > 1e17)
-        return bad.ifelse(ibis.null(column.type()), column)
-
-    def _tidy(self, column: ir.StringValue, options: dict[str, Any]) -> ir.StringValue:
-        """Text without spaces around, NULL where the mapping says so; files are read in one Unicode spelling."""
-        plain = self._folder is None or options.get("tidy")
-        text = column.strip() if plain else texts.cleaned(column)
-        tokens = options.get("null_values") or []
-        tokens = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
-        return text.isin(["", *tokens]).ifelse(ibis.null("string"), text)
+            column = bad.ifelse(ibis.null("float64"), column)
+        return _scaled(column, options), text, ""
 
     @cache  # noqa: B019
     def _sheet(self, name: str) -> texts.Sheet | None:
@@ -408,12 +393,12 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
 
 def _entry(entry: Any, there: Sequence[str]) -> dict[str, Any]:
     """Options of a column; a name that is not there is sought as the header of a file is cleaned."""
-    given = {**entry, "column": str(entry["column"])} if isinstance(entry, dict) else {"column": str(entry)}
-    names = {option: name for option, name in given.items() if option in ("column", "factor") and isinstance(name, str)}
-    return given | {option: name if name in there else texts.clean(name) for option, name in names.items()}
+    given = entry if isinstance(entry, dict) else {"column": entry}
+    name = str(given["column"])
+    return given | {"column": name if name in there else texts.clean(name)}
 
 
-def _names(entry: dict[str, Any] | None) -> list[str]:
-    """Columns of the source that an entry asks for."""
-    asked = entry or {}
-    return [asked[k] for k in ("column", "factor") if isinstance(asked.get(k), str)]
+def _scaled(value: ir.Value, options: dict[str, Any]) -> ir.Value:
+    """Apply the unit factor (1e-6 for micros) and store exactly, to six places."""
+    factor = options.get("factor")
+    return (value.cast("float64") * float(factor) if factor else value).cast(EXACT)

@@ -15,7 +15,6 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa  # type: ignore[import-untyped]
 from ibis import _
-from pyarrow import csv as arrow_csv
 
 from kpi_helpers.contracts import both_say
 from kpi_helpers.errors import ContractError
@@ -30,7 +29,6 @@ MARKS = ({}, *({"decimal": d, "thousands": t} for d, t in (",.", ", ", ".,", ". 
 SYMBOLS = {"VND": ("₫", "đ", "vnđ", "đồng"), "USD": ("$", "US$"), "EUR": ("€",), "GBP": ("£",), "JPY": ("¥",)}
 #: words for nothing that tools write into columns of numbers
 MARKERS = r"(?i)^(select|err:\d+|#[a-z0-9/]+[!?]?|null|none|n/?a|nan|-+|[–—?]|\(not set\)|\\n)$"
-GROUPED = r"^\D*[1-9]\d{0,2}(\.\d{3})+\D*$"  # 1.234 is a thousand in one country and little more than 1 in another
 SPACES, HIDDEN = "[\u00a0\u2000-\u200a\u202f\u205f\u3000]", "[\u200b\u2060\ufeff]"
 FOREIGN = {b"PK\x03\x04": "a spreadsheet (XLSX)", b"\xd0\xcf\x11\xe0": "a spreadsheet (XLS)", b"<": "a web page (HTML)"}
 
@@ -46,21 +44,17 @@ def _composed(text):  # type: ignore[no-untyped-def]  # of the engine of files
 
 
 class Sheet(NamedTuple):
-    """Cells of a CSV file as text; the lines that have too many or too few; names that the header repeats."""
+    """Cells of a CSV file as text; lines that have too many or too few; names that the header repeats."""
 
     cells: pa.Table
-    ragged: tuple[str, ...]
-    repeated: tuple[str, ...]
-    notes: tuple[Text, ...]
-    tidy: bool
+    ragged: list[str]
+    repeated: list[str]
+    notes: list[Text]
+    tidy: bool  # in one Unicode spelling already
 
 
 def clean(name: str) -> str:
-    """One spelling for what looks alike: composed accents, plain spaces, nothing invisible, none around.
-
-    >>> clean(" Ti\\u0300m\\u00a0kiếm") == "Tìm kiếm"
-    True
-    """
+    """One spelling for what looks alike: composed accents, plain spaces, nothing invisible, none around."""
     return re.sub(HIDDEN, "", re.sub(SPACES, " ", unicodedata.normalize("NFC", name))).strip()
 
 
@@ -74,18 +68,19 @@ def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
     text, notes = _decoded(path, encoding, codec)
     heading = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
     mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
-    head = _header(path, text, mark)
+    head, rows, ragged = _cells(path, text, mark)
     names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
     if mended := [name for name, given in zip(names, head, strict=True) if given and name != given]:
         notes.append(both_say("check.header", names=", ".join(mended)))
-    repeated = tuple(dict.fromkeys(name for name in names if Counter(map(str.casefold, names))[name.casefold()] > 1))
-    while len(named := Counter(map(str.casefold, names))) < len(names):  # each needs a name of its own in the engine
+    named = Counter(map(str.casefold, names))
+    if repeated := [name for name in names if named[name.casefold()] > 1]:
+        notes.append(both_say("check.repeated", names=", ".join(dict.fromkeys(repeated))))
+    while len(named := Counter(map(str.casefold, names))) < len(names):  # an engine asks for names of their own
         names = [f"{name} ({i})" if named[name.casefold()] > 1 else name for i, name in enumerate(names, 1)]
-    if repeated:
-        notes.append(both_say("check.repeated", names=", ".join(repeated)))
-    cells, ragged = _cells(path, text, mark, len(names))
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    cells = pa.table([pa.array(column, pa.string()) for column in columns], names=names)
     tidy = text.isascii() or (unicodedata.is_normalized("NFC", text) and not re.search(f"{SPACES}|{HIDDEN}", text))
-    return Sheet(cells.rename_columns(names), ragged, repeated, tuple(notes), tidy)
+    return Sheet(cells, ragged, repeated, notes, tidy)
 
 
 def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
@@ -119,42 +114,24 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
     return text, [] if plain else [both_say("check.encoding", file=path.name, encoding=encoding)]
 
 
-def _header(path: Path, text: str, mark: str) -> list[str]:
-    """Cells of the first line, once each quotation mark of the file has its partner."""
-    reader, line, head = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True), 1, [""]
+def _cells(path: Path, text: str, mark: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, the rows that have as many cells, and the other lines."""
+    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True), 1
+    head, rows, ragged = [""], [], []
     try:
         head = next((row for row in reader if row), head)
-        for _row in reader if '"' in text else ():
+        for row in reader:
+            if row and len(row) != len(head):
+                ragged.append(f"{line}: {mark.join(row)[:60]}")
+            elif row:
+                rows.append(row)
             line = reader.line_num + 1
     except csv.Error as error:
         raise ContractError(
             f"{path}, line {line}: a quotation mark is not closed, or stands within a quoted cell ({error}). "
             'Quote the whole cell and double the marks inside it, such as "5"" screen".'
         ) from None
-    return head
-
-
-def _cells(path: Path, text: str, mark: str, n_columns: int) -> tuple[pa.Table, tuple[str, ...]]:
-    """Cells below the header, and the lines that have too many or too few of them."""
-    ragged: list[str] = []
-
-    def refuse(row: Any) -> str:
-        ragged.append(f"{row.number}: {row.text[:60]}")
-        return "skip"
-
-    kinds = pa.schema([(f"f{i}", pa.string()) for i in range(n_columns)])
-    if not text.strip("\r\n"):
-        return kinds.empty_table(), ()
-    try:
-        read = arrow_csv.read_csv(
-            pa.BufferReader(data := text.encode()),
-            arrow_csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=len(data) + 1),
-            arrow_csv.ParseOptions(delimiter=mark, newlines_in_values='"' in text, invalid_row_handler=refuse),
-            arrow_csv.ConvertOptions(column_types=kinds, strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        raise ContractError(f"{path} cannot be read as CSV: {error}. Export it again.") from None
-    return read.slice(1), tuple(ragged)
+    return head, rows, ragged
 
 
 def date_forms(options: dict[str, Any]) -> list[str]:
@@ -178,13 +155,14 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
     read = [_read_date(seen.raw, form).date() for form in forms]
     asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
     if len(read) > 1:
-        asked["clash"] = (ibis.least(*read) != ibis.greatest(*read)).ifelse(seen.k, 0).sum()
+        clash = ibis.least(*read) != ibis.greatest(*read)
+        asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
     shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
     rows, hints = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
     for row in rows:
         fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == row["n"]]
         if row.get("clash"):
-            hints.append(both_say("cure.clash", n=row["clash"], such=row["such"]))
+            hints.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
         elif fits and not set(fits) & set(forms):
             hints.append(both_say("cure.date", such=row["such"], ways=" / ".join(f'date_format: "{f}"' for f in fits)))
         elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
@@ -194,18 +172,15 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
     return f"{told} [{counted}]", (*hints, both_say("remedy.not a date"))
 
 
-def number_text(text: ir.StringValue, options: dict[str, Any]) -> ir.StringValue:
-    """A number as an engine spells it, NULL unless it is written in the given marks and currency: "1.5" is never 15."""
+def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:
+    """Read a number in the given decimal mark, thousands separator and currency only: "1.5" is never taken for 15."""
     point, group = options.get("decimal", "."), options.get("thousands", "")
     bare = text.re_search(_number_shape(options)).ifelse(text, ibis.null("string"))
     bare = bare.re_replace(rf"\s*{_symbols(options)}\s*", "") if options.get("currency") else bare
     bare = bare.replace(group, "") if group else bare
-    return bare.replace(point, ".") if point != "." else bare
-
-
-def number_doubt(text: ir.StringValue) -> ir.Value:
-    """1 where the point of a number may part thousands, -1 where it cannot."""
-    return text.re_search(GROUPED).ifelse(1, text.contains(".").ifelse(-1, 0)).cast("int8")
+    bare = bare.replace(point, ".") if point != "." else bare
+    # the short decimal is read 200 times faster than the long one, which only sums of a trillion need
+    return ibis.coalesce(bare.try_cast("decimal(18, 6)").cast(EXACT), bare.try_cast(EXACT))
 
 
 def number_hints(text: ir.StringColumn, options: dict[str, Any], *, money: bool) -> tuple[Text, ...]:
