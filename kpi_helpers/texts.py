@@ -66,7 +66,7 @@ def cleaned(text: ir.StringValue) -> ir.StringValue:
 def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
     """Read a CSV file as text; only the delimiter is guessed, which the header shows."""
     text, notes = _decoded(path, encoding, codec)
-    heading = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    heading = next((line for line in io.StringIO(text, newline=None) if line != "\n"), "")
     mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
     head, rows, ragged = _cells(path, text, mark)
     names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
@@ -100,7 +100,7 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
         raise ContractError(f"{path} is UTF-16. Write encoding: utf-16 in the mapping, or save it as CSV UTF-8.")
     if good != data:
         line, begin = good.count(b"\n") + 1, good.rfind(b"\n") + 1
-        shown = data[begin:].split(b"\n")[0][:60].decode("cp1258", "replace").strip()
+        shown = " ".join(data[begin:].split(b"\n")[0][:60].decode("cp1258", "replace").split())
         raise ContractError(
             f"{path} is not {encoding.upper()}: line {line} is the first bad one. "
             f'If "{shown}" reads well, write encoding: windows-1258 in the mapping; if not, save it as CSV UTF-8.'
@@ -160,11 +160,13 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
     shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
     rows, hints = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
     for row in rows:
-        fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == row["n"]]
+        most = max(row[str(i)] for i in range(len(SPELLINGS))) or -1
+        fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most]
         if row.get("clash"):
             hints.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
         elif fits and not set(fits) & set(forms):
-            hints.append(both_say("cure.date", such=row["such"], ways=" / ".join(f'date_format: "{f}"' for f in fits)))
+            ways = " / ".join(f'date_format: "{form}"' for form in fits)
+            hints.append(both_say("cure.date", k=most, n=row["n"], such=row["such"], ways=ways))
         elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
             hints.append(both_say("cure.serial", such=row["such"]))
     counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)

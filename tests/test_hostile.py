@@ -118,12 +118,12 @@ def test_the_command_prints_the_option_to_write_for_each_and_ends_with_4(everyth
 
     told = capsys.readouterr().out
     for option in (
-        'date_format: "%d/%m/%Y"', 'date_format: "%m/%d/%Y"', 'null_values: ["Err:509", "Select"]',
+        'date_format: "%m/%d/%Y"', 'null_values: ["Err:509", "Select"]',
         'null_values: ["#N/A"]', 'null_values: ["-"]', 'decimal: ",", thousands: ".", currency: "VND"',
         '"46028" is a spreadsheet\'s number of a day', '1 × "Err:509", 1 × "Select"', '17: 2026-01-17;Email',
     ):  # fmt: skip
         assert option in told, option
-    assert "Traceback" not in told
+    assert "Traceback" not in told and "%d/%m/%Y" not in told  # which reads one of the two slash dates only
 
 
 def test_what_was_made_alike_is_noted_never_silent(everything):
@@ -132,7 +132,9 @@ def test_what_was_made_alike_is_noted_never_silent(everything):
     assert any("byte order mark" in note for note in notes)
     assert any(note.startswith("header: ") and "Ngày" in note for note in notes)
     assert any("note occurs more than once" in note for note in notes)
-    assert any(f'channel: 4 spellings of "{TIM_KIEM}" were read as one' in n and n.endswith("3 rows differed") for n in notes)
+    assert any(
+        f'channel: 4 spellings of "{TIM_KIEM}" were read as one' in n and n.endswith("3 rows differed") for n in notes
+    )
 
 
 def test_each_problem_is_told_in_vietnamese_too(everything):
@@ -180,7 +182,7 @@ def test_an_encoding_that_the_mapping_names_is_read_and_noted(tmp_path, encoding
 
 
 def test_utf_8_that_the_mapping_calls_windows_1258_is_refused(tmp_path):
-    with pytest.raises(ContractError, match="is UTF-8 already. Leave encoding: windows-1258 out"):
+    with pytest.raises(ContractError, match=r"is UTF-8 already\. Leave encoding: windows-1258 out"):
         checked(tmp_path, ROW, encoding="windows-1258")
 
 
@@ -205,7 +207,9 @@ def test_lines_of_another_length_are_counted_with_their_numbers(tmp_path):
 # --- headers ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", [" Chi tiêu", "Chi\u00a0tiêu ", unicodedata.normalize("NFD", "Chi tiêu"), "\u200bChi tiêu"])
+@pytest.mark.parametrize(
+    "head", [" Chi tiêu", "Chi\u00a0tiêu ", unicodedata.normalize("NFD", "Chi tiêu"), "\u200bChi tiêu"]
+)
 @pytest.mark.parametrize("asked", ["Chi tiêu", "Chi\u00a0tiêu", unicodedata.normalize("NFD", "Chi tiêu")])
 def test_a_header_is_found_whatever_its_spaces_and_code(tmp_path, head, asked):
     check = checked(tmp_path, f"date,channel,{head}\n2026-01-01,A,5\n", columns={"spend": asked})
@@ -232,8 +236,8 @@ def test_a_repeated_name_can_be_chosen_by_its_place(tmp_path):
 # --- numbers ----------------------------------------------------------------------------------------------
 
 MONEY = [
-    ("VND", {"thousands": ".", "decimal": ","}, ["1.234.567 ₫", "₫1.234.567", "1.234.567đ", "1.234.567 VND", "-₫5", "5 vnđ"],
-     [1234567, 1234567, 1234567, 1234567, -5, 5]),
+    ("VND", {"thousands": ".", "decimal": ","}, ["1.234.567 ₫", "₫1.234.567", "1.234đ", "1.234 VND", "-₫5", "5 vnđ"],
+     [1234567, 1234567, 1234, 1234, -5, 5]),
     ("EUR", {"thousands": " ", "decimal": ","}, ["1 234,50 €", "1\u00a0234,50\u00a0€", "€5", "1\u202f234,50 EUR"],
      ["1234.5", "1234.5", 5, "1234.5"]),
     ("USD", {"thousands": ","}, ["$1,234.50", "-$5", "$-5", "US$ 7", "5"], ["1234.5", -5, -5, 7, 5]),
@@ -295,7 +299,9 @@ def test_points_that_may_part_thousands_are_asked_about(tmp_path, cells):
     assert column(tmp_path, cells, null_values=["n/a"], decimal=",", thousands=".").ok
 
 
-@pytest.mark.parametrize("cells", [["1.234", "1.5"], ["1.234", "1234.567"], ["1.234", "0.123"], ["12", "7"], ["1.2345"]])
+@pytest.mark.parametrize(
+    "cells", [["1.234", "1.5"], ["1.234", "1234.567"], ["1.234", "0.123"], ["12", "7"], ["1.2345"]]
+)
 def test_one_certain_point_tells_of_all(tmp_path, cells):
     assert column(tmp_path, cells).ok
 
@@ -313,7 +319,9 @@ def test_a_column_called_micros_needs_its_unit(tmp_path):
 
 
 def dates(folder, cells, **options):
-    return checked(folder, "date,channel,campaign,spend\n" + "".join(f"{c},A,{i},1\n" for i, c in enumerate(cells)), **options)
+    return checked(
+        folder, "date,channel,campaign,spend\n" + "".join(f"{c},A,{i},1\n" for i, c in enumerate(cells)), **options
+    )
 
 
 def test_a_slash_date_needs_a_format_and_both_that_fit_are_named(tmp_path):
@@ -329,7 +337,9 @@ def test_a_format_that_reads_each_row_is_told_from_one_that_does_not(tmp_path):
 
 
 def test_two_formats_that_read_a_text_differently_are_told_with_the_text(tmp_path):
-    (problem,) = dates(tmp_path, ["03/03/2026", "03/04/2026", "25/04/2026"], date_format=["%d/%m/%Y", "%m/%d/%Y"]).problems
+    (problem,) = dates(
+        tmp_path, ["03/03/2026", "03/04/2026", "25/04/2026"], date_format=["%d/%m/%Y", "%m/%d/%Y"]
+    ).problems
 
     assert problem.n_rows == 1
     assert '1 rows such as "03/04/2026" are read differently' in problem.remedy()
@@ -421,16 +431,21 @@ def test_hourly_rates_cannot_keep_the_contract_and_are_told_why(real_data):
 
 # --- random files -----------------------------------------------------------------------------------------
 
-NASTY = ["Select", "Err:509", "#N/A", "-", "", " ", "\u00a0", "nan", "inf", "1e999", "0x10", "1_000", "½", "٣", "₫", "5₫", "$5",
-         "1.234", "1,5", "1 234,5", "1.2.3", "12%", "(5)", "--1", "+-1", "1e5", "1E-7", "9" * 19, "0." + "9" * 25, "−5",
-         "2026-01-05", "a" * 300, "\u200b7", '5"', "'5", "=1+1", "TRUE", "\ufeff5", "\U0001f4a9", "e5", ".5", "5."]  # fmt: skip
+NASTY = [
+    "Select", "Err:509", "#N/A", "-", "nan", "inf", "1e999", "0x10", "1_000", "½", "٣", "₫", "5₫", "$5", "1.234", "1,5",
+    "1.2.3", "12%", "(5)", "--1", "+-1", "1e5", "1E-7", "1e-400", "−5", "2026-01-05", '5"', "'5", "=1+1", "TRUE", "e5",
+    ".5", "5.", "00012", "", " ", "\u00a0", "1 234,5", "\u200b7", "\ufeff5", "9" * 19, "0." + "9" * 25, "a" * 300, "💩",
+]  # fmt: skip
 SANE = st.integers(-(10**9), 10**9).map(str) | st.decimals(-(10**9), 10**9, places=4).map(str)
 CELLS = st.sampled_from(NASTY) | SANE | st.text("0123456789.,eE+- ₫$'\u00a0", max_size=12)
-SPELT = st.sampled_from(["2026-01-05", "2026-01-06", "2026-1-7", "05/01/2026", "13/01/2026", "46028", "", "epoch", "2026-02-30"])
+SPELT = st.sampled_from(
+    ["2026-01-05", "2026-01-06", "2026-1-7", "05/01/2026", "13/01/2026", "46028", "", "epoch", "2026-02-30"]
+)
 NAMES = st.sampled_from([TIM_KIEM, NFD, NBSP, "Email", " email", "", "Zalo;OA", 'a "b"', "a\nb", "\u200bX"])
-MEASURES = ("spend", "clicks", "impressions", "leads", "revenue", "sent")
-OPTIONS = st.sampled_from([{}, {}, {"decimal": ","}, {"decimal": ",", "thousands": "."}, {"thousands": ","}, {"currency": "VND"},
-                           {"null_values": ["-", "nan"]}, {"date_format": ["%d/%m/%Y", "%Y-%m-%d"]}])  # fmt: skip
+MEASURES = ("spend", "clicks", "leads", "orders", "revenue", "sent")
+MARKS = [{"decimal": ","}, {"decimal": ",", "thousands": "."}, {"thousands": ","}]
+OTHERS = [{}, {"currency": "VND"}, {"null_values": ["-", "nan"]}, {"date_format": ["%d/%m/%Y", "%Y-%m-%d"]}]
+OPTIONS = st.sampled_from([*MARKS, *OTHERS])
 
 
 def exact(cell, options, *, money):
@@ -515,12 +530,12 @@ def files(draw):
     text = written.getvalue()
     if draw(st.integers(0, 9)) == 0:
         text = text[: draw(st.integers(0, len(text)))]  # an export that broke off
-    content = text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16"])))
-    return content, heads, rows, draw(OPTIONS)
+    content = text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-8-sig", "utf-8", "utf-16"])))
+    return content, heads, rows, draw(st.sampled_from(OTHERS) if sane else OPTIONS)
 
 
 @given(file=files())
-@settings(QUICK, max_examples=120)
+@settings(QUICK, max_examples=60)
 def test_a_random_file_is_a_checked_table_or_one_report(tmp_path_factory, file):
     content, heads, rows, options = file
     folder = put(tmp_path_factory.mktemp("random"), content)
