@@ -161,10 +161,8 @@ class Source:
         except duckdb.Error as error:
             if not self._folder:
                 raise
-            first = str(error).strip().splitlines()[0]
-            raise ContractError(
-                f"{self._folder / self._origin(contract.name)} cannot be read: {first} Export it again."
-            ) from None
+            path, first = self._folder / self._origin(contract.name), str(error).strip().splitlines()[0]
+            raise ContractError(f"{path} cannot be read: {first} Export it again.") from None
 
     def _cured(self, problem: Problem, prepared: ir.Table, contract: Table) -> Problem:
         """Add what the mapping could say of texts that did not read."""
@@ -200,10 +198,10 @@ class Source:
 
     def _prepare(self, contract: Table) -> tuple[ir.Table, dict[str, str], list[Problem]]:
         """Typed columns beside their raw text; what the reading was told; columns that are not there."""
-        raw, spec = self._raw(contract.name), self._mapping.get(contract.name, {})
+        raw, sheet = self._raw(contract.name), self._sheet(contract.name)
+        spec = self._mapping.get(contract.name, {}) | {"tidy": self._folder is None or (sheet and sheet.tidy)}
         blocks = spec.get("channels") or {None: {}}
         wide = {*contract.measures, "channel"} if "channels" in spec else set()  # a block names its own measures
-        sheet = self._sheet(contract.name)
         there = {*raw.columns, *(sheet.repeated if sheet else ())}  # a name that occurs twice is asked for, and lacking
         own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
         named = own | (spec.get("columns") or {})
@@ -226,7 +224,7 @@ class Source:
                     continue
                 if entry and c.signed and "factor" not in entry and entry["column"].lower().endswith("micros"):
                     absent.append(Problem(contract.name, c.name, "micros", 0, 0, (entry["column"],)))
-                typed, text, how = self._read(raw, c, entry, spec | (entry or {}), tidy=bool(sheet and sheet.tidy))
+                typed, text, how = self._read(raw, c, entry, spec | (entry or {}))
                 columns |= {c.name: typed, f"{c.name}__raw": text}
                 told[c.name] = how or told.get(c.name, "")
             if channel is not None:
@@ -241,9 +239,7 @@ class Source:
     def _lacks(self, contract: Table, name: str, raw: ir.Table, *wanted: str) -> Problem:
         return Problem(contract.name, name, "missing column", 0, 0, wanted, ", ".join(raw.columns))
 
-    def _read(
-        self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any], *, tidy: bool
-    ) -> tuple[Any, Any, str]:
+    def _read(self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
         """Typed value, original text, and what the reading was told, of one column."""
         types = {"date": "date", "text": "string", "number": EXACT}
         if entry is None:
@@ -251,7 +247,7 @@ class Source:
         column, kind = raw[entry["column"]], raw[entry["column"]].type()
         text = column.cast("string")
         if kind.is_string():
-            bare = column.strip() if tidy or self._folder is None else texts.cleaned(column)
+            bare = column.strip() if options["tidy"] else texts.cleaned(column)
             tokens = options.get("null_values") or []
             tokens = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
             bare = bare.isin(["", *tokens]).ifelse(ibis.null("string"), bare)

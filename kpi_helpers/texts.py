@@ -75,7 +75,7 @@ def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
     named = Counter(map(str.casefold, names))
     if repeated := [name for name in names if named[name.casefold()] > 1]:
         notes.append(both_say("check.repeated", names=", ".join(dict.fromkeys(repeated))))
-    while len(named := Counter(map(str.casefold, names))) < len(names):  # an engine asks for names of their own
+    while len(named := Counter(map(str.casefold, names))) < len(names):  # an engine asks for a name for each
         names = [f"{name} ({i})" if named[name.casefold()] > 1 else name for i, name in enumerate(names, 1)]
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     cells = pa.table([pa.array(column, pa.string()) for column in columns], names=names)
