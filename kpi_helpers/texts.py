@@ -66,9 +66,7 @@ def cleaned(text: ir.StringValue) -> ir.StringValue:
 def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
     """Read a CSV file as text; only the delimiter is guessed, which the header shows."""
     text, notes = _decoded(path, encoding, codec)
-    heading = next((line for line in io.StringIO(text, newline=None) if line != "\n"), "")
-    mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
-    head, rows, ragged = _cells(path, text, mark)
+    head, rows, ragged = _cells(path, text)
     names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
     if mended := [name for name, given in zip(names, head, strict=True) if given and name != given]:
         notes.append(both_say("check.header", names=", ".join(mended)))
@@ -114,12 +112,15 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
     return text, [] if plain else [both_say("check.encoding", file=path.name, encoding=encoding)]
 
 
-def _cells(path: Path, text: str, mark: str) -> tuple[list[str], list[list[str]], list[str]]:
+def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, the rows that have as many cells, and the other lines."""
-    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True), 1
-    head, rows, ragged = [""], [], []
+    heading, line = next((row for row in io.StringIO(text, newline=None) if row != "\n"), ""), 1
+    rows, ragged = [], []
     try:
-        head = next((row for row in reader if row), head)
+        mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+        head = next((row for row in reader if row), [""])
+        line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(head):
                 ragged.append(f"{line}: {mark.join(row)[:60]}")

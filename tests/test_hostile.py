@@ -155,6 +155,7 @@ NOT_CSV = {
     "Windows-1258": (windows_1258(ROW), 'UTF-8: line 2 .*If "2026-01-01,Tìm kiếm,5" .*encoding: windows-1258'),
     "NUL": (ROW.encode() + b"2026-01-02,A,\x005\n", "line 3: a NUL byte"),
     "open quote": (ROW.encode() + b'2026-01-02,"A,5\n2026-01-03,A,5\n', "line 3: a quotation mark is not closed"),
+    "one endless cell": (b"[" + b"x" * 200_000, "line 1: .*field larger"),
     "stray quote": (ROW.encode() + b'2026-01-02,"A"B,5\n', "line 3: a quotation mark"),
 }
 
@@ -196,12 +197,12 @@ def test_a_file_without_rows_says_so(tmp_path, text, rules):
 
 
 def test_lines_of_another_length_are_counted_with_their_numbers(tmp_path):
-    text = "date,channel,spend\n2026-01-01,A,1\n2026-01-02,A,1,5\n\n2026-01-03,A,1\n2026-01-04,A\n"
+    text = "date,channel,spend\n2026-01-02,A,1,5\n2026-01-01,A,1\n\n2026-01-03,A,1\n2026-01-04,A\n"
 
     (problem,) = checked(tmp_path, text).problems
 
     assert (problem.rule, problem.n_rows, problem.n_total) == ("ragged", 2, 4)
-    assert problem.examples == ("3: 2026-01-02,A,1,5", "6: 2026-01-04,A")
+    assert problem.examples == ("2: 2026-01-02,A,1,5", "6: 2026-01-04,A")
 
 
 # --- headers ----------------------------------------------------------------------------------------------
@@ -437,7 +438,9 @@ NASTY = [
     ".5", "5.", "00012", "", " ", "\u00a0", "1 234,5", "\u200b7", "\ufeff5", "9" * 19, "0." + "9" * 25, "a" * 300, "💩",
 ]  # fmt: skip
 SANE = st.integers(-(10**9), 10**9).map(str) | st.decimals(-(10**9), 10**9, places=4).map(str)
-CELLS = st.sampled_from(NASTY) | SANE | st.text("0123456789.,eE+- ₫$'\u00a0", max_size=12)
+GROUPS = st.lists(st.text("0123456789", min_size=1, max_size=4), min_size=2, max_size=3)
+PARTED = st.builds(str.join, st.sampled_from(",."), GROUPS)
+CELLS = st.sampled_from(NASTY) | SANE | PARTED | st.text("0123456789.,eE+- ₫$'\u00a0", max_size=12)
 SPELT = st.sampled_from(
     ["2026-01-05", "2026-01-06", "2026-1-7", "05/01/2026", "13/01/2026", "46028", "", "epoch", "2026-02-30"]
 )
