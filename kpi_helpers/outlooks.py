@@ -161,7 +161,9 @@ class Outlook(Result):
         ]
         heads = say("outlook.heads", language).split("|")
         folded = table(heads, rows, caption=self.title(language), kind="tight", numeric=range(1, 5))
-        return f'{drawn}<details class="code"><summary>{say("outlook.numbers", language)}</summary>{folded}</details>'
+        found = self.cleaned.html(language) if self.cleaned else ""
+        folded = f'<details class="code"><summary>{say("outlook.numbers", language)}</summary>{folded}</details>'
+        return f"{drawn}{folded}{found}"
 
     def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
         """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""
