@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import fdtrc, ndtri, stdtr, stdtrit
 
-from kpi_helpers.candidates import drift, repeat, smooth
+from kpi_helpers.candidates import drift, follow, repeat, smooth
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
@@ -169,8 +169,9 @@ def forecast(
     """Forecast a series by a weighted mean of simple rules, with intervals from their past forecast errors.
 
     The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one
-    season ago, and that plus the usual change. Each forecasts from every point of the past; the smaller its
-    errors there, the more it weighs, so that a season which does not help is declined.
+    season ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each
+    forecasts from every point of the past; the smaller its errors there, the more it weighs, so that a season which
+    does not help is declined.
 
     Parameters
     ----------
@@ -242,6 +243,8 @@ def _combined(y: Floats, short: int, long: int, ahead: int) -> tuple[Floats, dic
     """Forecasts from every origin (n, ahead) by the weighted mean of the rules; NaN before the first origin."""
     rules = {f"smooth {m}": smooth(y, m, ahead) for m in sorted({1, short})}
     rules |= {f"repeat {long}": repeat(y, long, ahead), f"drift {long}": drift(y, long, ahead)}
+    if long > SMOOTHED and ahead + long // 24 <= long:
+        rules[f"follow {long}"] = follow(y, short, long, ahead)
     made, first = np.stack(list(rules.values())), _first_origin(len(y), long, ahead)
     made[:, :first] = np.nan
     known = np.asarray(np.isfinite(made[:, -1]).all(axis=1))  # a rule without a forecast from the end is left out

@@ -111,6 +111,28 @@ def drift(y: Floats, season: int, horizon: int) -> Floats:
     return np.asarray(made, dtype=float)
 
 
+def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
+    """Forecast by smoothing with the `short` season, moved half as much as last year moved from the same point on.
+
+    The move is that of a centred mean over a twelfth of the season; half of it, since one year is one sample. A move
+    that is not fully known at an origin gives NaN, so the horizon must be shorter than the season by that much.
+
+    >>> ramp = np.tile(np.repeat([10.0, 20.0], 26), 3)
+    >>> follow(ramp[:110], 1, 52, 30)[-1, [0, 29]].round(1).tolist()
+    [10.0, 14.1]
+    """
+    n, half = len(y), max(season // 24, 1)
+    padded = np.pad(filled(y, season), half, mode="edge")
+    mean = np.convolve(padded, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
+    t = np.arange(n)[:, None]
+    then, ahead = t - season, t - season + np.arange(1, horizon + 1)
+    known = (then >= half) & (ahead + half <= t)
+    before, after = mean[np.maximum(then, 0)], mean[np.clip(ahead, 0, n - 1)]
+    made = smooth(y, short, horizon)
+    moved = made * np.sqrt(after / before) if np.nanmin(y) > 0 else made + (after - before) / 2
+    return np.where(known, moved, np.nan)
+
+
 def filled(y: Floats, season: int) -> Floats:
     """Stand-ins for missing values: the same season before, else the first known of its kind, else the mean.
 
