@@ -13,6 +13,7 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.baselines import SEASONS
+from kpi_helpers.calendars import holiday_regressors
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
 from kpi_helpers.result import uplift as written
@@ -105,7 +106,7 @@ def pace(
     Raises
     ------
     KpiError
-        If a KPI is a ratio, whose periods do not add up to a year.
+        If a KPI is a ratio, whose periods do not add up to a year, or the grain or `holidays` do not fit.
 
     Examples
     --------
@@ -117,6 +118,7 @@ def pace(
     ratios = [key for key in keys if not kpis.kpi(key).additive]
     require(not ratios, f"{', '.join(ratios)}: a ratio does not add up over a year. Watch it instead.")
     require(values.grain in SEASONS, f"A pace needs days, weeks or months, not grain={values.grain!r}. Compute those.")
+    holiday_regressors(pd.period_range(as_of, as_of, freq="D"), holidays)  # a wrong day is no lack of data
     plan = (SEASONS[values.grain], as_of, uplift, confidence, holidays)
     rows = [_pace_row(values.series(key), key, *plan) for key in keys]
     names = ("kpi", "actual", "projected", "projected_low", "projected_high", "last_year", "target",
