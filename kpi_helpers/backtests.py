@@ -21,6 +21,7 @@ Holidays = Mapping[str, Sequence[date | str]]
 GRAINS = {"D": "day", "W": "week", "M": "month"}
 ODDS = (0.8, 0.5, 0.2)
 LEVELS = (0.8, 0.95)
+SPANS = {"1": "none", "7": "week"}
 
 
 def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) -> tuple[Forecast, Cleaned]:
@@ -143,11 +144,12 @@ class BackTest(Result):
     def html(self, language: str = "en") -> str:
         """The sentence, what the rules weigh, a table of the odds; each date folded below."""
         said = f"<p>{html.escape(self.sentence(language))}</p>"
-        rules = "; ".join(
-            say(f"rule_of.{name.split()[0]}", language, season=say(f"season.{self._season(int(name.split()[1]))}", language),
-                weight=percent(weight, language, decimals=0))
-            for name, weight in zip(self.rule, self.weight, strict=True) if weight >= 0.005
-        )  # fmt: skip
+        parts = []
+        for (rule, n), weight in zip(map(str.split, self.rule), self.weight, strict=True):
+            if weight >= 0.005:
+                season, share = say(f"season.{SPANS.get(n, 'year')}", language), f"{weight:.0%}"
+                parts.append(say(f"rule_of.{rule}", language, season=season, weight=share))
+        rules = "; ".join(parts)
         said += f"<p>{html.escape(say('back_test.rules', language, rules=rules))}</p>"
         if not self.actual:
             return said
@@ -175,9 +177,6 @@ class BackTest(Result):
         heads = say("back_test.date_heads", language).split("|")
         folded = table(heads, rows, caption=self.sentence(language), kind="tight", numeric=range(1, 5))
         return f'<details class="code"><summary>{say("back_test.dates", language)}</summary>{folded}</details>'
-
-    def _season(self, n: int) -> str:
-        return "none" if n == 1 else "week" if n == 7 else "year"
 
 
 def back_test(

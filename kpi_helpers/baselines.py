@@ -138,16 +138,21 @@ class Forecast:
         12.0
         """
         w = np.ones(len(self.mean)) if weights is None else np.asarray(weights, dtype=float)
-        part = w * self.mean
-        centre, low, high = float(part.sum()), math.nan, math.nan
+        centre, low, high = float(w @ self.mean), math.nan, math.nan
         multiplicative = self.multiplicative and centre > 0
         if len(self.paths) >= FEWEST_ERRORS:
-            missed = np.log(np.exp(self.paths) @ part / centre) if multiplicative else self.paths @ w
-            lever = part / centre if multiplicative else w
+            missed, lever = self.missed(w), w * self.mean / centre if multiplicative else w
             tails = weighted_quantile(missed, self.path_weights, [TAIL, 1 - TAIL]) / stdtrit(SHAPE, [TAIL, 1 - TAIL])
             wider, noise = _wider(self.path_weights, np.count_nonzero(w)), float(lever @ self.noise @ lever)
             low, high = (math.hypot(max(float(spread), 0.0) * wider, math.sqrt(noise)) for spread in tails)
         return Total(mean=centre, spread_low=low, spread_high=high, multiplicative=multiplicative)
+
+    def missed(self, weights: ArrayLike) -> Floats:
+        """What the weighted sum missed on each past path (origins,), oldest first; of its logarithm for factors."""
+        w = np.asarray(weights, dtype=float)
+        if not (self.multiplicative and w @ self.mean > 0):
+            return np.asarray(self.paths @ w)
+        return np.asarray(np.log(np.exp(self.paths) @ (w * self.mean) / (w @ self.mean)))
 
     def _shape_at(self, probability: float) -> float:
         return float(weighted_quantile(*self.shape, probability)) if len(self.shape[0]) else 0.0

@@ -168,39 +168,39 @@ def _found(
         outlier[i:j] = j - i <= 2 and bool((_twins(z, span, np.arange(i, j), 1) < OUTLIER / 2).all())
     raw = np.where(gap | outlier | spare, np.nan, np.where(zero, np.log(0.02 * typical) - curve, d))
     h, breaks = span[0], sorted(_breaks(raw, span))
-    typical_of = [float(np.exp(np.nanmedian(raw[max(i, 0) : i + h]))) for p in breaks for i in (p - h, p)]
+    typical_of = [float(np.exp(_middle(raw[max(i, 0) : i + h]))) for p in breaks for i in (p - h, p)]
     return gap, outlier, usual, list(zip(breaks, typical_of[::2], typical_of[1::2], strict=True))
 
 
 def _breaks(d: Floats, span: tuple[int, int, int]) -> list[int]:
     """First periods of levels that last, in a series without season.
 
-    The median of the next w periods leaves that of the last w, for w = h, h / 2 or h / 4; at least half of that lasts
+    The median of the next w periods leaves that of the last w, for w = h or h / 4; at least half of that lasts
     for h; a step fits it better than a line. Held against the spread of such changes over the series and against an
     AR(1), both without the break: what wanders or has a long season must change by more than it does elsewhere.
     """
     h, n, stride = span[0], len(d), max(span[0] // 5, 1)
     t, found = np.arange(h, n - h + 1, stride), list[int]()
-    if n >= 8 * h:  # growth is no break
-        d = d - np.nan_to_num(np.nanmedian(np.nan_to_num(_change(d, h, t)))) / h * np.arange(n)
-    while len(t) > 1 and len(found) < n // h:
-        lasting, best = _change(d, h, t), (0.0, 0.0, h, 0)
-        for w in (h, h // 2, h // 4):
-            change = lasting if w == h else _change(d, w, t)
-            spread, twin = _spread(change), _twins(change, span, np.arange(len(t)), stride)
-            net = np.where(lasting * change > 0, abs(change) - np.where(twin > 3 * spread, twin, 0), 0)
-            net = np.nan_to_num(np.where(abs(lasting) > abs(change) / 2, net, 0)) / (1 + w / (n - 2 * w))
-            c = int(net.argmax())  # few windows tell little
-            best = max(best, (float(net[c]) / max(spread, 1e-9), float(net[c]), w, int(t[c])))
-        _, size, w, at = best
-        p = _split(d, at, w) if size > LEAST_BREAK else 0
+    lasting = _change(d, h, t) if len(t) > 1 else np.zeros(0)
+    if n >= 8 * h and np.isfinite(lasting).any():  # growth is no break
+        growth = _middle(lasting)
+        d, lasting = d - growth / h * np.arange(n), lasting - growth
+    windows = [h, h // 4]
+    while windows and len(lasting) and len(found) < n // h:
+        w = windows[0]
+        change = lasting if w == h else _change(d, w, t)
+        twin = _twins(change, span, np.arange(len(t)), stride)
+        net = abs(change) - np.where(twin > 3 * _spread(change), twin, 0)
+        net = np.nan_to_num(np.where((lasting * change > 0) & (abs(lasting) > abs(change) / 2), net, 0))
+        p = _split(d, int(t[net.argmax()]), w)
         part = d[max(p - h, 0) : p + h]
-        if not p or _explained(part, np.arange(len(part)) >= h) < _explained(part, np.arange(len(part))):
-            break
-        d = d - (np.nanmedian(part[h:]) - np.nanmedian(part[:h])) * (np.arange(n) >= p)
-        if size < BREAK * max(_spread(_change(d, w, t)), _wander(d, w)):
-            break
-        found.append(p)
+        rest = d - (_middle(part[h:]) - _middle(part[:h])) * (np.arange(n) >= p)
+        noise = max(_spread(_change(rest, w, t)), _wander(rest, w)) * (1 + w / (n - 2 * w))  # few windows tell little
+        ramp = _explained(part, np.arange(len(part)) >= h) < _explained(part, np.arange(len(part)))
+        if ramp or net.max() < max(BREAK * noise, LEAST_BREAK):
+            windows = windows[1:]
+        else:
+            found, d, lasting = [*found, p], rest, _change(rest, h, t)
     return found
 
 
@@ -230,7 +230,7 @@ def _split(d: Floats, t: int, h: int) -> int:
 def _wander(d: Floats, h: int) -> float:
     """Standard deviation of the change between two means of h periods, by an AR(1) of means of h / 4."""
     b, most = max(h // 4, 1), 3 * _spread(d)
-    blocks = (d - np.nanmedian(d)).clip(-most, most)[len(d) % b :].reshape(-1, b)
+    blocks = (d - _middle(d)).clip(-most, most)[len(d) % b :].reshape(-1, b)
     known = np.isfinite(blocks).any(axis=1)
     m = np.where(known, np.nansum(blocks, axis=1) / np.isfinite(blocks).sum(axis=1).clip(1), np.nan)
     m, n = m - np.nanmean(m), int(known.sum())
@@ -271,10 +271,14 @@ def _near(x: Floats, steps: Whole, at: Whole) -> Floats:
     return np.asarray(np.concatenate([far, x, far])[at[:, None] + (steps + len(far))])
 
 
+def _middle(x: Floats) -> float:
+    """Median of what is known; numpy's takes four times as long on short arrays."""
+    x = np.sort(x[np.isfinite(x)])
+    return float(x[(len(x) - 1) // 2] + x[len(x) // 2]) / 2 if len(x) else np.nan
+
+
 def _spread(x: Floats) -> float:
-    """Robust standard deviation of what is known."""
-    x = x[np.isfinite(x)]
-    return 1.4826 * float(np.median(abs(x - np.median(x)))) if len(x) else np.nan
+    return 1.4826 * _middle(abs(x - _middle(x)))  # standard deviation of a normal, unmoved by outliers
 
 
 def _root(x: Floats) -> Floats:

@@ -1,15 +1,18 @@
 """The tables that the toolkit understands, and their checks: every problem at once, in one aggregate query."""
 
 import html
+import re
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from kpi_helpers.result import Result, Text, number, say, table
+from kpi_helpers.result import LANGUAGES, Result, Text, number, say, table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
+OPEN = "text, marks not named"
+GROUPED = r"^\D*[1-9]\d{0,2}(\.\d{3})+\D*$"  # 1.234 is a thousand in one country and little more than 1 in another
 BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A", "B | C"
 
 
@@ -18,7 +21,7 @@ class Column:
     """One column of a contract.
 
     `kind` is ``date``, ``text`` or ``number`` (exact decimal, six places); `at_most` names the column
-    that it cannot exceed; `signed` numbers may be negative.
+    that it cannot exceed; `signed` numbers are money and may be negative.
     """
 
     name: str
@@ -51,7 +54,12 @@ CHANNEL_DAILY = Table(
         Column("channel", "text", Text("marketing channel", "kênh tiếp thị"), required=True),
         Column("campaign", "text", Text("campaign within the channel", "chiến dịch trong kênh")),
         Column("impressions", "number", Text("times an ad was shown", "số lần quảng cáo được hiển thị")),
-        Column("clicks", "number", Text("clicks on ads or links", "số lần nhấp vào quảng cáo hay liên kết")),
+        Column(
+            "clicks",
+            "number",
+            Text("clicks on ads or links", "số lần nhấp vào quảng cáo hay liên kết"),
+            at_most="impressions",
+        ),
         Column("sessions", "number", Text("website sessions begun", "số phiên truy cập website")),
         Column("pageviews", "number", Text("pages viewed", "số lượt xem trang")),
         Column("spend", "number", Text("media cost, money", "chi phí quảng cáo (số tiền)"), signed=True),
@@ -72,7 +80,7 @@ TABLES = {table.name: table for table in (CHANNEL_DAILY,)}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One rule that the data break: where, how often, two examples."""
+    """One rule that the data break: where, how often, two examples; `cures` fit these data better than the remedy."""
 
     table: str
     column: str
@@ -81,6 +89,7 @@ class Problem:
     n_total: int
     examples: tuple[str, ...] = ()
     more: str = ""
+    cures: tuple[Text, ...] = ()
 
     def what(self, language: str = "en") -> str:
         """What is wrong, with examples."""
@@ -90,7 +99,8 @@ class Problem:
 
     def remedy(self, language: str = "en") -> str:
         """What the user can do about it."""
-        return say(f"remedy.{self.rule}", language, **self._told(language))
+        plain = say(f"remedy.{self.rule}", language, **self._told(language))
+        return " ".join([cure[language] for cure in self.cures] or [plain])
 
     def line(self, language: str = "en") -> str:
         """Everything in one line: ``table.column: what. Remedy.``"""
@@ -98,8 +108,9 @@ class Problem:
 
     def _told(self, language: str) -> dict[str, str]:
         counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
-        wanted = f' "{self.examples[0]}"' if self.examples else ""
-        return {"column": self.column, "more": self.more, "wanted": wanted, **counts}
+        first = "".join(self.examples[:1])
+        told = {"column": self.column, "more": self.more, "bare": first, "wanted": f' "{first}"' if first else ""}
+        return told | counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -162,9 +173,18 @@ class Check(Result):
         )
 
 
+def both_say(key: str, **told: Any) -> Text:
+    """A sentence in both languages; whole numbers and `Text` among `told` are written as each language does."""
+
+    def fill(v: Any, lang: str) -> Any:
+        return v[lang] if isinstance(v, Text) else number(v, lang) if isinstance(v, int) else v
+
+    return Text(*(say(key, lang, **{k: fill(v, lang) for k, v in told.items()}) for lang in LANGUAGES))
+
+
 def broken_rules(
     prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day"
-) -> tuple[int, list[Problem]]:
+) -> tuple[int, list[Problem], dict[str, int]]:
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
     Parameters
@@ -180,10 +200,11 @@ def broken_rules(
 
     Returns
     -------
-    (int, list of Problem)
-        Rows in the table, and the rules broken. A second query fetches examples of repeated keys, if any.
+    (int, list of Problem, dict)
+        Rows, rules broken, tidied rows of each text column. A second query fetches examples of repeated keys.
     """
     rules: dict[tuple[str, str], Any] = {}
+    asked: dict[str, Any] = {"n": prepared.count()}
     for c in contract.columns:
         if c.name not in prepared.columns:
             continue
@@ -191,16 +212,21 @@ def broken_rules(
         if c.kind != "text":
             rule = "not a date" if c.kind == "date" else "not a number"
             rules[c.name, rule] = (raw.notnull() & typed.isnull(), raw, more.get(c.name, ""))
+        else:
+            asked[f"{c.name} tidied"] = (typed != raw).fill_null(False).sum()
         if c.kind == "date" and period != "day":
             begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
             rules[c.name, "not the first day"] = (~begun, raw, period)
         if c.required:
-            rules[c.name, "empty"] = (raw.isnull(), raw, "")
+            rules[c.name, "empty"] = ((typed if c.kind == "text" else raw).isnull(), raw, "")
+        if more.get(c.name) == OPEN:
+            doubt = (typed.notnull() & raw.contains(".")).ifelse(raw.re_search(GROUPED).ifelse(1, -1), 0)
+            rules[c.name, "ambiguous number"] = (doubt == 1, raw, "")
+            asked[f"{c.name} ambiguous number"] = doubt.min()  # one point that cannot part thousands tells of all
         if c.kind == "number" and not c.signed:
             rules[c.name, "negative"] = (typed < 0, raw, "")
         if c.at_most and c.at_most in prepared.columns:
             rules[c.name, "too large"] = (typed > prepared[c.at_most], raw, c.at_most)
-    asked: dict[str, Any] = {"n": prepared.count()}
     keyed = all(c.name in prepared.columns for c in contract.columns if c.required)
     if keyed:
         key = _key(prepared, contract)
@@ -211,20 +237,21 @@ def broken_rules(
     found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
     problems = []
     for i, ((column, rule), (_bad, _raw, told)) in enumerate(rules.items()):
-        if found[f"n{i}"]:
-            examples = sorted({found[f"low{i}"], found[f"high{i}"]} - {None})
+        if found[f"n{i}"] and found.get(f"{column} {rule}", 0) >= 0:
+            examples = sorted({e[:60] for e in (found[f"low{i}"], found[f"high{i}"]) if e and e.strip()})
             problems.append(Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told))
     if keyed and (repeated := found["n_key"] - found["n_distinct"]):
-        counted = prepared.group_by(key=key).aggregate(n=prepared.count())
-        shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2)
-        examples = [row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown.to_pyarrow().to_pylist()]
+        first = contract.key[0]
+        counted = prepared.group_by(key=key).aggregate(n=prepared.count(), last=prepared[f"{first}__raw"].max())
+        shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
+        keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
         told = " + ".join(k for k in contract.key if k in prepared.columns)
-        problems.append(
-            Problem(contract.name, contract.key[0], "duplicate", repeated, found["n"], tuple(examples), told)
-        )
+        hour = next((row["last"] for row in shown if re.search("[ T].*[1-9].*:|:.*[1-9]", row["last"])), None)
+        cures = (both_say("cure.hours", such=hour),) if hour else ()
+        problems.append(Problem(contract.name, first, "duplicate", repeated, found["n"], keys, told, cures))
     if not found["n"]:
         problems.append(Problem(contract.name, contract.key[0], "no rows", 0, 0))
-    return found["n"], problems
+    return found["n"], problems, {k.split()[0]: n for k, n in found.items() if k.endswith(" tidied") and n}
 
 
 def _key(prepared: "ir.Table", contract: Table) -> "ir.StringValue":

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from ibis import _
 
+from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import Result, Text, day, measure, say, span, table
@@ -47,6 +48,8 @@ class Kpi:
     group: str
     objectives: tuple[str, ...]
     table: str = "channel_daily"
+    activities: tuple[str, ...] = ()
+    vanity: bool = False
 
     @property
     def additive(self) -> bool:
@@ -77,7 +80,7 @@ def catalogue() -> dict[str, Kpi]:
     kpis = {}
     for key, entry in entries.items():
         entry |= {f: Text(**entry[f]) for f in ("name", "meaning", "pitfall")}
-        entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives")}
+        entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives", "activities")}
         kpis[key] = Kpi(id=key, **entry)
     return kpis
 
@@ -118,8 +121,13 @@ class KpiChoice(Result):
 
     @property
     def plannable(self) -> list[str]:
-        """Ids that a target can be set for."""
+        """Ids of the sums that a target can be set and split for."""
         return [k for k in self.kpis if kpi(k).plannable]
+
+    @property
+    def graded(self) -> list[str]:
+        """Ids that a target can be set for, ratios and costs too."""
+        return [k for k in self.kpis if kpi(k).direction != "none"]
 
     def sentence(self, language: str = "en") -> str:
         """Which KPIs were chosen for which objective."""

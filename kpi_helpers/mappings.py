@@ -14,7 +14,10 @@ PERIODS = ("day", "week", "month")
 COLUMN_OPTIONS = {"column", "factor", "date_format", "decimal", "thousands", "null_values"}
 OPTIONS = {
     "file", "table", "period", "currency", "date_format", "decimal", "thousands", "null_values", "columns", "channels",
+    "encoding",
 }  # fmt: skip
+#: names of encodings, and what Python calls them; UTF-8 may begin with a byte order mark
+ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "windows-1258": "cp1258"}
 #: a URL that carries a password or the like
 SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
 
@@ -97,6 +100,8 @@ def _check_table(name: str, spec: Any) -> None:
         _known(option, OPTIONS, f"option of {name}")
     if (period := spec.get("period", "day")) not in PERIODS:
         raise KpiError(f"mapping: period {period!r} is not one of {', '.join(PERIODS)}.")
+    if (encoding := str(spec.get("encoding", "utf-8")).lower()) not in ENCODINGS:
+        raise KpiError(f"mapping: encoding {encoding!r} is not one of {', '.join(ENCODINGS)}.")
     columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
     inner = channels if isinstance(channels, dict) else {}
     for where, given in {"columns": columns, "channels": channels, **inner}.items():

@@ -50,12 +50,12 @@ class Outlook(Result):
         The sum over the plan and its interval; for a ratio, its value over the plan.
     odds : Total
         Distribution of that total.
-    weights : tuple of float
-        How much each period counts in the total, from the first after the history to the end of the plan.
     reference : float
         What uplifts are put on: last year's total, or `total` where last year is not fully known.
     cleaned : Cleaned
         What was found in the history.
+    weights, missed : tuple of float
+        What the total sums, from the first unknown period on; what it missed on each past path.
     history_at, history, bridge_at, bridge : tuple
         For the chart: the periods known, and the forecast of those between them and the plan.
     reason : str
@@ -80,6 +80,7 @@ class Outlook(Result):
     odds: Total = UNKNOWN
     cleaned: Cleaned | None = None
     weights: tuple[float, ...] = ()
+    missed: tuple[float, ...] = ()
     reference: float = math.nan
     history_at: tuple[date, ...] = ()
     history: tuple[float, ...] = ()
@@ -214,7 +215,7 @@ def outlook(
         expected_high=tuple(high[skip:].clip(max=most).tolist()),
         total=total, total_low=total_low, total_high=total_high,
         seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
-        reference=reference if reference > 0 else total,
+        missed=tuple(told.missed(weights).tolist()), reference=reference if reference > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
         bridge_at=tuple(p.start_time.date() for p in future[:skip]),
         bridge=tuple(told.mean[:skip].clip(max=most).tolist()),
@@ -266,9 +267,9 @@ def _weights(
     weights = np.ones(len(future))
     if not kpis.kpi(key).additive:
         last_year = [p - SEASONS[values.grain] for p in future]
-        before = _complete(values, key, segment, as_of, "denominator").reindex(last_year).to_numpy(dtype=float, copy=True)
+        before = _complete(values, key, segment, as_of, "denominator").reindex(last_year).to_numpy(dtype=float)
         known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
-        weights = before if known else weights
+        weights = before.copy() if known else weights
     weights[:skip] = 0.0
     return weights if kpis.kpi(key).additive else weights / weights.sum()
 

@@ -90,7 +90,8 @@ def _outputs(cell: Mapping[str, Any], language: str) -> str:
     # ids of drawings are unique on the page: the cell, and the output within it
     name = re.sub(r"\W", "-", str(cell.get("id", "cell")))
     return "".join(
-        re.sub(r'( id="|url\(#|href="#)(?=(?:wide|narrow)-)', rf"\1{name}-{n}-", html_) for n, html_ in enumerate(made)
+        re.sub(r'( id="|url\(#|href="#)(?=(?:wide|narrow)-)', rf"\g<1>{name}-{n}-", html_)
+        for n, html_ in enumerate(made)
     )
 
 

@@ -30,7 +30,7 @@ from kpi_helpers.result import (
     table,
     uplift,
 )
-from kpi_helpers.targets import GRADES, allocate, rank
+from kpi_helpers.targets import GRADES, allocate, allocate_levels, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -125,7 +125,7 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan(Result):
-    """What to reach, by channel and month, in whole numbers that add up to the target."""
+    """What to reach, by month, period and channel, in whole numbers that add up to the target at every level."""
 
     kpi: str
     uplift: float
@@ -133,6 +133,7 @@ class Plan(Result):
     currency: str
     channel: tuple[str, ...]
     month_at: tuple[date, ...]
+    period_at: tuple[date, ...]
     target: tuple[int, ...]
 
     def sentence(self, language: str = "en") -> str:
@@ -168,7 +169,7 @@ class Plan(Result):
 
 
 def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> Plan:
-    """Split the target of `whole` over channels and months in proportion to what each is heading for.
+    """Split the target of `whole` over months, periods and channels in proportion to what each is heading for.
 
     Raises
     ------
@@ -188,16 +189,17 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
     k, total = kpis.kpi(whole.kpi), round(whole.reference * (1 + share)) if math.isfinite(whole.reference) else -1
     require(k.additive, f"{k.id} is a ratio; only sums are split over channels and months. Choose orders, say.")
     require(total >= 0, f"{k.id} has no target to split, because its reference is {whole.reference:.0f}.")
-    cells: dict[tuple[str, date], float] = {}
-    for o in [o for o in channels if not o.reason] or [whole]:
-        for at, value in zip(o.period_at, o.expected, strict=True):
-            cell = (o.segment, at.replace(day=1))
-            cells[cell] = cells.get(cell, 0.0) + max(value, 0.0)
-    weights = list(cells.values()) if any(cells.values()) else [1.0] * len(cells)
+    cells = sorted(
+        ((at.replace(day=1), at, o.segment), max(value, 0.0))
+        for o in [o for o in channels if not o.reason] or [whole]
+        for at, value in zip(o.period_at, o.expected, strict=True)
+    )
+    keys, weights = zip(*cells, strict=True)
+    parts = allocate_levels(total, pd.Series(weights if any(weights) else 1.0, pd.MultiIndex.from_tuples(keys)))
+    months, periods, names = zip(*keys, strict=True)
     return Plan(
-        kpi=whole.kpi, uplift=share, total=total, currency=whole.currency,
-        channel=tuple(c for c, _m in cells), month_at=tuple(m for _c, m in cells),
-        target=tuple(allocate(total, weights)),
+        kpi=whole.kpi, uplift=share, total=total, currency=whole.currency, channel=names, month_at=months,
+        period_at=periods, target=tuple(parts.tolist()),
     )  # fmt: skip
 
 

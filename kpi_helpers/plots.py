@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ TOKENS = {
     "0a7264": "teal", "6f3f98": "purple", "a51620": "red", "fbdcdc": "red-haze",
     "f8ebcd": "tet", "6b4804": "tet-ink",
 }  # fmt: skip
-INK, BLUE, HAZE, ORANGE = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a"
+INK, BLUE, HAZE, ORANGE, GREY = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a", "#75808c"
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def forecast(
     axes.plot(keep.index, keep / scale, color=INK)
     axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)
     axes.plot(expected.index, expected["expected"] / scale, color=BLUE)
-    axes.plot(expected.index, expected["last_year"] / scale, color="#75808c", linestyle=(0, (3, 2)), linewidth=1.5)
+    axes.plot(expected.index, expected["last_year"] / scale, color=GREY, linestyle=(0, (3, 2)), linewidth=1.5)
     axes.set_ylim(0, 1.2 * max(keep.max(), expected["expected_high"].max()) / scale)
     middle = len(keep) // 2
     near = keep.iloc[max(middle - 8, 0) : middle + 8].max() / scale
@@ -106,6 +108,40 @@ def forecast(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     small = axes.get_ylim()[1] < 5
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _i: number(y, language, decimals=int(small))))
+    return axes
+
+
+def bridge(
+    axes: "Axes",
+    start: float,
+    steps: Sequence[float],
+    words: Sequence[str],
+    *,
+    told: Sequence[str],
+    clear: Sequence[bool],
+) -> "Axes":
+    """Waterfall from the value `start` by its `steps` to the next value; a step that is not `clear` is hollow.
+
+    `words` below and numbers `told` above the bars are two more than the steps: before, each step, after.
+    """
+    levels, last = np.cumsum([start, *steps]), len(steps) + 1
+    low, high = min(0.0, levels.min()), max(0.0, levels.max())
+    lines = max(map(abs, steps)) < 0.1 * (high - low)  # too small to see on bars from zero
+    if lines:
+        low, high = levels.min(), levels.max()
+        axes.hlines(levels[[0, -1]], [-0.35, last - 0.35], [0.35, last + 0.35], color=INK, linewidth=3)
+    else:
+        axes.bar([0, last], levels[[0, -1]], width=0.7, color=INK)
+    for i, step in enumerate(steps):
+        fill = {"color": BLUE} if clear[i] else {"facecolor": "none", "edgecolor": GREY, "linewidth": 1.5}
+        axes.bar(i + 1, step, width=0.7, bottom=levels[i], **fill)
+    axes.hlines(levels, np.arange(last) + 0.35, np.arange(last) + 0.65, color=GREY, linewidth=1)
+    ends = levels[[0, -1]] if lines else levels[[0, -1]].clip(0)
+    for i, top in enumerate([ends[0], *np.maximum(levels[:-1], levels[1:]), ends[1]]):
+        _label(axes, i, top + 0.02 * (high - low), told[i], INK, va="bottom", ha="center")
+    axes.set_ylim(low - 0.05 * (high - low) * (lines or low < 0), high + 0.3 * (high - low))
+    axes.set_xticks(range(last + 1), words)
+    axes.yaxis.set_visible(False)
     return axes
 
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -13,21 +14,15 @@ import ibis
 import ibis.expr.types as ir
 from ibis import _
 
-from kpi_helpers import simulate
-from kpi_helpers.contracts import TABLES, Check, Column, Problem, Table, broken_rules
+from kpi_helpers import simulate, texts
+from kpi_helpers.contracts import OPEN, TABLES, Check, Column, Problem, Table, both_say, broken_rules
 from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.mappings import SECRET_URL, locate, n_periods, period_end, project_root, read_mapping
-from kpi_helpers.result import LANGUAGES, Text, number, say
+from kpi_helpers.mappings import ENCODINGS, SECRET_URL, locate, n_periods, period_end, project_root, read_mapping
+from kpi_helpers.result import Text
+from kpi_helpers.texts import EXACT
 
 FILES = (".parquet", ".csv", ".csv.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
-ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
-EXACT = "decimal(24, 6)"
-
-
-@ibis.udf.scalar.builtin(name="try_strptime", signature=(("string", "string"), "timestamp"))
-def _read_date(text, form):  # type: ignore[no-untyped-def]  # a function of DuckDB: NULL where the text does not fit
-    ...
 
 
 class Source:
@@ -151,32 +146,43 @@ class Source:
         return min(row["first"] for row in rows), period_end(begin, self.period(name))
 
     def _check(self, contract: Table) -> tuple[int, list[Problem], list[Text]]:
+        sheet, blocks = self._sheet(contract.name), self._mapping.get(contract.name, {}).get("channels") or {None: {}}
         try:
-            prepared, told, absent = self._prepare(contract)
-            n, problems = broken_rules(prepared, contract, more=told, period=self.period(contract.name))
-            problems = absent + [self._spellings(p, prepared) if p.rule == "not a date" else p for p in problems]
-            return n, problems, [] if problems else self._gaps(prepared, contract)
-        except (duckdb.Error, UnicodeError) as error:
+            prepared, told, problems = self._prepare(contract)
+            n, broken, tidied = broken_rules(prepared, contract, more=told, period=self.period(contract.name))
+            for p in broken:  # the blocks of a wide file repeat each cell of the columns that they share
+                k = 1 if any(p.column in block for block in blocks.values()) else len(blocks)
+                p = replace(p, n_rows=p.n_rows // k, n_total=p.n_total // k)
+                problems.append(self._cured(p, prepared, contract) if p.more.startswith("text") else p)
+            notes = [*(sheet.notes if sheet else ()), *(note for c in tidied for note in self._tidied(prepared, c))]
+            if not any(p.column in ("date", "channel") and p.rule != "duplicate" for p in problems):
+                notes += self._gaps(prepared, contract)
+            return n // len(blocks), problems, notes
+        except duckdb.Error as error:
             if not self._folder:
                 raise
-            first = str(error).strip().splitlines()[0]
-            raise ContractError(
-                f"{self._folder / self._origin(contract.name)} cannot be read: {first} "
-                "CSV must be text in UTF-8 with as many cells in each line; .gz and .parquet must be what they say."
-            ) from None
+            path, first = self._folder / self._origin(contract.name), str(error).strip().splitlines()[0]
+            raise ContractError(f"{path} cannot be read: {first} Export it again.") from None
 
-    def _spellings(self, problem: Problem, prepared: ir.Table) -> Problem:
-        """Add how often each spelling of the date occurs."""
-        raw = prepared[f"{problem.column}__raw"]
-        shapes = (
-            prepared.filter(raw.notnull())
-            .group_by(shape=raw.re_replace(r"\d+", "9"))
-            .aggregate(n=_.count(), such=raw.min())
-        )
-        rows = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist()
-        counted = ", ".join(f'{number(row["n"])} × "{row["such"]}"' for row in rows)
-        more = f"{problem.more} [{counted}]"
-        return Problem(problem.table, problem.column, problem.rule, problem.n_rows, problem.n_total, (), more)
+    def _cured(self, problem: Problem, prepared: ir.Table, contract: Table) -> Problem:
+        """Add what the mapping could say of texts that did not read."""
+        column = next(c for c in contract.columns if c.name == problem.column)
+        raw, spec = prepared[f"{column.name}__raw"], self._mapping.get(contract.name, {})
+        blocks = (spec.get("columns") or {}, *(spec.get("channels") or {}).values())
+        options = spec | next((b[column.name] for b in blocks if isinstance(b.get(column.name), dict)), {})
+        if self._backend.name != "duckdb":
+            return replace(problem, more="date (text)", cures=(both_say("cure.cast", kind=column.kind),))
+        if column.kind == "date":
+            more, cures = texts.date_hints(raw, texts.date_forms(options))
+            return replace(problem, examples=(), more=more, cures=cures)
+        return replace(problem, more="", cures=texts.number_hints(raw, options, money=column.signed))
+
+    def _tidied(self, prepared: ir.Table, name: str) -> list[Text]:
+        """Notes of the values that were read from other spellings, the most frequent first."""
+        typed, raw = prepared[name], prepared[f"{name}__raw"]
+        spelt = prepared.group_by(value=typed).aggregate(n=(typed != raw).sum(), k=raw.nunique()).filter(_.n > 0)
+        rows = spelt.order_by(ibis.desc("n"), "value").limit(5).to_pyarrow().to_pylist()
+        return [both_say("check.tidied", column=name, **row) for row in rows]
 
     def _gaps(self, prepared: ir.Table, contract: Table) -> list[Text]:
         span = prepared.group_by("channel").aggregate(first=_.date.min(), last=_.date.max(), n=_.date.nunique())
@@ -184,33 +190,41 @@ class Source:
         for row in span.order_by("channel").to_pyarrow().to_pylist():
             total = n_periods(row["first"], row["last"], period)
             if total > row["n"]:
-                told = row | {"n": total - row["n"], "total": total}
-                said = [say("check.gap", lang, period=say(f"period.{period}", lang), **told) for lang in LANGUAGES]
-                notes.append(Text(*said))
+                told = row | {"n": total - row["n"], "total": total, "period": both_say(f"period.{period}")}
+                notes.append(both_say("check.gap", **told))
+            if re.search(texts.MARKERS, row["channel"]):
+                notes.append(both_say("check.marker", value=row["channel"]))
         return notes
 
     def _prepare(self, contract: Table) -> tuple[ir.Table, dict[str, str], list[Problem]]:
         """Typed columns beside their raw text; what the reading was told; columns that are not there."""
-        raw, spec = self._raw(contract.name), self._mapping.get(contract.name, {})
+        raw, sheet = self._raw(contract.name), self._sheet(contract.name)
+        spec = self._mapping.get(contract.name, {}) | {"tidy": self._folder is None or (sheet and sheet.tidy)}
         blocks = spec.get("channels") or {None: {}}
         wide = {*contract.measures, "channel"} if "channels" in spec else set()  # a block names its own measures
-        own = {c.name: c.name for c in contract.columns if c.name in raw.columns and c.name not in wide}
+        there = {*raw.columns, *(sheet.repeated if sheet else ())}  # a name that occurs twice is asked for, and lacking
+        own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
         named = own | (spec.get("columns") or {})
         absent: list[Problem] = []
+        if sheet and (n := len(sheet.ragged)):
+            shown, n_cells = tuple(sheet.ragged[:2]), str(len(raw.columns))
+            absent = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), shown, n_cells)]
         told: dict[str, str] = {}
         parts = []
         held = [c for c in contract.columns if any(c.name in named | block for block in blocks.values())]
         for channel, block in blocks.items():
-            given = {name: entry for name, entry in (named | block).items() if entry is not None}
+            given = {name: _entry(entry, raw.columns) for name, entry in (named | block).items() if entry is not None}
             columns: dict[str, ir.Value] = {}
             for c in held:
                 entry = given.get(c.name)
-                if entry is not None and _column_of(entry) not in raw.columns:
-                    absent.append(self._lacks(contract, c.name, raw, _column_of(entry)))
+                if entry and entry["column"] not in raw.columns:
+                    absent.append(self._lacks(contract, c.name, raw, entry["column"]))
                     entry = None
                 if entry is None and c.required:
                     continue
-                typed, text, how = self._read(raw, c, entry, spec)
+                if entry and c.signed and "factor" not in entry and entry["column"].lower().endswith("micros"):
+                    absent.append(Problem(contract.name, c.name, "micros", 0, 0, (entry["column"],)))
+                typed, text, how = self._read(raw, c, entry, spec | (entry or {}))
                 columns |= {c.name: typed, f"{c.name}__raw": text}
                 told[c.name] = how or told.get(c.name, "")
             if channel is not None:
@@ -225,25 +239,27 @@ class Source:
     def _lacks(self, contract: Table, name: str, raw: ir.Table, *wanted: str) -> Problem:
         return Problem(contract.name, name, "missing column", 0, 0, wanted, ", ".join(raw.columns))
 
-    def _read(self, raw: ir.Table, c: Column, entry: Any, spec: dict[str, Any]) -> tuple[Any, Any, str]:
+    def _read(self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
         """Typed value, original text, and what the reading was told, of one column."""
         types = {"date": "date", "text": "string", "number": EXACT}
         if entry is None:
             return ibis.null(types[c.kind]), ibis.null("string"), ""
-        options = {**spec, **(entry if isinstance(entry, dict) else {})}
-        column = raw[_column_of(entry)]
-        if column.type().is_string():
-            text = column.strip()
+        column, kind = raw[entry["column"]], raw[entry["column"]].type()
+        text = column.cast("string")
+        if kind.is_string():
+            bare = column.strip() if options["tidy"] else texts.cleaned(column)
             tokens = options.get("null_values") or []
             tokens = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
-            text = text.isin(["", *tokens]).ifelse(ibis.null("string"), text)
+            bare = bare.isin(["", *tokens]).ifelse(ibis.null("string"), bare)
             if c.kind == "text":
-                return text, text, ""
+                return bare, text, ""
             if self._backend.name != "duckdb":  # other engines raise on text that does not fit
-                return ibis.null(types[c.kind]), text, f"{c.kind} (text in the database: cast it there)"
-            return _text_as_date(text, options) if c.kind == "date" else _text_as_number(text, options)
-        text = column.cast("string")
-        kind = column.type()
+                return ibis.null(types[c.kind]), bare, "text"
+            if c.kind == "date":
+                return texts.text_as_date(bare, texts.date_forms(options)), bare, "text"
+            told = "text" if {"decimal", "thousands"} & set(options) else OPEN
+            value = texts.text_as_number(bare, options if c.signed else {**options, "currency": ""})
+            return _scaled(value, options), bare, told
         if c.kind == "text":
             return text, text, ""
         if c.kind == "date":
@@ -258,16 +274,23 @@ class Source:
             column = bad.ifelse(ibis.null("float64"), column)
         return _scaled(column, options), text, ""
 
+    @cache  # noqa: B019
+    def _sheet(self, name: str) -> texts.Sheet | None:
+        """Cells of a CSV file, and what was seen on the way to them."""
+        if self._folder is None or self._origin(name).endswith(".parquet"):
+            return None
+        encoding = str(self._mapping.get(name, {}).get("encoding", "utf-8")).lower()
+        return texts.read_csv(self._folder / self._origin(name), encoding, ENCODINGS[encoding])
+
     @cache  # noqa: B019  # a source lives as long as its notebook
     def _raw(self, name: str) -> ir.Table:
         origin = self._origin(name)
         if self._folder is None:
             schema, _dot, bare = origin.rpartition(".")
             return self._backend.table(bare, database=schema or None)
-        path = self._folder / origin
-        if path.name.endswith(".parquet"):
-            return self._backend.read_parquet(path)
-        return self._backend.read_csv(path, all_varchar=True, header=True)
+        if sheet := self._sheet(name):
+            return self._backend.create_table(f"{name} as text", sheet.cells, temp=True)
+        return self._backend.read_parquet(self._folder / origin)
 
     @cache  # noqa: B019
     def _origin(self, name: str) -> str:
@@ -364,34 +387,11 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
         ) from None
 
 
-def _column_of(entry: Any) -> str:
-    return str(entry["column"] if isinstance(entry, dict) else entry)
-
-
-def _text_as_date(text: ir.StringValue, options: dict[str, Any]) -> tuple[Any, Any, str]:
-    """Read a date by the given formats only; a text that two formats read differently is no date."""
-    forms = options.get("date_format") or list(ISO_DATES)
-    forms = [forms] if isinstance(forms, str) else forms
-    read = [_read_date(text, form).date() for form in forms]
-    typed = read[0]
-    if len(read) > 1:
-        typed = (ibis.least(*read) == ibis.greatest(*read)).ifelse(ibis.least(*read), ibis.null("date"))
-    typed = (typed.year() >= 1900).ifelse(typed, ibis.null("date"))  # 17/2/26 is not the year 26
-    return typed, text, " / ".join(forms if options.get("date_format") else forms[:1])
-
-
-def _text_as_number(text: ir.StringValue, options: dict[str, Any]) -> tuple[Any, Any, str]:
-    """Read a number by the given decimal mark and thousands separator only: "1.5" is never taken for 15."""
-    point, group = options.get("decimal", "."), options.get("thousands", "")
-    p, g = re.escape(point), re.escape(group)
-    whole = rf"\d+|\d{{1,3}}({g}\d{{3}})+" if group else r"\d+"
-    shape = rf"^[+-]?({whole})({p}\d+)?([eE][+-]?\d+)?$"
-    bare = text.replace(group, "") if group else text
-    bare = bare.replace(point, ".") if point != "." else bare
-    bare = text.re_search(shape).ifelse(bare, ibis.null("string"))
-    # the short decimal is read 200 times faster than the long one, which only sums of a trillion need
-    value = ibis.coalesce(bare.try_cast("decimal(18, 6)").cast(EXACT), bare.try_cast(EXACT))
-    return _scaled(value, options), text, ""
+def _entry(entry: Any, there: Sequence[str]) -> dict[str, Any]:
+    """Options of a column; a name that is not there is sought as the header of a file is cleaned."""
+    given = entry if isinstance(entry, dict) else {"column": entry}
+    name = str(given["column"])
+    return given | {"column": name if name in there else texts.clean(name)}
 
 
 def _scaled(value: ir.Value, options: dict[str, Any]) -> ir.Value:

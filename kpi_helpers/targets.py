@@ -1,19 +1,24 @@
-"""Targets with odds: grade uplifts, allocate a total, project a year by its season."""
+"""Targets with odds: grade uplifts, targets at chosen odds, allocate a total, project a year by its season."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
 
 from kpi_helpers.errors import require
-from kpi_helpers.result import Result, probability, say, uplift
-from kpi_helpers.stats import chance_above
+from kpi_helpers.rates import shrink_rates as shrink_rates
+from kpi_helpers.result import Result, number, probability, say, uplift
+from kpi_helpers.stats import Floats, chance_above
 
 #: lowest probability of each grade
 GRADES = ((0.5, "safe"), (0.2, "stretch"), (0.05, "ambitious"), (0.0, "unrealistic"))
+MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history supports it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -31,7 +36,9 @@ class TargetGrades(Result):
     grade : tuple of str
         safe (0.5 or more), stretch (0.2), ambitious (0.05), unrealistic.
     implied_elasticity : tuple of float
-        ln(1 + uplift) / ln(1 + spend growth); NaN without a change of spend.
+        ln(1 + uplift) / ln(1 + spend growth); NaN unless spend grows.
+    rejected : tuple of bool
+        Whether it exceeds `most_elastic`: 1.5 or, if higher, the upper 95% bound of the elasticity.
     """
 
     uplift: tuple[float, ...]
@@ -39,16 +46,26 @@ class TargetGrades(Result):
     probability: tuple[float, ...]
     grade: tuple[str, ...]
     implied_elasticity: tuple[float, ...]
+    rejected: tuple[bool, ...]
+    most_elastic: float
+    spend_growth: float
 
     def sentence(self, language: str = "en") -> str:
-        """Each uplift with its chance and grade."""
-        return "; ".join(
+        """Each uplift with its chance and grade, and why it is rejected."""
+        graded = [
             say(
                 "target_grades.row", language, uplift=uplift(u, language),
                 chance=probability(p, language), grade=say(f"status.{g}", language).lower(),
             )
             for u, p, g in zip(self.uplift, self.probability, self.grade, strict=True)
-        )  # fmt: skip
+        ]  # fmt: skip
+        known, most = "supported" if self.most_elastic > MOST_ELASTIC else "plausible", self.most_elastic
+        refused = [
+            say(f"target_grades.{known}", language, uplift=uplift(u, language), most=number(most, language, decimals=2),
+                growth=uplift(self.spend_growth, language), elasticity=number(e, language, decimals=2))
+            for u, e, r in zip(self.uplift, self.implied_elasticity, self.rejected, strict=True) if r
+        ]  # fmt: skip
+        return "; ".join(graded + refused)
 
 
 def grade_uplifts(
@@ -72,7 +89,8 @@ def grade_uplifts(
     elasticity, elasticity_se : float, optional
         Percent more of the KPI for one percent more spend, and its standard error.
     direction : {"up", "down"}
-        ``"down"`` for KPIs such as costs: the target lies below the mean and is reached from above.
+        ``"down"`` for KPIs such as costs: the target lies below the mean and is reached from above. None is
+        rejected for its elasticity: a cost per order may fall while spend grows.
 
     Raises
     ------
@@ -86,7 +104,8 @@ def grade_uplifts(
     Examples
     --------
     >>> grade_uplifts(12000, 900, [0.10, 0.15, 0.20], spend_growth=0.10)
-    +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic)
+    +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic); \
++20% for +10% spend implies an elasticity of 1.91; at most 1.50 is plausible: rejected
     """
     up = np.atleast_1d(np.asarray(uplifts, dtype=float))
     require(math.isfinite(mean) and mean > 0, f"mean={mean} must be above 0 to put an uplift on it.")
@@ -95,10 +114,7 @@ def grade_uplifts(
     require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={up} must be fractions above -1: 0.10 is 10%.")
     require(direction in ("up", "down"), f"direction={direction!r} is neither 'up' nor 'down'.")
     require(direction == "up" or bool(np.all(up < 1)), f"uplifts={up}: a cost cannot fall by 100% or more.")
-    require(
-        spend_growth is None or spend_growth > -1,
-        f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.",
-    )
+    require(spend_growth is None or spend_growth > -1, f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.")
     for name, given in (("spend_growth", spend_growth), ("elasticity", elasticity), ("elasticity_se", elasticity_se)):
         require(given is None or math.isfinite(given), f"{name}={given} must be a finite number, or left out.")
     require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
@@ -111,14 +127,80 @@ def grade_uplifts(
     factor = 1 + up if direction == "up" else 1 - up
     above = chance_above(mean * factor, centre, spread)
     chances = above if direction == "up" else 1 - above
-    implied = np.log(factor) / math.log1p(spend_growth) if spend_growth else up * np.nan
+    implied = np.log(factor) / math.log1p(spend_growth) if spend_growth and spend_growth > 0 else up * np.nan
+    most = max(MOST_ELASTIC, (elasticity or 0.0) + 1.96 * (elasticity_se or 0.0))
     return TargetGrades(
         uplift=tuple(up.tolist()),
         target=tuple((mean * factor).tolist()),
         probability=tuple(chances.tolist()),
         grade=tuple(rank(p, GRADES) for p in chances),
         implied_elasticity=tuple(implied.tolist()),
+        rejected=tuple((implied > (most if direction == "up" else np.inf)).tolist()),
+        most_elastic=most,
+        spend_growth=math.nan if spend_growth is None else spend_growth,
     )
+
+
+def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = "up") -> Floats:
+    """Target that a normal total reaches with the chosen odds; with ``direction="down"``, stays below.
+
+    Parameters
+    ----------
+    mean, sd, odds : array_like; mean and sd in the KPI's unit, sd above 0, odds in (0, 1)
+
+    Raises
+    ------
+    KpiError
+        If an argument is out of range.
+
+    >>> target_at(12000, 900, [0.8, 0.5, 0.2]).round(4).tolist()
+    [11242.5409, 12000.0, 12757.4591]
+    """
+    m, s, p = (np.asarray(v, dtype=float) for v in (mean, sd, odds))
+    good = direction in ("up", "down") and np.all((p > 0) & (p < 1)) and np.all(np.isfinite(m + s) & (s > 0))
+    require(bool(good), f"{mean=}, {sd=}, {odds=}, {direction=}: sd above 0, odds in (0, 1), 'up' or 'down', please.")
+    return np.asarray(m + s * ndtri(1 - p if direction == "up" else p))
+
+
+def chance_of_all(
+    means: ArrayLike, sds: ArrayLike, correlation: ArrayLike, targets: ArrayLike, directions: str | Sequence[str] = "up"
+) -> float:
+    """Odds that all targets are met together, from a multivariate normal, to 0.1 percentage points.
+
+    A correlation that no data can have is mended: its negative eigenvalues are set to 0.
+
+    Parameters
+    ----------
+    means, sds, targets : array_like (k,), in each KPI's unit; sds above 0
+    correlation : array_like (k, k), of the forecasts' errors
+    directions : {"up", "down"} or one a target: whether a total must reach it or stay below
+
+    Raises
+    ------
+    KpiError
+        If shapes differ or an argument is out of range.
+
+    >>> round(chance_of_all([100, 50], [10, 5], [[1, 0.5], [0.5, 1]], [100, 50]), 4)  # 1/4 + asin(0.5) / 2π
+    0.3333
+    """
+    from scipy.stats import multivariate_normal
+
+    m, s, goal = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (means, sds, targets))
+    r, k = np.asarray(correlation, dtype=float), len(m)
+    ways = np.array([directions] * k if isinstance(directions, str) else directions)
+    fits = m.shape == s.shape == goal.shape == ways.shape == (k,) and r.shape == (k, k) and k > 0
+    good = fits and np.isfinite([m, s, goal]).all() and (s > 0).all() and {*ways} <= {"up", "down"}
+    good = good and np.allclose(r, r.T) and np.allclose(np.diag(r), 1) and np.abs(r).max() < 1 + 1e-9
+    rule = (
+        "as many sds above 0, targets, directions (up, down), a symmetric correlation with 1 on its diagonal, no gaps"
+    )
+    require(bool(good), f"{k} means need {rule}.")
+    sign = np.where(ways == "up", 1.0, -1.0)
+    values, vectors = np.linalg.eigh(sign[:, None] * r * sign)
+    mended = (vectors * values.clip(0)) @ vectors.T
+    spread, limit = np.sqrt(np.diag(mended)), sign * (m - goal) / s
+    chance = multivariate_normal.cdf(limit, cov=mended / np.outer(spread, spread), allow_singular=True, rng=0)
+    return float(np.clip(chance, max(0.0, 1 - ndtr(-limit).sum()), ndtr(limit).min()))  # never beyond Fréchet's bounds
 
 
 def allocate(total: float, weights: ArrayLike) -> list[int]:
@@ -149,13 +231,50 @@ def allocate(total: float, weights: ArrayLike) -> list[int]:
     given = np.asarray(weights, dtype=float)
     good = given.ndim == 1 and len(given) > 0 and bool(np.all(np.isfinite(given) & (given >= 0))) and given.sum() > 0
     require(good, f"weights={given} must be a list of numbers, none negative, not all 0.")
-    shares = [Fraction(repr(w)) for w in given.tolist()]  # decimals as written: a tie is a tie
-    exact = [int(total) * share / sum(shares) for share in shares]
+    return _split(int(total), [Fraction(repr(w)) for w in given.tolist()])  # decimals as written: a tie is a tie
+
+
+def _split(total: int, shares: Sequence[Fraction]) -> list[int]:
+    exact = [total * share / (sum(shares) or 1) for share in shares]
     parts = [math.floor(part) for part in exact]
     by_remainder = sorted(range(len(parts)), key=lambda i: (parts[i] - exact[i], i))
-    for i in by_remainder[: int(total) - sum(parts)]:
+    for i in by_remainder[: total - sum(parts)]:
         parts[i] += 1
     return parts
+
+
+def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
+    """Split a whole number down the levels of an index, such as year, month, week, channel.
+
+    From the top: the parts of every level add up to the one above exactly, each within 1 of its share of it.
+
+    Parameters
+    ----------
+    total : int, 0 or more
+    weights : Series, none negative, not all 0; its index unique, the outermost level first
+
+    Raises
+    ------
+    KpiError
+        If `total` is no whole number, or the weights are no proportions or not unique.
+
+    >>> months = pd.MultiIndex.from_tuples([("Q1", 1), ("Q1", 2), ("Q2", 4)])
+    >>> allocate_levels(10, pd.Series([1, 1, 1], months)).tolist()
+    [4, 3, 3]
+    """
+    index, given = weights.index, weights.to_numpy(dtype=float)
+    allocate(total, given)  # refuses what is no total or no proportion
+    require(index.is_unique and index.to_frame().notna().all(axis=None), "weights need a unique index, none missing.")
+    keys = [key if isinstance(key, tuple) else (key,) for key in index]
+    parts: dict[Any, int] = {(): int(total)}
+    for level in range(index.nlevels):
+        below: dict[Any, dict[Any, Fraction]] = {above: {} for above in parts}
+        for key, weight in zip(keys, given.tolist(), strict=True):
+            group, name = below[key[:level]], key[: level + 1]
+            group[name] = group.get(name, Fraction()) + Fraction(repr(weight))
+        split = [(group, _split(parts[above], [*group.values()])) for above, group in below.items()]
+        parts = {name: part for group, found in split for name, part in zip(group, found, strict=True)}
+    return pd.Series([parts[key] for key in keys], index=index, dtype="int64", name=weights.name)
 
 
 def project(actuals: ArrayLike, weights: ArrayLike) -> float:

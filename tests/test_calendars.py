@@ -108,6 +108,12 @@ def test_29_february_exists_in_leap_years_only():
     assert (found["leap"] > 0).tolist() == [False, True, False]
 
 
+def test_week_that_begins_in_another_year_has_the_days_of_both():
+    found = holiday_regressors(pd.period_range("2026-01-01", periods=1, freq="W-SUN"), {"eve": ["12-31", "01-01"]})
+
+    assert found["eve"].tolist() == [2 / 7]
+
+
 def test_order_and_shape_are_kept():
     periods = pd.period_range("2026-01-05", periods=60, freq="W-SUN")
     found = holiday_regressors(periods, {"never": [date(2001, 1, 1)]})

@@ -674,9 +674,10 @@ def test_a_grain_finer_than_the_data_is_refused(duckdb_engine, period, grain):
         compute(source, ["sessions"], grain=grain)
 
 
-def test_an_unknown_objective_lists_those_that_there_are(duckdb_engine):
-    with pytest.raises(KpiError, match="objective='sale' is not one of sales, leads, traffic"):
-        choose(duckdb_engine.source(SEGMENTS), "sale")
+@pytest.mark.parametrize("objective", ["sale", "", None])
+def test_an_unknown_or_missing_objective_lists_those_that_there_are(duckdb_engine, objective):
+    with pytest.raises(KpiError, match=f"objective={objective!r} is not one of sales, leads, traffic"):
+        choose(duckdb_engine.source(SEGMENTS), objective)
 
 
 @pytest.mark.parametrize(

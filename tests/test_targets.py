@@ -5,13 +5,24 @@ import re
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.integrate import quad
+from scipy.stats import multivariate_normal, norm
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.targets import GRADES, allocate, grade_uplifts, project, rank
+from kpi_helpers.targets import (
+    GRADES,
+    allocate,
+    allocate_levels,
+    chance_of_all,
+    grade_uplifts,
+    project,
+    rank,
+    target_at,
+)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -64,6 +75,181 @@ def test_more_spend_moves_the_odds_as_golden_g3_says():
     assert even.probability == pytest.approx([0.5, 0.5], abs=3e-6)  # half the last printed digit of the factor
     assert unsure.probability == pytest.approx([0.293314], abs=5e-7)
     assert unsure.grade == ("stretch",)
+
+
+@pytest.mark.parametrize(
+    ("uplift", "options", "rejected"),
+    [
+        (1.00, {}, True),  # G3: double the traffic for 10% more spend implies 7.27
+        (0.15, {}, False),  # 1.466
+        (0.20, {}, True),  # 1.913
+        (0.20, {"elasticity": 0.6, "elasticity_se": 0.1}, True),  # the upper bound 0.796 is below 1.5
+        (0.20, {"elasticity": 1.6, "elasticity_se": 0.2}, False),  # history supports up to 1.992
+        (0.20, {"elasticity": 1.8}, True),
+        (-0.10, {}, False),
+    ],
+)
+def test_an_elasticity_out_of_reach_is_rejected(uplift, options, rejected):
+    graded = grade_uplifts(12000, 900, [uplift], spend_growth=0.10, **options)
+
+    assert graded.rejected == (rejected,)
+    assert ("rejected" in graded.sentence(), "loại bỏ" in graded.sentence("vi")) == (rejected, rejected)
+
+
+def test_the_sentence_says_why_a_target_is_rejected():
+    plain = grade_uplifts(12000, 900, [1.0], spend_growth=0.10)
+    known = grade_uplifts(12000, 900, [1.0], spend_growth=0.10, elasticity=1.6, elasticity_se=0.2)
+
+    why = "+100% for +10% spend implies an elasticity of 7.27; "
+    assert why + "at most 1.50 is plausible: rejected" in plain.sentence()
+    assert why + "history supports at most 1.99: rejected" in known.sentence()
+    assert "+100% khi chi phí +10% đòi hỏi độ co giãn 7,27" in plain.sentence("vi")
+    assert plain.grade == ("unrealistic",)  # the grade stays one of odds
+
+
+@pytest.mark.parametrize("growth", [None, 0.0, -0.2])
+def test_without_more_spend_no_elasticity_is_implied(growth):
+    graded = grade_uplifts(12000, 900, [-0.3, 0.1, 3.0], spend_growth=growth)
+
+    assert np.isnan(graded.implied_elasticity).all()
+    assert graded.rejected == (False, False, False)
+
+
+def test_a_cost_that_falls_is_not_rejected_for_its_elasticity():
+    assert grade_uplifts(12000, 900, [0.9], spend_growth=0.10, direction="down").rejected == (False,)
+
+
+@given(st.floats(0.01, 3), st.floats(0.001, 3), st.floats(-1, 3), st.floats(0, 1))
+def test_rejection_follows_the_rule(uplift, growth, elasticity, se):
+    graded = grade_uplifts(12000, 900, [uplift], spend_growth=growth, elasticity=elasticity, elasticity_se=se)
+
+    assert graded.rejected[0] == (math.log1p(uplift) / math.log1p(growth) > max(1.5, elasticity + 1.96 * se))
+
+
+def test_targets_at_chosen_odds_match_golden_g3():
+    odds, printed = zip(*G3_TARGETS, strict=True)
+
+    assert target_at(12000, 900, odds) == pytest.approx(printed, abs=5e-5)  # half the last printed digit
+    mirrored = [24_000 - t for t in printed]
+    assert target_at(12000, 900, odds, direction="down") == pytest.approx(mirrored, abs=5e-5)
+
+
+@given(means, spreads, st.floats(0.001, 0.999), st.sampled_from(["up", "down"]))
+def test_a_target_is_reached_with_the_odds_that_it_was_set_for(mean, spread, odds, direction):
+    target = float(target_at(mean, spread * mean, odds, direction))
+
+    chance = norm(mean, spread * mean).sf(target) if direction == "up" else norm(mean, spread * mean).cdf(target)
+    assert chance == pytest.approx(odds, rel=1e-9)
+
+
+def test_targets_are_set_for_many_at_once():
+    assert target_at([100, 200], [10, 20], [[0.5], [0.2]]).shape == (2, 2)
+
+
+@pytest.mark.parametrize("changed", [{"odds": 0}, {"odds": 1}, {"odds": 80}, {"odds": math.nan}, {"sd": 0},
+                                     {"sd": math.nan}, {"mean": math.inf}, {"direction": "lower"}])  # fmt: skip
+def test_odds_that_are_none_are_refused(changed):
+    with pytest.raises(KpiError, match=rf"{next(iter(changed))}=.*odds in \(0, 1\)"):
+        target_at(**{"mean": 12000, "sd": 900, "odds": 0.8} | changed)
+
+
+def together(limits, correlation, directions="up"):
+    """Odds that standard normals all reach `limits`."""
+    k = len(limits)
+    return chance_of_all(np.zeros(k), np.ones(k), correlation, limits, directions)
+
+
+def one_factor(limits, rho):
+    """An independent integral for equal correlations: given the common factor the rest is independent."""
+
+    def at(z):
+        return norm.pdf(z) * np.prod(norm.sf((np.array(limits) - math.sqrt(rho) * z) / math.sqrt(1 - rho)))
+
+    return quad(at, -9, 9, epsabs=1e-10)[0]
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=12), st.floats(0, 0.95))
+@settings(max_examples=40)
+def test_odds_of_all_match_an_integral_over_a_common_factor(limits, rho):
+    correlation = np.full((len(limits), len(limits)), rho) + (1 - rho) * np.eye(len(limits))
+
+    assert together(limits, correlation) == pytest.approx(one_factor(limits, rho), abs=1e-3)
+
+
+@pytest.mark.parametrize("rho", [-1.0, -0.7, 0.0, 0.3, 0.9, 1.0])
+def test_two_coin_tosses_follow_sheppard(rho):
+    # Sheppard (1899): both above their means with 1/4 + asin(rho) / 2 pi
+    assert together([0, 0], [[1, rho], [rho, 1]]) == pytest.approx(0.25 + math.asin(rho) / (2 * math.pi), abs=1e-6)
+
+
+@st.composite
+def problems(draw):
+    k = draw(st.integers(2, 6))
+    values = draw(st.lists(st.floats(-1, 1), min_size=k * k, max_size=k * k))
+    loadings = np.array(values).reshape(k, k) + 0.1 * np.eye(k)
+    covariance = loadings @ loadings.T + 1e-6 * np.eye(k)
+    spread = np.sqrt(np.diag(covariance))
+    limits = draw(st.lists(st.floats(-2, 2), min_size=k, max_size=k))
+    ways = draw(st.lists(st.sampled_from(["up", "down"]), min_size=k, max_size=k))
+    return np.array(limits), covariance / np.outer(spread, spread), ways
+
+
+@given(problems())
+@settings(max_examples=60)
+def test_odds_of_all_match_scipy_and_keep_frechets_bounds(problem):
+    limits, correlation, ways = problem
+    sign = np.where(np.array(ways) == "up", 1, -1)
+    alone = norm.sf(sign * limits)
+
+    found = together(limits, correlation, ways)
+    flipped = sign[:, None] * correlation * sign
+    expected = multivariate_normal(cov=flipped, allow_singular=True, seed=11).cdf(-sign * limits)
+
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert max(0, alone.sum() - len(limits) + 1) - 1e-12 <= found <= alone.min() + 1e-12
+    assert together(limits, np.eye(len(limits)), ways) == pytest.approx(alone.prod(), abs=1e-4)
+    assert together(limits, np.outer(sign, sign), ways) == pytest.approx(alone.min(), abs=1e-6)
+    assert found == together(limits, correlation, ways)  # the same every time
+
+
+def test_units_drop_out_of_the_odds_of_all():
+    correlation = [[1, 0.4], [0.4, 1]]
+
+    plain = together([1, -0.5], correlation, ["up", "down"])
+    scaled = chance_of_all([12000, 3], [900, 0.2], correlation, [12900, 2.9], ["up", "down"])
+
+    assert scaled == pytest.approx(plain, abs=1e-9)
+    assert plain == pytest.approx(multivariate_normal(cov=[[1, -0.4], [-0.4, 1]]).cdf([-1, -0.5]), abs=1e-5)
+
+
+def test_a_correlation_that_no_data_can_have_is_mended():
+    impossible = np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]])
+    slightly = np.array([[1, 0.8, 0.6], [0.8, 1, 0], [0.6, 0, 1]]) + 1e-9 * (1 - np.eye(3))
+
+    assert np.linalg.eigvalsh(impossible).min() < -0.5
+    assert 0 <= together([0, 0, 0], impossible) <= 0.5
+
+    # the first is 0.8 of the second plus 0.6 of the third: an integral over these two
+    def at(z):
+        return norm.pdf(z) * norm.sf(max(0.0, -0.8 / 0.6 * z))
+
+    assert together([0, 0, 0], slightly) == pytest.approx(quad(at, 0, 9)[0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"means": [1, 2, 3]}, {"sds": [1, 0]}, {"targets": [1, math.nan]}, {"directions": ["up"]},
+        {"directions": "lower"}, {"correlation": np.eye(3)}, {"correlation": [[1, 0.5], [0.4, 1]]},
+        {"correlation": [[1, math.nan], [math.nan, 1]]}, {"correlation": [[2, 0], [0, 1]]},
+        {"correlation": [[1, 1.2], [1.2, 1]]}, {"means": [], "sds": [], "targets": [], "correlation": []},
+    ],
+)  # fmt: skip
+def test_targets_that_do_not_fit_together_are_refused(changed):
+    arguments = {"means": [1, 2], "sds": [1, 1], "correlation": np.eye(2), "targets": [1, 2]} | changed
+
+    with pytest.raises(KpiError, match=r"means need as many sds above 0, targets, directions \(up, down\)"):
+        chance_of_all(**arguments)
 
 
 def test_without_an_elasticity_the_odds_are_those_of_the_status_quo():
@@ -281,6 +467,90 @@ def test_a_total_that_is_no_count_is_refused_with_the_remedy(total):
 def test_weights_that_are_no_proportions_are_refused(weights):
     with pytest.raises(KpiError, match=re.compile(r"weights=.*none negative, not all 0", re.DOTALL)):
         allocate(10, weights)
+
+
+def leaves(depth=4, most=3):
+    """Weights by year, month, week and channel."""
+    keys = st.lists(st.tuples(*[st.integers(0, most)] * depth), min_size=1, max_size=25, unique=True)
+    return keys.flatmap(
+        lambda ks: (
+            st.lists(st.integers(0, 10**4) | st.floats(0, 1e4), min_size=len(ks), max_size=len(ks))
+            .filter(lambda w: sum(w) > 1e-3)
+            .map(lambda w: pd.Series(w, pd.MultiIndex.from_tuples(ks, names=["year", "month", "week", "channel"])))
+        )
+    )
+
+
+@given(st.integers(0, 10**12), leaves())
+def test_every_level_adds_up_to_its_parent_and_lies_within_one_of_its_share(total, weights):
+    parts = allocate_levels(total, weights)
+
+    assert parts.index.equals(weights.index)
+    assert parts.sum() == total
+
+    def sums(values, level):
+        found = {}
+        for key, value in zip(weights.index, values, strict=True):
+            found[key[:level]] = found.get(key[:level], 0) + value
+        return found
+
+    exact = [Fraction(repr(float(w))) for w in weights]
+    for level in range(1, 5):
+        above, above_weight = sums(parts, level - 1), sums(exact, level - 1)
+        got, weight = sums(parts, level), sums(exact, level)
+        for name, part in got.items():
+            assert abs(part - above[name[:-1]] * weight[name] / (above_weight[name[:-1]] or 1)) < 1
+        for name, whole in above.items():
+            assert sum(part for key, part in got.items() if key[:-1] == name) == whole
+
+
+@given(st.integers(0, 10**9), leaves(), st.sampled_from([2.0, 0.5, 1024.0]))
+def test_only_the_proportions_of_the_leaves_matter(total, weights, factor):
+    weights = weights.astype(int).astype(float)
+    if weights.sum():
+        assert allocate_levels(total, weights * factor).equals(allocate_levels(total, weights))
+
+
+@given(totals, weights)
+def test_one_level_is_plain_allocation(total, weights):
+    assert allocate_levels(total, pd.Series(weights)).tolist() == allocate(total, weights)
+
+
+def test_a_year_goes_down_to_months_and_channels_in_the_order_given():
+    # G4's year; half of each month to either channel, the odd one to the earlier; rows of a month stand apart
+    index = [(month, channel) for channel in ("Zalo OA", "Ads") for month in range(12)]
+    weights = pd.Series([*G4_INDICES, *G4_INDICES], pd.MultiIndex.from_tuples(index, names=["month", "channel"]))
+
+    parts = allocate_levels(120_001, weights)
+
+    by_month = parts.groupby("month").sum()
+    assert np.abs(by_month - G4_MONTHS).max() <= 1
+    assert by_month.sum() == 120_001
+    assert (parts.xs("Zalo OA", level="channel") - parts.xs("Ads", level="channel")).tolist() == (by_month % 2).tolist()
+    assert parts.index.equals(weights.index)
+
+
+def test_ties_go_to_the_branch_named_first_even_as_decimals():
+    # 0.1 + 0.2 and 0.3 are a tie as written, though not in binary
+    weights = pd.Series([0.1, 0.2, 0.3], pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)]))
+
+    assert allocate_levels(1, weights).tolist() == [0, 1, 0]
+    assert allocate_levels(1, weights.iloc[[2, 0, 1]]).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("total", "values", "index", "message"),
+    [
+        (10.5, [1, 2], [("a", 1), ("a", 2)], r"total=10\.5 must be a whole number"),
+        (10, [0, 0], [("a", 1), ("a", 2)], r"none negative, not all 0"),
+        (10, [1, math.nan], [("a", 1), ("a", 2)], r"none negative, not all 0"),
+        (10, [1, 2], [("a", 1), ("a", 1)], r"weights need a unique index, none missing"),
+        (10, [1, 2], [("a", 1), ("a", None)], r"weights need a unique index, none missing"),
+    ],
+)
+def test_leaves_that_cannot_be_split_are_refused(total, values, index, message):
+    with pytest.raises(KpiError, match=message):
+        allocate_levels(total, pd.Series(values, pd.MultiIndex.from_tuples(index)))
 
 
 def test_projection_matches_golden_g4():

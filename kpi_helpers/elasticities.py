@@ -1,0 +1,89 @@
+"""How a KPI went with spend in the past: the elasticity, with its interval. It is never an effect."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kpi_helpers.errors import require
+from kpi_helpers.result import Result, number, say
+
+FEWEST, SHORT = 30, 60  # usable periods: for any estimate; for one that stands without the prior
+LEAST_CHANGE = 0.05  # standard deviation of log spend beside season and trend
+CRITICAL = (1.96, 2.9694, 0.416, -0.5324)  # 97.5% point of Newey-West's t as powers of lags / n, Kiefer & Vogelsang
+PRIOR = (0.5, 0.3)  # mean and standard deviation of elasticities, where the history is short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Elasticity(Result):
+    """Percent of the KPI that went together with 1% more spend, 1.96 `se` to `low` and `high`; NaN with a `reason`.
+
+    `n_zero` periods without spend or result are left out; `shrunk`: a short history, drawn towards 0.5.
+    """
+
+    elasticity: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    se: float = math.nan
+    n: int
+    n_zero: int
+    shrunk: bool = False
+    reason: str = ""
+
+    def sentence(self, language: str = "en") -> str:
+        """The estimate with its interval, or why there is none."""
+        told = {k: number(getattr(self, k), language, decimals=2) for k in ("elasticity", "low", "high")}
+        said = say(f"elasticity.{self.reason or 'sentence'}", language, n=self.n, n_zero=self.n_zero, **told)
+        return f"{said} {say('elasticity.shrunk', language)}" if self.shrunk else said
+
+
+def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Sequence[float]) -> Elasticity:
+    """Estimate the elasticity of a KPI to spend from their history: least squares on logs beside season and trend.
+
+    Standard error of Newey & West (1987) for errors that last, with the lags of Lazarus et al. (2018, JBES
+    36:541-559), widened to the critical value of Kiefer & Vogelsang (2005, Econometric Theory 21:1130-1164). What
+    moved both, such as demand or an offer, is in the estimate too.
+
+    Parameters
+    ----------
+    kpi, spend : array_like (n,), values of the same consecutive periods, none negative; NaN is missing
+    season : periods in a season: 52 for weeks, 12 for months, (7, 364) for days; up to three waves of each are fitted
+
+    Raises
+    ------
+    KpiError
+        If the lengths differ or a value is negative.
+
+    >>> spend = np.exp(np.sin(np.arange(120.0) ** 2))
+    >>> round(estimate_elasticity(3 * spend**0.6, spend, season=7).elasticity, 6)
+    0.6
+    """
+    y, x = np.asarray(kpi, dtype=float), np.asarray(spend, dtype=float)
+    require(y.ndim == 1 and y.shape == x.shape, f"kpi has shape {y.shape}, spend {x.shape}. Give both by period.")
+    require(not np.any((y < 0) | (x < 0)), "kpi and spend must not be negative. Take refunds out first.")
+    known = np.isfinite(y) & np.isfinite(x)
+    used = known & (y > 0) & (x > 0)
+    n, n_zero, seasons = int(used.sum()), int((known & ~used).sum()), np.atleast_1d(np.asarray(season, dtype=float))
+    t = np.arange(len(y))
+    waves = [f(2 * np.pi * k * t / s) for s in seasons for k in (1, 2, 3) if 2 * k < s for f in (np.cos, np.sin)]
+    z = np.column_stack([np.ones(len(y)), t, *waves])[used]
+    logs = np.log(np.column_stack([y, x])[used])
+    left, paid = (logs - z @ np.linalg.lstsq(z, logs)[0]).T  # what season and trend leave
+    many_zeros = (known & (x > 0) & (y == 0)).sum() > n / 20  # to leave out many failures would flatter spend
+    reason = "short" if n < max(FEWEST, 2 * z.shape[1]) else "zeros" if many_zeros else ""
+    if reason or paid.std() < LEAST_CHANGE:
+        return Elasticity(n=n, n_zero=n_zero, reason=reason or "flat")
+    slope, score = float(paid @ left / (paid @ paid)), np.zeros(len(y))
+    score[used] = paid * (left - slope * paid)  # missing periods keep their place, so that lags are lags
+    lags = math.ceil(1.3 * math.sqrt(n))
+    late = sum((1 - j / (lags + 1)) * float(score[j:] @ score[:-j]) for j in range(1, lags + 1))
+    variance = max(float(score @ score) + 2 * late, 0.0) * n / (n - z.shape[1] - 1)
+    widened = float(np.polyval(CRITICAL[::-1], lags / n)) / 1.96
+    se = math.sqrt(variance) / float(paid @ paid) * widened
+    shrunk = bool(n < max(SHORT, 2 * seasons.max()))
+    weight = PRIOR[1] ** 2 / (PRIOR[1] ** 2 + se**2) if shrunk else 1.0
+    slope, se = PRIOR[0] + weight * (slope - PRIOR[0]), se * math.sqrt(weight)
+    low, high = slope - 1.96 * se, slope + 1.96 * se
+    return Elasticity(elasticity=slope, low=low, high=high, se=se, n=n, n_zero=n_zero, shrunk=shrunk)

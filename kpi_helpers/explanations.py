@@ -1,0 +1,45 @@
+"""Why a KPI changed between two times of a source: daily sums by segment, explained."""
+
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+from kpi_helpers.changes import Change, explain_change
+from kpi_helpers.errors import require
+from kpi_helpers.kpis import daily_sums, kpi
+from kpi_helpers.sources import Source
+
+
+def explain(
+    data: Source, key: str, *, by: str = "channel", before: tuple[date, date], after: tuple[date, date],
+    confidence: float = 0.95,
+) -> Change:  # fmt: skip
+    """Explain the change of a ratio KPI between two times, each (first day, last day), by one dimension.
+
+    Days are the sample, so that a change within the usual difference of days needs no explanation.
+
+    Raises
+    ------
+    KpiError
+        If the KPI is a sum, or the two times overlap.
+
+    Examples
+    --------
+    >>> from kpi_helpers.sources import connect
+    >>> weeks = {"before": (date(2025, 3, 3), date(2025, 3, 9)), "after": (date(2025, 3, 10), date(2025, 3, 16))}
+    >>> explain(connect("data/demo"), "ctr_ad", **weeks).changed
+    False
+    """
+    k = kpi(key)
+    require(not k.additive, f"{key} is a sum: it has no mix or rate. Explain a ratio, such as ctr_ad or aov.")
+    require(before[1] < after[0], f"before={before} must end before after={after} begins.")
+    sums = []
+    for since, until in (before, after):
+        frame = daily_sums(data, [k], by=by, since=since, until=until).dropna()
+        x, y = (frame.pivot_table(index="date", columns="segment", values=f"{key}__{part}", aggfunc="sum", fill_value=0)
+                for part in ("num", "den"))  # fmt: skip
+        sums.append({str(s): (x[s], y[s] / k.scale) for s in x})
+    words: dict[str, Any] = {"label": k.name, "currency": data.currency(), "by": by}
+    if not all(sum(y.sum() for _x, y in segments.values()) > 0 for segments in sums):
+        return Change(**words, unit=k.unit, confidence=confidence)
+    return replace(explain_change(*sums, confidence=confidence, unit=k.unit), **words)

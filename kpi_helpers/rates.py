@@ -1,0 +1,140 @@
+"""Rates of small counts: shrunk towards each other, and chained into what a funnel needs upstream."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import betaincinv, betaln, expit, logit, xlogy
+
+from kpi_helpers.errors import require
+from kpi_helpers.result import Result, measure, number, say
+from kpi_helpers.stats import Floats, checked_confidence, wilson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ShrunkRates(Result):
+    """Rates of segments drawn towards a common Beta(a, b); `pooled` (a, b infinite): all one rate, Wilson interval."""
+
+    mean: tuple[float, ...]
+    mean_low: tuple[float, ...]
+    mean_high: tuple[float, ...]
+    a: float
+    b: float
+    pooled: bool
+
+    def sentence(self, language: str = "en") -> str:
+        """How many rates, and where they lie."""
+        low, high = (measure(f(self.mean), "share", language) for f in (min, max))
+        kind = "pooled" if self.pooled else "sentence"
+        return say(f"shrunk_rates.{kind}", language, n=len(self.mean), low=low, high=high)
+
+
+def shrink_rates(
+    successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float, float] | None = None, confidence: float = 0.9
+) -> ShrunkRates:
+    """Shrink the rates of segments towards each other, the more the fewer their trials.
+
+    Without a `prior` its beta distribution is the beta-binomial maximum likelihood (Griffiths 1973, Biometrics
+    29:637-648), never weaker than one trial. The intervals take it as known: simulated, those of 90% cover the
+    segment's own rate in 74% with 6 segments, in 86% with 20.
+
+    Parameters
+    ----------
+    successes, trials : array_like (n,) of counts, 0 <= successes <= trials; no trial gives the common mean
+    prior : (a, b), beta distribution of the rates, both above 0
+    confidence : float in (0, 1), coverage of the intervals
+
+    Raises
+    ------
+    KpiError
+        If the counts are impossible, or there is neither a trial nor a prior.
+
+    >>> shrink_rates([2, 30, 1, 90, 20], [100, 300, 40, 600, 500])
+    5 rates between 3.20% and 14.6%, small counts drawn towards the common mean.
+    """
+    x, n = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (successes, trials))
+    possible = x.ndim == 1 and x.shape == n.shape and len(x) > 0 and bool(np.all((x >= 0) & (x <= n) & np.isfinite(n)))
+    require(possible, f"successes={x}, trials={n}: each segment needs 0 <= successes <= trials. Were they swapped?")
+    a, b = map(float, prior or _beta_binomial(x, n))
+    require(a > 0 and b > 0, f"prior={prior} must be two numbers above 0.")
+    tails = [(1 + side * checked_confidence(confidence)) / 2 for side in (-1, 1)]
+    pooled, won, tried = math.isinf(a), x.sum(), n.sum()
+    if pooled:
+        columns = [v + 0 * x for v in (won / tried, *wilson(won, tried, confidence=confidence))]
+    else:
+        columns = [(a + x) / (a + b + n), *(betaincinv(a + x, b + n - x, tail) for tail in tails)]
+    mean, low, high = (tuple(v.tolist()) for v in columns)
+    return ShrunkRates(mean=mean, mean_low=low, mean_high=high, a=a, b=b, pooled=pooled)
+
+
+def _beta_binomial(x: Floats, n: Floats) -> tuple[float, float]:
+    """Maximum likelihood of (a, b); infinite where no finite pair beats one rate for all."""
+    from scipy.optimize import minimize
+
+    require(n.sum() > 0, "The rates cannot be computed, because no segment has a trial. Give a prior.")
+    p = x.sum() / n.sum()
+    together = float((xlogy(x, p) + xlogy(n - x, 1 - p)).sum())
+    if together == 0:  # none or all succeeded
+        return math.inf, math.inf
+
+    def loss(t: Any) -> float:
+        a, b = np.exp(t[1]) * expit([t[0], -t[0]])
+        return -float((betaln(a + x, b + n - x) - betaln(a, b)).sum())
+
+    sizes = np.linspace(0, math.log(100 * n.max()), 40)  # log of a + b; beyond 100 times the data all are pooled
+    start = min(([logit(p), size] for size in sizes), key=loss)
+    best = minimize(loss, start, method="Nelder-Mead", bounds=[(-40, 40), (0, sizes[-1])], options={"xatol": 1e-8})
+    finite = -best.fun > together + 1e-9 * (1 - together)
+    return tuple(np.exp(best.x[1]) * expit([best.x[0], -best.x[0]])) if finite else (math.inf, math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class FunnelNeeds(Result):
+    """What must enter each step of a funnel, whole counts with 90% interval, for `target` to leave the last."""
+
+    need: tuple[int, ...]
+    need_low: tuple[int, ...]
+    need_high: tuple[int, ...]
+    target: int
+
+    def sentence(self, language: str = "en") -> str:
+        """What the first step needs."""
+        told = {k: getattr(self, k)[0] for k in ("need", "need_low", "need_high")} | {"target": self.target}
+        return say("funnel_needs.sentence", language, **{k: number(v, language) for k, v in told.items()})
+
+
+def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNeeds:
+    """Turn a target at the end of a funnel into what each step needs at the rates of the past.
+
+    The needs passed down through the rates give at least the target. The 90% intervals (logs of Wilson limits,
+    Zou & Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone, not that rates change.
+
+    Parameters
+    ----------
+    target : count to leave the last step, above 0; rounded up
+    steps : whole counts (successes, trials) of each step, the outermost first
+
+    Raises
+    ------
+    KpiError
+        If a count is impossible, or a step never succeeded.
+
+    >>> upstream_needs(120, [(500, 10_000), (60, 500)])
+    For 120 at the end, 20,000 must enter at the top (16,235 to 24,767, 90% interval).
+    """
+    require(0 < target < math.inf, f"target={target} must be a count above 0.")
+    possible = len(steps) > 0 and all(0 <= x <= n and n >= 1 and x % 1 == n % 1 == 0 for x, n in steps)
+    require(possible, f"steps={steps} must be pairs of whole counts (successes, trials). Were they swapped?")
+    require(all(x for x, _n in steps), f"The needs cannot be computed, because a step never succeeded: {steps}.")
+    needs = [math.ceil(target)]  # from the last step up
+    for won, tried in reversed(steps):
+        needs.append(-(-needs[-1] * int(tried) // int(won)))  # whole numbers, rounded up
+    x, n = np.array(steps[::-1], dtype=float).T
+    more, fewer = (np.exp(np.sqrt(np.cumsum(np.log(end * n / x) ** 2))) for end in wilson(x, n, confidence=0.9))
+    exact = needs[0] / np.cumprod(x / n)
+    ends = np.maximum(exact / fewer, needs[0]), np.maximum(exact * more, needs[1:])
+    need, low, high = (tuple(math.ceil(v) for v in column[::-1]) for column in (needs[1:], *ends))
+    return FunnelNeeds(need=need, need_low=low, need_high=high, target=needs[0])

@@ -1,0 +1,223 @@
+"""Text as tools export it: bytes to cells, cells to dates and numbers, and what a mapping could say of them."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import unicodedata
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa  # type: ignore[import-untyped]
+from ibis import _
+
+from kpi_helpers.contracts import both_say
+from kpi_helpers.errors import ContractError
+from kpi_helpers.result import Text
+
+EXACT = "decimal(24, 6)"
+ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+DAYS = ("Y-%m-%d", "d/%m/%Y", "m/%d/%Y", "d-%m-%Y", "m-%d-%Y", "d.%m.%Y", "Y/%m/%d", "Y%m%d", "d/%m/%y", "m/%d/%y")
+#: spellings of dates that a remedy may name; none is used unless the mapping says so
+SPELLINGS = [f"%{day}{time}" for day in DAYS for time in ("", " %H:%M", " %H:%M:%S")]
+MARKS = ({}, *({"decimal": d, "thousands": t} for d, t in (",.", ", ", ".,", ". ")), {"decimal": ","})
+SYMBOLS = {"VND": ("₫", "đ", "vnđ", "đồng"), "USD": ("$", "US$"), "EUR": ("€",), "GBP": ("£",), "JPY": ("¥",)}
+#: words for nothing that tools write into columns of numbers
+MARKERS = r"(?i)^(select|err:\d+|#[a-z0-9/]+[!?]?|null|none|n/?a|nan|-+|[–—?]|\(not set\)|\\n)$"
+SPACES, HIDDEN = "[\u00a0\u2000-\u200a\u202f\u205f\u3000]", "[\u200b\u2060\ufeff]"
+FOREIGN = {b"PK\x03\x04": "a spreadsheet (XLSX)", b"\xd0\xcf\x11\xe0": "a spreadsheet (XLS)", b"<": "a web page (HTML)"}
+
+
+@ibis.udf.scalar.builtin(name="try_strptime", signature=(("string", "string"), "timestamp"))
+def _read_date(text, form):  # type: ignore[no-untyped-def]  # of the engine of files: NULL where the text does not fit
+    ...
+
+
+@ibis.udf.scalar.builtin(name="nfc_normalize", signature=(("string",), "string"))
+def _composed(text):  # type: ignore[no-untyped-def]  # of the engine of files
+    ...
+
+
+class Sheet(NamedTuple):
+    """Cells of a CSV file as text; lines that have too many or too few; names that the header repeats."""
+
+    cells: pa.Table
+    ragged: list[str]
+    repeated: list[str]
+    notes: list[Text]
+    tidy: bool  # in one Unicode spelling already
+
+
+def clean(name: str) -> str:
+    """One spelling for what looks alike: composed accents, plain spaces, nothing invisible, none around."""
+    return re.sub(HIDDEN, "", re.sub(SPACES, " ", unicodedata.normalize("NFC", name))).strip()
+
+
+def cleaned(text: ir.StringValue) -> ir.StringValue:
+    """`clean` for a column of a file."""
+    return _composed(text).re_replace(SPACES, " ").re_replace(HIDDEN, "").strip()
+
+
+def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
+    """Read a CSV file as text; only the delimiter is guessed, which the header shows."""
+    text, notes = _decoded(path, encoding, codec)
+    head, rows, ragged = _cells(path, text)
+    names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
+    if mended := [name for name, given in zip(names, head, strict=True) if given and name != given]:
+        notes.append(both_say("check.header", names=", ".join(mended)))
+    named = Counter(map(str.casefold, names))
+    if repeated := [name for name in names if named[name.casefold()] > 1]:
+        notes.append(both_say("check.repeated", names=", ".join(dict.fromkeys(repeated))))
+    while len(named := Counter(map(str.casefold, names))) < len(names):  # an engine asks for a name for each
+        names = [f"{name} ({i})" if named[name.casefold()] > 1 else name for i, name in enumerate(names, 1)]
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    cells = pa.table([pa.array(column, pa.string()) for column in columns], names=names)
+    tidy = text.isascii() or (unicodedata.is_normalized("NFC", text) and not re.search(f"{SPACES}|{HIDDEN}", text))
+    return Sheet(cells, ragged, repeated, notes, tidy)
+
+
+def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
+    data = path.read_bytes()
+    try:
+        data = gzip.decompress(data) if path.name.endswith(".gz") else data
+        text = data.decode(codec)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ContractError(f"{path} is not compressed as .gz says: {error}. Compress it again.") from None
+    except UnicodeDecodeError as error:
+        text, good = "", data[: error.start]
+    else:
+        good = data
+    if foreign := [what for begin, what in FOREIGN.items() if data.lstrip().startswith(begin)]:
+        raise ContractError(f"{path} is {foreign[0]}, not CSV. Open it and save it as CSV UTF-8.")
+    if codec != "utf-16" and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ContractError(f"{path} is UTF-16. Write encoding: utf-16 in the mapping, or save it as CSV UTF-8.")
+    if good != data:
+        line, begin = good.count(b"\n") + 1, good.rfind(b"\n") + 1
+        shown = " ".join(data[begin:].split(b"\n")[0][:60].decode("cp1258", "replace").split())
+        raise ContractError(
+            f"{path} is not {encoding.upper()}: line {line} is the first bad one. "
+            f'If "{shown}" reads well, write encoding: windows-1258 in the mapping; if not, save it as CSV UTF-8.'
+        )
+    if "\0" in text:
+        line = text.partition("\0")[0].count("\n") + 1
+        raise ContractError(f"{path}, line {line}: a NUL byte is no text. Export again, or save it as CSV UTF-8.")
+    if codec == "cp1258" and not data.isascii() and data.decode("utf-8", "ignore").encode() == data:
+        raise ContractError(f"{path} is UTF-8 already. Leave encoding: {encoding} out of the mapping.")
+    plain = codec == "utf-8-sig" and not data.startswith(b"\xef\xbb\xbf")
+    return text, [] if plain else [both_say("check.encoding", file=path.name, encoding=encoding)]
+
+
+def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, the rows that have as many cells, and the other lines."""
+    heading, line = next((row for row in io.StringIO(text, newline=None) if row != "\n"), ""), 1
+    rows, ragged = [], []
+    try:
+        mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+        head = next((row for row in reader if row), [""])
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(head):
+                ragged.append(f"{line}: {mark.join(row)[:60]}")
+            elif row:
+                rows.append(row)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ContractError(
+            f"{path}, line {line}: a quotation mark is not closed, or stands within a quoted cell ({error}). "
+            'Quote the whole cell and double the marks inside it, such as "5"" screen".'
+        ) from None
+    return head, rows, ragged
+
+
+def date_forms(options: dict[str, Any]) -> list[str]:
+    """Formats in which the dates of a column may be written."""
+    forms = options.get("date_format") or list(ISO_DATES)
+    return [forms] if isinstance(forms, str) else forms
+
+
+def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
+    """Read a date by the given formats only; a text that two formats read differently is no date."""
+    read = [_read_date(text, form).date() for form in forms]
+    low, high = (ibis.least(*read), ibis.greatest(*read)) if len(read) > 1 else (read[0], read[0])
+    # the engine takes "epoch" for a date, and 17/2/26 is not the year 26
+    certain = (low == high) & text.re_search(r"\d") & (low.year() >= 1900)
+    return certain.ifelse(low, ibis.null("date"))
+
+
+def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text, ...]]:
+    """How often each spelling of a date occurs, and the formats that would read it; one query."""
+    seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
+    read = [_read_date(seen.raw, form).date() for form in forms]
+    asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
+    if len(read) > 1:
+        clash = ibis.least(*read) != ibis.greatest(*read)
+        asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
+    shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
+    rows, hints = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
+    for row in rows:
+        most = max(row[str(i)] for i in range(len(SPELLINGS))) or -1
+        fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most]
+        if row.get("clash"):
+            hints.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
+        elif fits and not set(fits) & set(forms):
+            ways = " / ".join(f'date_format: "{form}"' for form in fits)
+            hints.append(both_say("cure.date", k=most, n=row["n"], such=row["such"], ways=ways))
+        elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
+            hints.append(both_say("cure.serial", such=row["such"]))
+    counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)
+    told = " / ".join(forms if forms != list(ISO_DATES) else forms[:1])
+    return f"{told} [{counted}]", (*hints, both_say("remedy.not a date"))
+
+
+def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:
+    """Read a number in the given decimal mark, thousands separator and currency only: "1.5" is never taken for 15."""
+    point, group = options.get("decimal", "."), options.get("thousands", "")
+    bare = text.re_search(_number_shape(options)).ifelse(text, ibis.null("string"))
+    bare = bare.re_replace(rf"\s*{_symbols(options)}\s*", "") if options.get("currency") else bare
+    bare = bare.replace(group, "") if group else bare
+    bare = bare.replace(point, ".") if point != "." else bare
+    # the short decimal is read 200 times faster than the long one, which only sums of a trillion need
+    return ibis.coalesce(bare.try_cast("decimal(18, 6)").cast(EXACT), bare.try_cast(EXACT))
+
+
+def number_hints(text: ir.StringColumn, options: dict[str, Any], *, money: bool) -> tuple[Text, ...]:
+    """What a mapping could say of numbers that did not read: null_values, marks, currency; ties are all named."""
+    shape = text.re_search(MARKERS).ifelse(text, text.re_replace(r"\d", "9"))
+    counted = text.name("raw").as_table().filter(text.notnull()).group_by(shape=shape).aggregate(n=_.count())
+    shapes = {row["shape"]: row["n"] for row in counted.order_by("shape").limit(1000).to_pyarrow().to_pylist()}
+    hints, words = [], {shape: n for shape, n in shapes.items() if re.search(MARKERS, shape)}
+    if words:
+        known = options.get("null_values") or []
+        line = json.dumps([*([known] if isinstance(known, str) else map(str, known)), *words], ensure_ascii=False)
+        told = ", ".join(f'{n:,} × "{shape}"' for shape, n in words.items())
+        hints.append(both_say("cure.nulls", n=sum(words.values()), words=told, line=line))
+    coins = [{"currency": code} for code in SYMBOLS] if money and not options.get("currency") else []
+    ways: list[dict[str, str]] = sorted((marks | coin for coin in [{}, *coins] for marks in MARKS), key=len)
+    reads = [sum(n for s, n in shapes.items() if re.search(_number_shape(options | way), s)) for way in ways]
+    best = [way for way, n in zip(ways, reads, strict=True) if n == max(reads) > reads[0]]
+    best = [way for way in best if not any(fewer.items() < way.items() for fewer in best)]
+    written = " / ".join(", ".join(f"{k}: {json.dumps(v)}" for k, v in way.items()) for way in best)
+    if best:
+        hints.append(both_say("cure.number", n=max(reads), total=sum(shapes.values()), ways=written))
+    return (*hints, both_say("cure.rest")) if hints else ()
+
+
+def _number_shape(options: dict[str, Any]) -> str:
+    """Pattern of a number; its currency, if known, may stand once before or behind."""
+    p, g = re.escape(options.get("decimal", ".")), re.escape(options.get("thousands", ""))
+    bare = rf"(\d+|\d{{1,3}}({g}\d{{3}})+)({p}\d+)?([eE][+-]?\d+)?" if g else rf"\d+({p}\d+)?([eE][+-]?\d+)?"
+    if not options.get("currency"):
+        return rf"^[+-]?{bare}$"
+    coin = _symbols(options)
+    return rf"^([+-]?{bare}(\s*{coin})?|{coin}\s*[+-]?{bare}|[+-]{coin}\s*{bare})$"
+
+
+def _symbols(options: dict[str, Any]) -> str:
+    code = str(options["currency"]).upper()
+    return f"(?i:{'|'.join(map(re.escape, sorted((code, *SYMBOLS.get(code, ())), key=len, reverse=True)))})"
