@@ -288,9 +288,9 @@ def compute(
     Examples
     --------
     >>> from kpi_helpers.sources import connect
-    >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2024, 11, 30))
+    >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2023, 11, 30))
     >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
-    (0.0165, 0.0163, 0.0167)
+    (0.0164, 0.0162, 0.0166)
     """
     checked_confidence(confidence)
     if not ids:

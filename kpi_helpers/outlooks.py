@@ -13,6 +13,7 @@ import pandas as pd
 from kpi_helpers import kpis, plots
 from kpi_helpers.backtests import BackTest, Holidays, back_test, baseline
 from kpi_helpers.baselines import SEASONS, Total
+from kpi_helpers.calendars import holiday_regressors
 from kpi_helpers.cleaning import Cleaned
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import (
@@ -24,6 +25,7 @@ from kpi_helpers.result import (
     say,
     table,
 )
+from kpi_helpers.stats import checked_confidence
 
 #: a channel of which nothing is known for so long is taken to have ended
 ENDED_DAYS = 35
@@ -43,7 +45,7 @@ class Outlook(Result):
     expected, expected_low, expected_high : tuple of float
         Forecast and interval of each period.
     last_year : tuple of float
-        Value of the same period one season before; NaN if unknown.
+        Value of the same period one season before; NaN if unknown as of then.
     total, total_low, total_high : float
         The sum over the plan and its interval; for a ratio, its value over the plan.
     odds : Total
@@ -90,7 +92,7 @@ class Outlook(Result):
     @property
     def knows_last_year(self) -> bool:
         """Whether the same periods of last year are all known; else uplifts are put on the forecast."""
-        return bool(self.last_year) and all(map(math.isfinite, self.last_year)) and sum(self.last_year) > 0
+        return bool(self.last_year) and _whole(self.last_year, self.weights) > 0
 
     @property
     def graded(self) -> bool:
@@ -99,12 +101,14 @@ class Outlook(Result):
 
     def chance(self, target: float) -> float:
         """Chance of reaching `target`: of exceeding it, or of staying below where lower is better."""
-        above = float(self.odds.chance_above(target))
-        return above if kpis.kpi(self.kpi).direction != "down" else 1 - above
+        k = kpis.kpi(self.kpi)
+        above = float(self.odds.chance_above(target)) if target <= _most(k) else 0.0
+        return above if k.direction != "down" else 1 - above
 
     def target_at(self, chance: float) -> float:
         """Target that is reached with that chance."""
-        return float(self.odds.quantile(chance if kpis.kpi(self.kpi).direction == "down" else 1 - chance))
+        k = kpis.kpi(self.kpi)
+        return min(float(self.odds.quantile(chance if k.direction == "down" else 1 - chance)), _most(k))
 
     @property
     def change(self) -> float:
@@ -187,7 +191,7 @@ def outlook(
     Raises
     ------
     KpiError
-        If the history is too short for an error to be known.
+        If the history is too short for an error to be known, or `months` or the grain cannot be planned.
 
     Examples
     --------
@@ -198,25 +202,25 @@ def outlook(
     """
     series = _known(values, key, segment, as_of)
     future, skip = _plan(series.index, as_of, months)
-    season, k = SEASONS[values.grain], kpis.kpi(key)
-    weights = _weights(values, key, segment, future, skip)
+    season, most = SEASONS[values.grain], _most(kpis.kpi(key))
+    weights = _weights(values, key, segment, as_of, future, skip)
     told, cleaned = baseline(series, len(future), holidays)
     low, high = told.interval(confidence)
-    total, total_low, total_high = told.total(confidence, weights=weights)
+    total, total_low, total_high = (min(v, most) for v in told.total(confidence, weights=weights))
     before = series.reindex([p - season for p in future[skip:]]).to_numpy(dtype=float)
-    most = 1.0 if k.unit == "share" else math.inf
-    reference = float(weights[skip:] @ before)
+    reference = _whole(before, weights)
     return Outlook(
         kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
         period_at=tuple(p.start_time.date() for p in future[skip:]),
-        expected=tuple(told.mean[skip:].tolist()), expected_low=tuple(low[skip:].tolist()),
-        expected_high=tuple(high[skip:].clip(max=most).tolist()), last_year=tuple(before.tolist()),
-        total=total, total_low=total_low, total_high=min(total_high, most), odds=told.whole(weights),
+        expected=tuple(told.mean[skip:].clip(max=most).tolist()), last_year=tuple(before.tolist()),
+        expected_low=tuple(low[skip:].clip(max=most).tolist()), odds=told.whole(weights),
+        expected_high=tuple(high[skip:].clip(max=most).tolist()),
+        total=total, total_low=total_low, total_high=total_high,
         seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
-        missed=tuple(told.missed(weights).tolist()),
-        reference=reference if np.isfinite(before).all() and reference > 0 else total,
+        missed=tuple(told.missed(weights).tolist()), reference=reference if reference > 0 else total,
         history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
-        bridge_at=tuple(p.start_time.date() for p in future[:skip]), bridge=tuple(told.mean[:skip].tolist()),
+        bridge_at=tuple(p.start_time.date() for p in future[:skip]),
+        bridge=tuple(told.mean[:skip].clip(max=most).tolist()),
     )  # fmt: skip
 
 
@@ -231,19 +235,26 @@ def past_outlooks(values: kpis.KpiTable, told: Outlook, *, as_of: date, holidays
     >>> len(past_outlooks(values, told, as_of=date(2026, 11, 21)).actual)
     8
     """
+    require(not told.reason, f"{told.kpi} {told.segment} has no outlook that could be repeated on past dates.")
     series = _known(values, told.kpi, told.segment, as_of)
     return back_test(series, len(told.weights), weights=told.weights, holidays=holidays, confidence=told.confidence)
 
 
+def _complete(values: kpis.KpiTable, key: str, segment: str, as_of: date, column: str = "value") -> pd.Series:
+    require(values.grain in SEASONS, f"A plan needs days, weeks or months, not grain={values.grain!r}. Compute those.")
+    series = values.series(key, segment, column)
+    return series[series.index.end_time.date <= as_of]  # the running period is not over
+
+
 def _known(values: kpis.KpiTable, key: str, segment: str, as_of: date) -> pd.Series:
-    series = values.series(key, segment)
-    series = series[series.index.end_time.date <= as_of]  # the running period is not over
+    series = _complete(values, key, segment, as_of)
     require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
     return series
 
 
 def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodIndex, int]:
     """Periods from the first unknown to the end of the plan, and how many of them lie before it."""
+    require(months >= 1 and int(months) == months, f"months={months} must be a whole number of months, at least 1.")
     first = (pd.Timestamp(as_of) + pd.offsets.MonthBegin()).date()
     last = (pd.Timestamp(first) + pd.DateOffset(months=months)).date() - timedelta(days=1)
     future = pd.period_range(known[-1] + 1, pd.Timestamp(last), freq=known.freq)
@@ -251,16 +262,28 @@ def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodInd
     return future, int((future.start_time.date < first).sum())
 
 
-def _weights(values: kpis.KpiTable, key: str, segment: str, future: pd.PeriodIndex, skip: int) -> np.ndarray:
+def _weights(
+    values: kpis.KpiTable, key: str, segment: str, as_of: date, future: pd.PeriodIndex, skip: int
+) -> np.ndarray:
     """What the plan's total sums: each period once, or for a ratio by last year's denominators."""
     weights = np.ones(len(future))
     if not kpis.kpi(key).additive:
-        season = SEASONS[values.grain]
-        before = values.series(key, segment, "denominator").reindex([p - season for p in future]).to_numpy(dtype=float)
+        last_year = [p - SEASONS[values.grain] for p in future]
+        before = _complete(values, key, segment, as_of, "denominator").reindex(last_year).to_numpy(dtype=float)
         known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
         weights = before.copy() if known else weights
     weights[:skip] = 0.0
     return weights if kpis.kpi(key).additive else weights / weights.sum()
+
+
+def _whole(before: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray) -> float:
+    """Last year's total by the plan's weights; NaN unless every period that counts is known."""
+    w = np.asarray(weights, dtype=float)[len(weights) - len(before) :]
+    return float(w[w > 0] @ np.asarray(before, dtype=float)[w > 0])
+
+
+def _most(k: kpis.Kpi) -> float:
+    return 1.0 if k.unit == "share" else math.inf
 
 
 def outlook_kpis(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, **options: Any) -> list[Outlook]:
@@ -294,7 +317,10 @@ def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options:
 def _outlook_or_reason(
     values: kpis.KpiTable, key: str, segment: str, *, as_of: date, confidence: float = 0.9, **options: Any
 ) -> Outlook:
-    series, reason = values.series(key, segment).dropna(), "short"
+    series, reason = _complete(values, key, segment, as_of).dropna(), "short"
+    checked_confidence(confidence)  # what was asked for wrongly is no short history
+    holiday_regressors(series.index, options.get("holidays"))
+    require(options.get("months", 1) >= 1, f"months={options.get('months')} must be at least 1.")
     if len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS:
         reason = "ended"
     else:

@@ -13,7 +13,8 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.baselines import SEASONS
-from kpi_helpers.errors import KpiError
+from kpi_helpers.calendars import holiday_regressors
+from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, measure, percent, pill, probability, say, span, table
 from kpi_helpers.result import uplift as written
 from kpi_helpers.sources import Source
@@ -33,7 +34,7 @@ class Pace(Result):
     actual : tuple of float
         Sum of the complete periods so far.
     projected, projected_low, projected_high : tuple of float
-        Seasonal projection of the whole year and its interval.
+        The complete periods and the forecast of the rest, and its interval.
     last_year, target : tuple of float
         Last year's value, and that plus the uplift.
     remaining_factor : tuple of float
@@ -97,10 +98,15 @@ def pace(
     values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, uplift: float, confidence: float = 0.9,
     holidays: Holidays | None = None,
 ) -> Pace:  # fmt: skip
-    """Compare the running year with last year plus `uplift`, by season.
+    """Compare the running year and the forecast of its rest with last year plus `uplift`.
 
     A period belongs to the year in which it begins; missing periods take the seasonal share of the known
-    ones. A KPI whose last year is less than 80% known is "not enough data".
+    ones. A KPI whose last year or running year is less than 80% known is "not enough data".
+
+    Raises
+    ------
+    KpiError
+        If a KPI is a ratio, whose periods do not add up to a year, or the grain or `holidays` do not fit.
 
     Examples
     --------
@@ -109,6 +115,10 @@ def pace(
     >>> pace(values, ["orders"], as_of=date(2026, 11, 21), uplift=0.05).status
     ('on track',)
     """
+    ratios = [key for key in keys if not kpis.kpi(key).additive]
+    require(not ratios, f"{', '.join(ratios)}: a ratio does not add up over a year. Watch it instead.")
+    require(values.grain in SEASONS, f"A pace needs days, weeks or months, not grain={values.grain!r}. Compute those.")
+    holiday_regressors(pd.period_range(as_of, as_of, freq="D"), holidays)  # a wrong day is no lack of data
     plan = (SEASONS[values.grain], as_of, uplift, confidence, holidays)
     rows = [_pace_row(values.series(key), key, *plan) for key in keys]
     names = ("kpi", "actual", "projected", "projected_low", "projected_high", "last_year", "target",
@@ -126,10 +136,12 @@ def _pace_row(
     year = year[year.start_time.year == as_of.year]
     last_year = series.reindex(year - season)
     done = series.reindex(year)[: int((year.end_time.date <= as_of).sum())].to_numpy(dtype=float)
-    if last_year.notna().mean() < 0.8 or not np.isfinite(done).any() or last_year.sum() <= 0:
+    known = np.isfinite(done).mean() if len(done) else 0.0
+    if min(last_year.notna().mean(), known) < 0.8 or last_year.sum() <= 0:
         return (key, float(np.nansum(done)), *unknown, "not enough data")
-    weights = last_year.interpolate(limit_direction="both").clip(lower=0).to_numpy(dtype=float)
-    target, share = weights.sum() * (1 + uplift), weights[: len(done)].sum() / weights.sum()
+    before = last_year.interpolate(limit_direction="both")
+    weights, target = before.clip(lower=0).to_numpy(dtype=float), before.sum() * (1 + uplift)
+    share = weights[: len(done)].sum() / weights.sum()
     actual, so_far = float(np.nansum(done)), project(done, weights[: len(done)])
     ahead = len(year) - len(done)
     projected = low = high = so_far
@@ -142,9 +154,9 @@ def _pace_row(
             return (key, actual, *unknown, "not enough data")
         projected, low, high = (so_far + part for part in told.total(confidence))
         chance = float(told.whole().chance_above(target - so_far))
-    left = (target - actual) / (target * (1 - share)) if share < 1 else math.nan
+    left = (target - so_far) / (target * (1 - share)) if share < 1 else math.nan
     status = rank(chance, STATUSES) if math.isfinite(chance) else "not enough data"
-    return (key, actual, projected, low, high, float(weights.sum()), float(target), left, chance, status)
+    return (key, actual, projected, low, high, float(before.sum()), float(target), left, chance, status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -200,7 +212,7 @@ def watch_year(
     Examples
     --------
     >>> from kpi_helpers.sources import connect
-    >>> watch_year(connect("data/demo"), ["aov"], since=date(2025, 1, 1), until=date(2025, 3, 31))
+    >>> watch_year(connect("data/demo"), ["aov"], since=date(2024, 1, 1), until=date(2024, 3, 31))
     What moved cannot be told, because the same weeks of last year are not known.
     """
     window: dict[str, Any] = {"by": by, "grain": "total", "confidence": confidence}

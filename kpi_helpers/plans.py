@@ -91,7 +91,7 @@ class TargetTable(Result):
 
 
 def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> TargetTable:
-    """Grade each uplift over last year for each outlook.
+    """Grade each uplift over last year for each outlook; for lower-is-better KPIs, each fall below it.
 
     Examples
     --------
@@ -113,8 +113,9 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
         known = (o.reference if o.knows_last_year else math.nan, o.total, o.total_low, o.total_high)
         for u in uplifts:
             target = o.reference * (1 + better * u)
-            p = o.chance(target) if o.graded else math.nan
-            rows.append((o.kpi, o.segment, *known, u, target, p, rank(p, GRADES) if o.graded else "not enough data"))
+            p = o.chance(target) if o.graded and o.reference > 0 else math.nan
+            grade = rank(p, GRADES) if math.isfinite(p) else "not enough data"
+            rows.append((o.kpi, o.segment, *known, u, target, p, grade))
     names = ("kpi", "segment", "reference", "expected", "expected_low", "expected_high", "uplift", "target",
              "probability", "grade")  # fmt: skip
     columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -170,6 +171,11 @@ class Plan(Result):
 def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> Plan:
     """Split the target of `whole` over months, periods and channels in proportion to what each is heading for.
 
+    Raises
+    ------
+    KpiError
+        If the KPI is a ratio, which does not add up, or its target is below 0.
+
     Examples
     --------
     >>> from kpi_helpers.outlooks import outlook
@@ -180,12 +186,14 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
     >>> sum(plan.target) == plan.total == round(whole.reference * 1.1)
     True
     """
+    k, total = kpis.kpi(whole.kpi), round(whole.reference * (1 + share)) if math.isfinite(whole.reference) else -1
+    require(k.additive, f"{k.id} is a ratio; only sums are split over channels and months. Choose orders, say.")
+    require(total >= 0, f"{k.id} has no target to split, because its reference is {whole.reference:.0f}.")
     cells = sorted(
         ((at.replace(day=1), at, o.segment), max(value, 0.0))
         for o in [o for o in channels if not o.reason] or [whole]
         for at, value in zip(o.period_at, o.expected, strict=True)
     )
-    total = round(whole.reference * (1 + share))
     keys, weights = zip(*cells, strict=True)
     parts = allocate_levels(total, pd.Series(weights if any(weights) else 1.0, pd.MultiIndex.from_tuples(keys)))
     months, periods, names = zip(*keys, strict=True)
@@ -225,7 +233,8 @@ class Answer(Result):
         """Uplift to plan for: the safe one, or the expected change where none is safe."""
         if self.grade == "safe":
             return self.uplift
-        return self.outlook.change if math.isfinite(self.outlook.change) else 0.0
+        better = -1 if kpis.kpi(self.kpi).direction == "down" else 1
+        return better * self.outlook.change if math.isfinite(self.outlook.change) else 0.0
 
     def sentence(self, language: str = "en") -> str:
         """The answer in one or two short sentences."""
@@ -247,10 +256,12 @@ class Answer(Result):
         )
 
     def _headline(self, language: str) -> str:
+        lower = kpis.kpi(self.kpi).direction == "down"
+        change = -self.uplift if lower and self.uplift < 0 else self.uplift
         told = {
             "name": kpis.kpi(self.kpi).name[language].lower(),
             "grade": say(f"status.{self.grade}", language).lower(),
-            "uplift": uplift(self.uplift, language, sign=self.uplift < 0),
+            "uplift": uplift(change, language, sign=self.uplift < 0),
             "chance": probability(self.probability, language),
             "top": uplift(self.top_uplift, language, sign=False),
             "top_chance": probability(self.top_probability, language),
@@ -260,6 +271,7 @@ class Answer(Result):
             kinds = ["fall"]
         if self.grade == "safe" and self.top_uplift > self.uplift > 0:
             kinds.append("top")
+        kinds = [f"{kind} lower" if lower and kind != "unknown" else kind for kind in kinds]
         parts = (html.escape(say(f"answer.{kind}", language, **told)) for kind in kinds)
         return " ".join(f'<span class="sentence">{part}</span>' for part in parts)
 
@@ -274,7 +286,7 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> whole = outlook(values, "orders", as_of=date(2026, 11, 21))
     >>> answer(grade_outlooks([whole], [0.05, 0.50]), whole, as_of=date(2026, 11, 21))
-    Commit to 5% more orders: the chance is 79%. At 50% it falls to <1%.
+    Commit to 5% more orders: the chance is 92%. At 50% it falls to <1%.
     """
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
     safe = rows[rows["grade"] == "safe"]

@@ -57,7 +57,7 @@ def demand(days: pd.DatetimeIndex) -> np.ndarray:
     short pause during it.
 
     >>> round(float(demand(pd.DatetimeIndex(["2026-02-17"]))[0]), 2)
-    0.39
+    0.43
     """
     growth = (1 + YEARLY_GROWTH) ** ((days - pd.Timestamp(FIRST)).days.to_numpy() / 365.25)
     week = np.array(WEEK)[days.day_of_week]
@@ -75,7 +75,7 @@ def channel_daily() -> pd.DataFrame:
     """Daily table of the seven channels, one row a day and channel, in the contract's columns.
 
     >>> channel_daily().shape
-    (5257, 17)
+    (7819, 17)
     """
     rng = np.random.default_rng(SEED)
     days = pd.date_range(FIRST, LAST)

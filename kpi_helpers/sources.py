@@ -76,7 +76,7 @@ class Source:
         Examples
         --------
         >>> connect("data/demo").check()
-        Read channel_daily (5,257 rows): every rule of the contract holds.
+        Read channel_daily (7,819 rows): every rule of the contract holds.
         """
         names = [name] if name else self.tables
         if not self.tables or (name and name not in self.tables):

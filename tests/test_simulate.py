@@ -85,11 +85,11 @@ def test_the_company_keeps_the_contract(folder):
     check = sources.connect(folder).check()
 
     assert check.ok, check.lines()
-    assert check.n_rows == (751 * 7,)
+    assert check.n_rows == (1117 * 7,)
 
 
-def test_every_day_of_two_years_has_seven_channels(rows):
-    days = pd.date_range(date(2024, 11, 1), date(2026, 11, 21))
+def test_every_day_of_three_years_has_seven_channels(rows):
+    days = pd.date_range(date(2023, 11, 1), date(2026, 11, 21))
     channels = {"Organic search", "Paid search", "Paid social", "Email", "Zalo OA", "Affiliate", "Direct"}
 
     assert set(rows["channel"]) == channels
@@ -160,7 +160,7 @@ def test_zalo_sessions_shift_and_no_other_channel_does(sessions):
 
 @pytest.mark.parametrize("channel", sorted(TRUTH["spend_response"]))
 def test_sessions_saturate_with_spend_as_planted(rows, sessions, channel):
-    # fitted to 748 days whose mood drifts by 5%; the two parameters trade off, hence 15%
+    # fitted to 1,114 days whose mood drifts by 5%; the two parameters trade off, hence 15%
     spend = rows[rows["channel"] == channel].set_index("date")["spend"].astype(float)
     base, response = simulate.CHANNELS[channel][0], TRUTH["spend_response"][channel]
     known = sessions[channel].dropna()
@@ -189,9 +189,10 @@ def test_orders_rise_before_tet_and_fall_during_it(rows, new_year):
     assert 0.9 < mean(15, 25) / usual < 1.15  # and it is over
 
 
-def test_both_new_years_are_those_of_the_calendar():
-    # kpi_baselines.md §3b: the public holidays are 27 Jan - 1 Feb 2025 and 16 - 20 Feb 2026, around the first day
-    assert TRUTH["tet"] == ["2025-01-29", "2026-02-17"]
+def test_new_years_are_those_of_the_calendar():
+    # kpi_baselines.md §3b: the public holidays are 27 Jan - 1 Feb 2025 and 16 - 20 Feb 2026, around the first day;
+    # of 2024: 8 - 14 Feb, around 10 Feb
+    assert TRUTH["tet"] == ["2024-02-10", "2025-01-29", "2026-02-17"]
 
 
 def test_demand_grows_as_planted(sessions):
@@ -208,7 +209,9 @@ def test_days_of_sale_multiply_demand_as_planted(rows):
     orders = rows.groupby("date")["orders"].sum().astype(float)
     week = pd.Timedelta(weeks=1)
 
-    for day in pd.to_datetime(["2025-11-11", "2024-12-12", "2025-12-12", "2025-10-20", "2026-10-20"]):
+    for day in pd.to_datetime(
+        ["2024-11-11", "2025-11-11", "2023-12-12", "2024-12-12", "2025-12-12", "2025-10-20", "2026-10-20"]
+    ):
         factor = TRUTH["sale_days"][day.strftime("%m-%d")]
         expected = simulate.demand(pd.DatetimeIndex([day, day - week, day + week]))
         assert 2 * expected[0] / expected[1:].sum() == pytest.approx(factor, rel=0.001)  # growth all but cancels
@@ -238,6 +241,6 @@ def test_the_truth_stands_beside_the_data(folder):
 
     assert written.pop("made_by")
     assert written == json.loads(json.dumps(TRUTH))
-    assert written["first"] == "2024-11-01"
+    assert written["first"] == "2023-11-01"
     assert written["last"] == "2026-11-21"
     assert written["seed"] == simulate.SEED
