@@ -9,11 +9,12 @@ from kpi_helpers.errors import require
 from kpi_helpers.kpis import daily_sums, kpi
 from kpi_helpers.sources import Source
 
+Days = tuple[date, date]  # the first and the last
+
 
 def explain(
-    data: Source, key: str, *, by: str = "channel", before: tuple[date, date], after: tuple[date, date],
-    confidence: float = 0.95,
-) -> Change:  # fmt: skip
+    data: Source, key: str, *, by: str = "channel", before: Days, after: Days, confidence: float = 0.95
+) -> Change:
     """Explain the change of a ratio KPI between two times, each (first day, last day), by one dimension.
 
     Days are the sample, so that a change within the usual difference of days needs no explanation.
@@ -35,9 +36,8 @@ def explain(
     require(before[1] < after[0], f"before={before} must end before after={after} begins.")
     sums = []
     for since, until in (before, after):
-        frame = daily_sums(data, [k], by=by, since=since, until=until).dropna()
-        x, y = (frame.pivot_table(index="date", columns="segment", values=f"{key}__{part}", aggfunc="sum", fill_value=0)
-                for part in ("num", "den"))  # fmt: skip
+        days = daily_sums(data, [k], by=by, since=since, until=until).dropna().groupby(["date", "segment"]).sum()
+        x, y = (days[f"{key}__{part}"].unstack(fill_value=0) for part in ("num", "den"))
         sums.append({str(s): (x[s], y[s] / k.scale) for s in x})
     words: dict[str, Any] = {"label": k.name, "currency": data.currency(), "by": by}
     if not all(sum(y.sum() for _x, y in segments.values()) > 0 for segments in sums):

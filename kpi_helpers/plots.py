@@ -112,34 +112,23 @@ def forecast(
 
 
 def bridge(
-    axes: "Axes",
-    start: float,
-    steps: Sequence[float],
-    words: Sequence[str],
-    *,
-    told: Sequence[str],
-    clear: Sequence[bool],
+    axes: "Axes", start: float, steps: Sequence[float], words: Sequence[str], told: Sequence[str], clear: Sequence[bool]
 ) -> "Axes":
     """Waterfall from the value `start` by its `steps` to the next value; a step that is not `clear` is hollow.
 
-    `words` below and numbers `told` above the bars are two more than the steps: before, each step, after.
+    `words` below and numbers `told` above are two more than the steps: before, each step, after. The two values are
+    lines, since bars must begin at zero and would hide small steps.
     """
     levels, last = np.cumsum([start, *steps]), len(steps) + 1
-    low, high = min(0.0, levels.min()), max(0.0, levels.max())
-    lines = max(map(abs, steps)) < 0.1 * (high - low)  # too small to see on bars from zero
-    if lines:
-        low, high = levels.min(), levels.max()
-        axes.hlines(levels[[0, -1]], [-0.35, last - 0.35], [0.35, last + 0.35], color=INK, linewidth=3)
-    else:
-        axes.bar([0, last], levels[[0, -1]], width=0.7, color=INK)
+    low, room = levels.min(), np.ptp(levels)
+    axes.hlines(levels[[0, -1]], [-0.35, last - 0.35], [0.35, last + 0.35], color=INK, linewidth=3)
+    axes.hlines(levels, np.arange(last) + 0.35, np.arange(last) + 0.65, color=GREY, linewidth=1)
     for i, step in enumerate(steps):
         fill = {"color": BLUE} if clear[i] else {"facecolor": "none", "edgecolor": GREY, "linewidth": 1.5}
         axes.bar(i + 1, step, width=0.7, bottom=levels[i], **fill)
-    axes.hlines(levels, np.arange(last) + 0.35, np.arange(last) + 0.65, color=GREY, linewidth=1)
-    ends = levels[[0, -1]] if lines else levels[[0, -1]].clip(0)
-    for i, top in enumerate([ends[0], *np.maximum(levels[:-1], levels[1:]), ends[1]]):
-        _label(axes, i, top + 0.02 * (high - low), told[i], INK, va="bottom", ha="center")
-    axes.set_ylim(low - 0.05 * (high - low) * (lines or low < 0), high + 0.3 * (high - low))
+    for i, top in enumerate([start, *np.maximum(levels[:-1], levels[1:]), levels[-1]]):
+        _label(axes, i, top + 0.02 * room, told[i], INK, va="bottom", ha="center")
+    axes.set_ylim(low - 0.05 * room, low + 1.2 * room)
     axes.set_xticks(range(last + 1), words)
     axes.yaxis.set_visible(False)
     return axes

