@@ -232,7 +232,7 @@ class TestNoise:
         shares, ratios = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]]), np.array([[0.05, 0.1, 0.2], [0.06, 0.08, 0.2]])
         w, r, total = np.diff(shares, axis=0)[0], ratios.mean(axis=0), (shares * ratios).sum() / 2
         true = {"mix": (w * (r - total)).sum(), "rate": (shares.mean(axis=0) * np.diff(ratios, axis=0)[0]).sum()}
-        rng, n = np.random.default_rng(20), 2500
+        rng, n = np.random.default_rng(20), 4000
         drawn = [
             explain_change(draw(rng, shares[0], ratios[0], 6000), draw(rng, shares[1], ratios[1], 9000))
             for _ in range(n)
