@@ -34,6 +34,11 @@ def daily(rng, n=791, *, base=2000, memory=0.93, sd=0.05):
     return counts(rng, base * WEEK[np.arange(n) % 7] * np.exp(autoregressive(rng, n, memory, sd)))
 
 
+def flights(rng, n):
+    """What four weeks of more or less spend do to a channel that half depends on it."""
+    return rng.choice([0.8, 1.0, 1.0, 1.25], size=n)
+
+
 def found(result, kind):
     return [(r.first, r.n) for r in result.to_frame().itertuples() if r.kind == kind]
 
@@ -220,7 +225,7 @@ NOISE = {
     "weeks, AR(1) 0.6": (1, WEEKS, lambda rng: 5000 * np.exp(autoregressive(rng, 113, 0.6, 0.1))),
     "weeks, spend in four-week flights": (
         1, WEEKS,
-        lambda rng: 5000 * np.exp(autoregressive(rng, 113, 0.6, 0.05)) * np.repeat(rng.choice([0.7, 1, 1, 1.3], 29), 4)[:113],
+        lambda rng: 5000 * np.exp(autoregressive(rng, 113, 0.6, 0.05)) * np.repeat(flights(rng, 29), 4)[:113],
     ),
     "weeks, random walk": (1, WEEKS, lambda rng: 5000 * np.exp(np.cumsum(0.05 * rng.standard_normal(113)))),
     "months, strong season": (
