@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from kpi_helpers.errors import require
 from kpi_helpers.kpis import kpi
@@ -41,7 +42,7 @@ class PlanReview(Result):
 
 
 def review_plan(
-    kpis_by_channel: Mapping[str, Sequence[str]], *, grades: Mapping[tuple[str, str], str] | None = None,
+    kpis_by_channel: Mapping[str, Sequence[str]], *, grades: Mapping[tuple[str, str], str] | pd.DataFrame | None = None,
     engagement: Mapping[str, tuple[float, float]] | None = None, activities: Mapping[str, Sequence[str]] | None = None,
 ) -> PlanReview:  # fmt: skip
     """Warn of too many KPIs, vanity metrics, KPIs that nothing planned moves, ambition where few engage.
@@ -49,16 +50,20 @@ def review_plan(
     Parameters
     ----------
     kpis_by_channel : channel -> ids of the catalogue, at most five without a warning
-    grades : (channel, KPI) -> grade of its target
+    grades : (channel, KPI) -> grade of its target, or a frame with the columns channel, kpi, grade
     engagement : channel -> (successes, trials) of one rate that means the same on all; shrunk, and little where
         it is below half of their median
     activities : channel -> planned words of `ACTIVITIES`; without it nothing is matched
 
-    Raises `KpiError` if a KPI or an activity is unknown.
+    Raises `KpiError` if a KPI or an activity is unknown, or a target has two grades.
 
     >>> review_plan({"Blog": ["pageviews", "leads"]}, activities={"Blog": ["content"]}).warning
     ('vanity', 'unmatched')
     """
+    if isinstance(grades, pd.DataFrame):
+        keyed = grades.set_index(["channel", "kpi"])["grade"]
+        require(keyed.index.is_unique, "grades hold two grades for a channel and KPI. Keep the uplift that is planned.")
+        grades = keyed.to_dict()
     graded, planned, engaged = grades or {}, activities or {}, engagement or {}
     unknown = {word for words in planned.values() for word in words} - {*ACTIVITIES}
     require(not unknown, f"activities {sorted(unknown)} are not among {', '.join(ACTIVITIES)}.")

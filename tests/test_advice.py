@@ -1,5 +1,6 @@
 """`kpi_helpers.advice`: what to warn about before a plan is agreed."""
 
+import pandas as pd
 import pytest
 
 from kpi_helpers.advice import ACTIVITIES, review_plan
@@ -81,6 +82,14 @@ def test_half_of_the_usual_engagement_is_the_bound_and_few_counts_do_not_decide(
     assert not cold(0, 3)  # 0 of 3 says little: the rate is drawn to the others
     assert not review_plan({"Display": ["clicks"]}, grades=grades, engagement={"Display": (1, 900)}).warning
     assert not review_plan({"Other": ["clicks"]}, grades={("Other", "clicks"): "ambitious"}, engagement=ENGAGED).warning
+
+
+def test_grades_may_come_as_a_table():
+    frame = pd.DataFrame({"channel": ["Display"], "kpi": ["clicks"], "grade": ["unrealistic"], "uplift": [0.5]})
+
+    assert review_plan({"Display": ["clicks"]}, grades=frame, engagement=ENGAGED).warning == ("cold",)
+    with pytest.raises(KpiError, match="two grades for a channel and KPI"):
+        review_plan({"Display": ["clicks"]}, grades=pd.concat([frame, frame]))
 
 
 def test_every_warning_speaks_both_languages_and_is_escaped():
