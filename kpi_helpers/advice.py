@@ -14,6 +14,7 @@ from kpi_helpers.result import LANGUAGES, Result, measure, say, table
 
 #: what a plan may do on a channel; the catalogue tells which of them move a KPI, a campaign moves them all
 ACTIVITIES = ("content", "white_paper", "seo", "social", "email", "messaging", "ads", "campaign")
+MOST = 5  # KPIs on a channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -43,22 +44,18 @@ class PlanReview(Result):
 def review_plan(
     kpis_by_channel: Mapping[str, Sequence[str]], *, grades: Mapping[tuple[str, str], str] | pd.DataFrame | None = None,
     engagement: Mapping[str, tuple[float, float]] | None = None, activities: Mapping[str, Sequence[str]] | None = None,
-    most: int = 5,
 ) -> PlanReview:  # fmt: skip
     """Warn of too many KPIs, vanity metrics, KPIs that nothing planned moves, ambition where few engage.
 
     Parameters
     ----------
-    kpis_by_channel : channel -> ids of the catalogue, at most `most` of them without a warning
+    kpis_by_channel : channel -> ids of the catalogue, at most five without a warning
     grades : (channel, KPI) -> grade of its target, or a frame with the columns channel, kpi, grade
     engagement : channel -> (successes, trials) of one rate that means the same on all; shrunk, and little where
         it is below half of their median
     activities : channel -> planned words of `ACTIVITIES`; without it nothing is matched
 
-    Raises
-    ------
-    KpiError
-        If a KPI or an activity is unknown, or a target has two grades.
+    Raises `KpiError` if a KPI or an activity is unknown, or a target has two grades.
 
     >>> review_plan({"Blog": ["pageviews", "leads"]}, activities={"Blog": ["content"]}).warning
     ('vanity', 'unmatched')
@@ -76,8 +73,8 @@ def review_plan(
     def warnings(language: str) -> Iterator[tuple[str, str, str, dict[str, object]]]:
         for channel, keys in kpis_by_channel.items():
             does, n = planned.get(channel, ()), len({*keys})
-            if n > most:
-                yield channel, "", "many", {"n": n, "most": most}
+            if n > MOST:
+                yield channel, "", "many", {"n": n, "most": MOST}
             for k in map(kpi, dict.fromkeys(keys)):
                 name, grade = k.name[language], graded.get((channel, k.id))
                 if k.vanity:

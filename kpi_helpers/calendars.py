@@ -27,14 +27,9 @@ def tet(year: int) -> date:
 
     Months begin on the day of the new moon in UTC+7. Month 11 holds the winter solstice; where the next month 11
     is 13 months away, the first month in which the sun enters no new twelfth of its way is a leap month.
+    Hồ Ngọc Đức, Computing the Vietnamese lunar calendar (informatik.uni-leipzig.de/~duc/amlich); Meeus (1988),
+    Astronomical Formulae for Calculators, ch. 18 and 32.
 
-    References
-    ----------
-    Hồ Ngọc Đức, Computing the Vietnamese lunar calendar (informatik.uni-leipzig.de/~duc/amlich);
-    Meeus (1988), Astronomical Formulae for Calculators, ch. 18 and 32.
-
-    Examples
-    --------
     >>> tet(2026), tet(2030)  # China's new year of 2030 is on 3 February
     (datetime.date(2026, 2, 17), datetime.date(2030, 2, 2))
     """
@@ -46,21 +41,15 @@ def tet(year: int) -> date:
 
 
 def holiday_regressors(
-    periods: pd.PeriodIndex, holidays: Mapping[str, Sequence[date | str]] | None = None, *, tet: bool = True
+    periods: pd.PeriodIndex, holidays: Mapping[str, Sequence[date | str]] | None = None
 ) -> pd.DataFrame:
     """Share of each period's days that belong to a part of Tết or are a holiday of the user's, (n, k) in [0, 1].
 
     Parameters
     ----------
-    periods : PeriodIndex (n,)
-        Days, weeks or months from 1900 to 2099; anything else raises a `KpiError`.
-    holidays : mapping, optional
-        Name to days: dates, or "MM-DD" in every year, such as ``{"11.11": ["11-11"]}``, else a `KpiError`.
-    tet : bool
-        Whether the four columns of `TET_PARTS` come first. A column without a day in `periods` is 0.
+    periods : PeriodIndex (n,) of days, weeks or months from 1900 to 2099; anything else raises a `KpiError`
+    holidays : name to days: dates, or "MM-DD" in every year, such as ``{"11.11": ["11-11"]}``, else a `KpiError`
 
-    Examples
-    --------
     >>> holiday_regressors(pd.period_range("2026-02", periods=1, freq="M")).round(2).iloc[0].tolist()
     [0.07, 0.43, 0.32, 0.18]
     """
@@ -68,19 +57,17 @@ def holiday_regressors(
     require(known, "periods must be a PeriodIndex without NaT. Call pd.period_range, or dropna and to_period.")
     first, last = (t.to_numpy().astype("datetime64[D]") for t in (periods.start_time, periods.end_time))
     years = range(periods.start_time.year.min(), periods.end_time.year.max() + 1) if len(periods) else range(0)
-    days = _tet_days(years) if tet else {}
+    new_years = [tet(y) for y in (*years, years.stop) if years]  # the run-up to January begins in December
+    days = {k: [at + timedelta(i) for at in new_years for i in range(a, b + 1)] for k, (a, b) in TET_PARTS.items()}
     for name, given in (holidays or {}).items():
         require(name not in days, f"holidays names {name!r}, which is a part of Tết. Choose another name.")
         require(not isinstance(given, str), f"holidays[{name!r}]={given!r} must be a list of days: [{given!r}].")
         days[name] = [d for one in given for d in _dates(name, one, years)]
-    own = {name: np.unique(np.array(found, dtype="datetime64[D]")) for name, found in days.items()}
-    inside = {name: np.searchsorted(d, last, "right") - np.searchsorted(d, first) for name, d in own.items()}
-    return pd.DataFrame(inside, index=periods).div((last - first).astype(int) + 1, axis=0)
-
-
-def _tet_days(years: range) -> dict[str, list[date]]:
-    new_years = [tet(y) for y in (*years, years.stop) if years]  # the run-up to January begins in December
-    return {k: [at + timedelta(i) for at in new_years for i in range(a, b + 1)] for k, (a, b) in TET_PARTS.items()}
+    shares = {}
+    for name, found in days.items():
+        own = np.unique(np.array(found, dtype="datetime64[D]"))
+        shares[name] = np.searchsorted(own, last, "right") - np.searchsorted(own, first)
+    return pd.DataFrame(shares, index=periods).div((last - first).astype(int) + 1, axis=0)
 
 
 def _dates(name: str, given: date | str, years: range) -> list[date]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from kpi_helpers.errors import require
 from kpi_helpers.result import Result, number, say
 
 FEWEST, SHORT = 30, 60  # usable periods: for any estimate; for one that stands without the prior
 LEAST_CHANGE = 0.05  # standard deviation of log spend beside season and trend
-CRITICAL = (1.96, 2.9694, 0.416, -0.5324)  # 97.5% point of Newey-West's t as powers of lags / n, Kiefer & Vogelsang
 PRIOR = (0.5, 0.3)  # mean and standard deviation of elasticities, where the history is short
 
 
@@ -42,19 +42,15 @@ class Elasticity(Result):
 def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Sequence[float]) -> Elasticity:
     """Estimate the elasticity of a KPI to spend from their history: least squares on logs beside season and trend.
 
-    Standard error of Newey & West (1987) for errors that last, with the lags of Lazarus et al. (2018, JBES
-    36:541-559), widened to the critical value of Kiefer & Vogelsang (2005, Econometric Theory 21:1130-1164). What
-    moved both, such as demand or an offer, is in the estimate too.
+    Errors may last: the variance is the mean of K = 0.4 n^(2/3) squared cosine sums, with Student's t of K degrees
+    (Lazarus, Lewis, Stock & Watson 2018, JBES 36:541-559). What moved both, such as demand, is in the estimate too.
 
     Parameters
     ----------
     kpi, spend : array_like (n,), values of the same consecutive periods, none negative; NaN is missing
     season : periods in a season: 52 for weeks, 12 for months, (7, 364) for days; up to three waves of each are fitted
 
-    Raises
-    ------
-    KpiError
-        If the lengths differ or a value is negative.
+    Raises `KpiError` if the lengths differ or a value is negative.
 
     >>> spend = np.exp(np.sin(np.arange(120.0) ** 2))
     >>> round(estimate_elasticity(3 * spend**0.6, spend, season=7).elasticity, 6)
@@ -76,12 +72,11 @@ def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Seq
     if reason or paid.std() < LEAST_CHANGE:
         return Elasticity(n=n, n_zero=n_zero, reason=reason or "flat")
     slope, score = float(paid @ left / (paid @ paid)), np.zeros(len(y))
-    score[used] = paid * (left - slope * paid)  # missing periods keep their place, so that lags are lags
-    lags = math.ceil(1.3 * math.sqrt(n))
-    late = sum((1 - j / (lags + 1)) * float(score[j:] @ score[:-j]) for j in range(1, lags + 1))
-    variance = max(float(score @ score) + 2 * late, 0.0) * n / (n - z.shape[1] - 1)
-    widened = float(np.polyval(CRITICAL[::-1], lags / n)) / 1.96
-    se = math.sqrt(variance) / float(paid @ paid) * widened
+    score[used] = paid * (left - slope * paid)  # missing periods keep their place
+    k = int(0.4 * n ** (2 / 3))
+    cosines = np.cos(np.pi * np.outer(np.arange(1, k + 1), t + 0.5) / len(y))
+    variance = 2 * float(np.mean((cosines @ score) ** 2)) * n / (n - z.shape[1] - 1)
+    se = math.sqrt(variance) / float(paid @ paid) * float(stdtrit(k, 0.975)) / 1.96
     shrunk = bool(n < max(SHORT, 2 * seasons.max()))
     weight = PRIOR[1] ** 2 / (PRIOR[1] ** 2 + se**2) if shrunk else 1.0
     slope, se = PRIOR[0] + weight * (slope - PRIOR[0]), se * math.sqrt(weight)

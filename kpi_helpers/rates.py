@@ -11,12 +11,12 @@ from scipy.special import betaincinv, betaln, expit, logit, xlogy
 
 from kpi_helpers.errors import require
 from kpi_helpers.result import Result, measure, number, say
-from kpi_helpers.stats import Floats, checked_confidence, wilson
+from kpi_helpers.stats import Floats, wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ShrunkRates(Result):
-    """Rates of segments drawn towards a common Beta(a, b); `pooled` (a, b infinite): all one rate, Wilson interval."""
+    """Rates of segments drawn towards a common Beta(a, b); `pooled` (a, b infinite): one mean for all."""
 
     mean: tuple[float, ...]
     mean_low: tuple[float, ...]
@@ -32,25 +32,19 @@ class ShrunkRates(Result):
         return say(f"shrunk_rates.{kind}", language, n=len(self.mean), low=low, high=high)
 
 
-def shrink_rates(
-    successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float, float] | None = None, confidence: float = 0.9
-) -> ShrunkRates:
+def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float, float] | None = None) -> ShrunkRates:
     """Shrink the rates of segments towards each other, the more the fewer their trials.
 
-    Without a `prior` its beta distribution is the beta-binomial maximum likelihood (Griffiths 1973, Biometrics
-    29:637-648), never weaker than one trial. The intervals take it as known: simulated, those of 90% cover the
-    segment's own rate in 74% with 6 segments, in 86% with 20.
+    Without a `prior` the means take the likeliest beta distribution (Griffiths 1973, Biometrics 29:637-648), never
+    weaker than one trial; the 90% intervals allow for not knowing it: simulated, they cover a segment's own rate in
+    89% with 3, 6 or 20 segments.
 
     Parameters
     ----------
     successes, trials : array_like (n,) of counts, 0 <= successes <= trials; no trial gives the common mean
     prior : (a, b), beta distribution of the rates, both above 0
-    confidence : float in (0, 1), coverage of the intervals
 
-    Raises
-    ------
-    KpiError
-        If the counts are impossible, or there is neither a trial nor a prior.
+    Raises `KpiError` if the counts are impossible, or there is neither a trial nor a prior.
 
     >>> shrink_rates([2, 30, 1, 90, 20], [100, 300, 40, 600, 500])
     5 rates between 3.20% and 14.6%, small counts drawn towards the common mean.
@@ -58,19 +52,44 @@ def shrink_rates(
     x, n = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (successes, trials))
     possible = x.ndim == 1 and x.shape == n.shape and len(x) > 0 and bool(np.all((x >= 0) & (x <= n) & np.isfinite(n)))
     require(possible, f"successes={x}, trials={n}: each segment needs 0 <= successes <= trials. Were they swapped?")
-    a, b = map(float, prior or _beta_binomial(x, n))
+    a, b = map(float, prior or _likeliest(x, n))
     require(a > 0 and b > 0, f"prior={prior} must be two numbers above 0.")
-    tails = [(1 + side * checked_confidence(confidence)) / 2 for side in (-1, 1)]
-    pooled, won, tried = math.isinf(a), x.sum(), n.sum()
-    if pooled:
-        columns = [v + 0 * x for v in (won / tried, *wilson(won, tried, confidence=confidence))]
-    else:
-        columns = [(a + x) / (a + b + n), *(betaincinv(a + x, b + n - x, tail) for tail in tails)]
-    mean, low, high = (tuple(v.tolist()) for v in columns)
-    return ShrunkRates(mean=mean, mean_low=low, mean_high=high, a=a, b=b, pooled=pooled)
+    pooled = math.isinf(a)
+    mean = x.sum() / n.sum() + 0 * x if pooled else (a + x) / (a + b + n)
+    shapes = (a + x, b + n - x) if prior else _beta_of_each(x, n)
+    low, high = (betaincinv(*shapes, tail) for tail in (0.05, 0.95))
+    columns = (tuple(v.tolist()) for v in (mean, np.minimum(low, mean), np.maximum(high, mean)))
+    return ShrunkRates(**dict(zip(("mean", "mean_low", "mean_high"), columns, strict=True)), a=a, b=b, pooled=pooled)
 
 
-def _beta_binomial(x: Floats, n: Floats) -> tuple[float, float]:
+def _beta_of_each(x: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """Beta with the mean and variance of each rate where Beta(a, b) is not known.
+
+    A priori a / (a + b) and 1 / sqrt(a + b) are uniform (Gelman et al. 2013, Bayesian Data Analysis, section 5.3).
+    """
+    size = np.geomspace(1, 100 * n.max(), 40)[:, None]  # a + b
+    worth = (size + 1) / (size + n.clip(1))  # of a trial, the less the more alike those of a segment are
+    tried, won = ((worth * v).sum(axis=1, keepdims=True) for v in (n, x))
+    centre = (won + 0.5) / (tried + 1)
+    step = 1 / np.sqrt(centre * (1 - centre) * (tried + 1))  # standard error of its logit
+    rate = expit(logit(centre) + step * np.linspace(-3, 3, 9))
+    a, b = (size * rate)[..., None], (size * (1 - rate))[..., None]
+    likely = _log_likelihood(a, b, x, n)
+    weight = np.exp(likely - likely.max()) * rate * (1 - rate) * step / np.sqrt(size)  # by the spacing of the grid
+    weight = weight[..., None] / weight.sum()
+    each = (a + x) / (a + b + n)
+    mean = (weight * each).sum(axis=(0, 1))
+    variance = (weight * ((each - mean) ** 2 + each * (1 - each) / (a + b + n + 1))).sum(axis=(0, 1))
+    total = mean * (1 - mean) / variance - 1
+    return mean * total, (1 - mean) * total
+
+
+def _log_likelihood(a: Floats, b: Floats, x: Floats, n: Floats) -> Floats:
+    """Of a beta-binomial, without its constants; segments are the last axis."""
+    return np.asarray((betaln(a + x, b + n - x) - betaln(a, b)).sum(axis=-1))
+
+
+def _likeliest(x: Floats, n: Floats) -> tuple[float, float]:
     """Maximum likelihood of (a, b); infinite where no finite pair beats one rate for all."""
     from scipy.optimize import minimize
 
@@ -82,7 +101,7 @@ def _beta_binomial(x: Floats, n: Floats) -> tuple[float, float]:
 
     def loss(t: Any) -> float:
         a, b = np.exp(t[1]) * expit([t[0], -t[0]])
-        return -float((betaln(a + x, b + n - x) - betaln(a, b)).sum())
+        return -float(_log_likelihood(a, b, x, n))
 
     sizes = np.linspace(0, math.log(100 * n.max()), 40)  # log of a + b; beyond 100 times the data all are pooled
     start = min(([logit(p), size] for size in sizes), key=loss)
@@ -117,10 +136,7 @@ def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNee
     target : count to leave the last step, above 0; rounded up
     steps : whole counts (successes, trials) of each step, the outermost first
 
-    Raises
-    ------
-    KpiError
-        If a count is impossible, or a step never succeeded.
+    Raises `KpiError` if a count is impossible, or a step never succeeded.
 
     >>> upstream_needs(120, [(500, 10_000), (60, 500)])
     For 120 at the end, 20,000 must enter at the top (16,235 to 24,767, 90% interval).

@@ -23,22 +23,11 @@ MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history su
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TargetGrades(Result):
-    """Odds of reaching the expected total times one plus each uplift.
+    """Odds of each `target`, the mean times one plus its `uplift` (0.10 = 10% better: of a cost, 10% lower).
 
-    Attributes
-    ----------
-    uplift : tuple of float
-        Fractions, 0.10 = 10% better; for lower-is-better KPIs, 10% lower.
-    target : tuple of float
-        Totals to reach.
-    probability : tuple of float
-        Chance of reaching each, in (0, 1).
-    grade : tuple of str
-        safe (0.5 or more), stretch (0.2), ambitious (0.05), unrealistic.
-    implied_elasticity : tuple of float
-        ln(1 + uplift) / ln(1 + spend growth); NaN unless spend grows.
-    rejected : tuple of bool
-        Whether it exceeds `most_elastic`: 1.5 or, if higher, the upper 95% bound of the elasticity.
+    `probability` in (0, 1); `grade`: safe (0.5 or more), stretch (0.2), ambitious (0.05), unrealistic;
+    `implied_elasticity`: ln(1 + uplift) / ln(1 + spend growth), NaN unless spend grows; `rejected` where it exceeds
+    `most_elastic`: 1.5 or, if higher, the upper 95% bound of the elasticity.
     """
 
     uplift: tuple[float, ...]
@@ -52,19 +41,16 @@ class TargetGrades(Result):
 
     def sentence(self, language: str = "en") -> str:
         """Each uplift with its chance and grade, and why it is rejected."""
-        graded = [
-            say(
-                "target_grades.row", language, uplift=uplift(u, language),
-                chance=probability(p, language), grade=say(f"status.{g}", language).lower(),
-            )
-            for u, p, g in zip(self.uplift, self.probability, self.grade, strict=True)
-        ]  # fmt: skip
-        known, most = "supported" if self.most_elastic > MOST_ELASTIC else "plausible", self.most_elastic
-        refused = [
-            say(f"target_grades.{known}", language, uplift=uplift(u, language), most=number(most, language, decimals=2),
-                growth=uplift(self.spend_growth, language), elasticity=number(e, language, decimals=2))
-            for u, e, r in zip(self.uplift, self.implied_elasticity, self.rejected, strict=True) if r
-        ]  # fmt: skip
+        graded, refused = list[str](), list[str]()
+        known = "supported" if self.most_elastic > MOST_ELASTIC else "plausible"
+        most = number(self.most_elastic, language, decimals=2)
+        for row in self.to_frame().itertuples():
+            told = {"uplift": uplift(row.uplift, language), "chance": probability(row.probability, language)}
+            graded += [say("target_grades.row", language, **told, grade=say(f"status.{row.grade}", language).lower())]
+            told |= {"elasticity": number(row.implied_elasticity, language, decimals=2), "most": most}
+            if row.rejected:
+                growth = uplift(self.spend_growth, language)
+                refused += [say(f"target_grades.{known}", language, **told, growth=growth)]
         return "; ".join(graded + refused)
 
 
@@ -72,73 +58,52 @@ def grade_uplifts(
     mean: float, sd: float, uplifts: ArrayLike, *, spend_growth: float | None = None,
     elasticity: float | None = None, elasticity_se: float | None = None, direction: str = "up",
 ) -> TargetGrades:  # fmt: skip
-    """Grade targets that lie above a forecast by the chance of reaching them.
+    """Grade targets that lie above a forecast by the chance that a normal total reaches them.
 
-    The total is taken as normal. Without `elasticity` the odds are those of the status quo; with it, more
-    spend moves the mean by (1 + spend_growth) ** elasticity, and the elasticity's standard error adds to
-    the spread.
+    With an `elasticity` more spend moves the mean by (1 + spend_growth) ** elasticity (Hanssens, Parsons & Schultz
+    2001, Market Response Models, ch. 3), and its standard error adds to the spread.
 
     Parameters
     ----------
-    mean, sd : float
-        Expected total of the period and its standard deviation, in the KPI's unit; both above 0.
-    uplifts : array_like
-        Fractions on top of `mean`, above −1.
-    spend_growth : float, optional
-        Planned growth of spend, a fraction above −1.
-    elasticity, elasticity_se : float, optional
-        Percent more of the KPI for one percent more spend, and its standard error.
-    direction : {"up", "down"}
-        ``"down"`` for KPIs such as costs: the target lies below the mean and is reached from above. None is
-        rejected for its elasticity: a cost per order may fall while spend grows.
+    mean, sd : expected total of the period and its standard deviation, in the KPI's unit; both above 0
+    uplifts : array_like of fractions on top of `mean`, above −1
+    spend_growth : planned growth of spend, a fraction above −1
+    elasticity, elasticity_se : percent more of the KPI for one percent more spend, and its standard error
+    direction : "up", or "down" for costs: the target lies below the mean, and none is rejected, since a cost per
+        order may fall while spend grows
 
-    Raises
-    ------
-    KpiError
-        If an argument is out of range, or ``sd`` is 0 so that no odds can be computed.
+    Raises `KpiError` if an argument is out of range, or ``sd`` is 0 so that no odds can be computed.
 
-    References
-    ----------
-    Elasticity as the ratio of log changes: Hanssens, Parsons & Schultz (2001), Market Response Models, ch. 3.
-
-    Examples
-    --------
     >>> grade_uplifts(12000, 900, [0.10, 0.15, 0.20], spend_growth=0.10)
     +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic); \
 +20% for +10% spend implies an elasticity of 1.91; at most 1.50 is plausible: rejected
     """
     up = np.atleast_1d(np.asarray(uplifts, dtype=float))
-    require(math.isfinite(mean) and mean > 0, f"mean={mean} must be above 0 to put an uplift on it.")
-    require(math.isfinite(sd) and sd >= 0, f"sd={sd} must be a standard deviation, above 0.")
+    growth, slope, slope_se = spend_growth or 0.0, elasticity or 0.0, elasticity_se or 0.0
+    require(0 < mean < math.inf, f"mean={mean} must be above 0 to put an uplift on it.")
+    require(0 <= sd < math.inf, f"sd={sd} must be a standard deviation, above 0.")
     require(sd > 0, "The odds cannot be computed, because sd=0: the history never missed its own forecast.")
     require(bool(np.all(np.isfinite(up) & (up > -1))), f"uplifts={up} must be fractions above -1: 0.10 is 10%.")
     require(direction in ("up", "down"), f"direction={direction!r} is neither 'up' nor 'down'.")
     require(direction == "up" or bool(np.all(up < 1)), f"uplifts={up}: a cost cannot fall by 100% or more.")
-    require(spend_growth is None or spend_growth > -1, f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.")
-    for name, given in (("spend_growth", spend_growth), ("elasticity", elasticity), ("elasticity_se", elasticity_se)):
-        require(given is None or math.isfinite(given), f"{name}={given} must be a finite number, or left out.")
+    require(-1 < growth < math.inf, f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.")
+    require(math.isfinite(slope), f"elasticity={elasticity} must be a finite number, or left out.")
     require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
-    require(elasticity_se is None or (elasticity is not None and elasticity_se >= 0),
-             f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")  # fmt: skip
-    centre, spread = mean, sd
-    if elasticity is not None and spend_growth is not None:
-        centre = mean * (1 + spend_growth) ** elasticity
-        spread = math.hypot(sd, centre * math.log1p(spend_growth) * (elasticity_se or 0.0))
+    require(0 <= slope_se < math.inf and (elasticity_se is None or elasticity is not None),
+            f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")  # fmt: skip
+    centre = mean * (1 + growth) ** slope
     factor = 1 + up if direction == "up" else 1 - up
-    above = chance_above(mean * factor, centre, spread)
+    above = chance_above(mean * factor, centre, math.hypot(sd, centre * math.log1p(growth) * slope_se))
     chances = above if direction == "up" else 1 - above
-    implied = np.log(factor) / math.log1p(spend_growth) if spend_growth and spend_growth > 0 else up * np.nan
-    most = max(MOST_ELASTIC, (elasticity or 0.0) + 1.96 * (elasticity_se or 0.0))
+    implied = np.log(factor) / math.log1p(growth) if growth > 0 else up * np.nan
+    most = max(MOST_ELASTIC, slope + 1.96 * slope_se)
+    rejected = (implied > most) & (direction == "up")
     return TargetGrades(
-        uplift=tuple(up.tolist()),
-        target=tuple((mean * factor).tolist()),
-        probability=tuple(chances.tolist()),
-        grade=tuple(rank(p, GRADES) for p in chances),
-        implied_elasticity=tuple(implied.tolist()),
-        rejected=tuple((implied > (most if direction == "up" else np.inf)).tolist()),
-        most_elastic=most,
+        uplift=tuple(up.tolist()), target=tuple((mean * factor).tolist()), probability=tuple(chances.tolist()),
+        grade=tuple(rank(p, GRADES) for p in chances), implied_elasticity=tuple(implied.tolist()),
+        rejected=tuple(rejected.tolist()), most_elastic=most,
         spend_growth=math.nan if spend_growth is None else spend_growth,
-    )
+    )  # fmt: skip
 
 
 def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = "up") -> Floats:
@@ -148,10 +113,7 @@ def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = 
     ----------
     mean, sd, odds : array_like; mean and sd in the KPI's unit, sd above 0, odds in (0, 1)
 
-    Raises
-    ------
-    KpiError
-        If an argument is out of range.
+    Raises `KpiError` if an argument is out of range.
 
     >>> target_at(12000, 900, [0.8, 0.5, 0.2]).round(4).tolist()
     [11242.5409, 12000.0, 12757.4591]
@@ -175,10 +137,7 @@ def chance_of_all(
     correlation : array_like (k, k), of the forecasts' errors
     directions : {"up", "down"} or one a target: whether a total must reach it or stay below
 
-    Raises
-    ------
-    KpiError
-        If shapes differ or an argument is out of range.
+    Raises `KpiError` if shapes differ or an argument is out of range.
 
     >>> round(chance_of_all([100, 50], [10, 5], [[1, 0.5], [0.5, 1]], [100, 50]), 4)  # 1/4 + asin(0.5) / 2π
     0.3333
@@ -191,10 +150,8 @@ def chance_of_all(
     fits = m.shape == s.shape == goal.shape == ways.shape == (k,) and r.shape == (k, k) and k > 0
     good = fits and np.isfinite([m, s, goal]).all() and (s > 0).all() and {*ways} <= {"up", "down"}
     good = good and np.allclose(r, r.T) and np.allclose(np.diag(r), 1) and np.abs(r).max() < 1 + 1e-9
-    rule = (
-        "as many sds above 0, targets, directions (up, down), a symmetric correlation with 1 on its diagonal, no gaps"
-    )
-    require(bool(good), f"{k} means need {rule}.")
+    require(bool(good), f"{k} means need as many sds above 0, targets, directions (up, down), "
+            "a symmetric correlation with 1 on its diagonal, no gaps.")  # fmt: skip
     sign = np.where(ways == "up", 1.0, -1.0)
     values, vectors = np.linalg.eigh(sign[:, None] * r * sign)
     mended = (vectors * values.clip(0)) @ vectors.T
@@ -206,23 +163,15 @@ def chance_of_all(
 def allocate(total: float, weights: ArrayLike) -> list[int]:
     """Split a whole number in proportion to weights; the parts add up to it exactly.
 
-    Largest remainder: each part is rounded down, and what is left goes to the largest fractions, ties to
-    the earlier.
+    Largest remainder: each part is rounded down, and what is left goes to the largest fractions, ties to the earlier.
 
     Parameters
     ----------
-    total : int
-        Whole number, 0 or more.
-    weights : array_like (n,)
-        None negative, at least one above 0.
+    total : whole number, 0 or more
+    weights : array_like (n,), none negative, at least one above 0
 
-    Raises
-    ------
-    KpiError
-        If `total` is not a whole number or the weights are not proportions.
+    Raises `KpiError` if `total` is not a whole number or the weights are not proportions.
 
-    Examples
-    --------
     >>> allocate(10, [1, 1, 1])
     [4, 3, 3]
     """
@@ -253,10 +202,7 @@ def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
     total : int, 0 or more
     weights : Series, none negative, not all 0; its index unique, the outermost level first
 
-    Raises
-    ------
-    KpiError
-        If `total` is no whole number, or the weights are no proportions or not unique.
+    Raises `KpiError` if `total` is no whole number, or the weights are no proportions or not unique.
 
     >>> months = pd.MultiIndex.from_tuples([("Q1", 1), ("Q1", 2), ("Q2", 4)])
     >>> allocate_levels(10, pd.Series([1, 1, 1], months)).tolist()
@@ -280,25 +226,15 @@ def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
 def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     """Project a year from its first periods by the season, never by a straight line.
 
+    What is known times the sum of all weights over that of the weights of the known periods.
+
     Parameters
     ----------
-    actuals : array_like (k,)
-        Values of the first k periods; NaN is missing and its weight is left out.
-    weights : array_like (n,), n >= k
-        Seasonal weights of all periods, such as the values of last year.
+    actuals : array_like (k,), values of the first k periods; NaN is missing
+    weights : array_like (n,), n >= k, seasonal weights of all periods, such as the values of last year
 
-    Returns
-    -------
-    float
-        Σ actuals × Σ weights / Σ weights of the periods that are known.
+    Raises `KpiError` if there are more actuals than weights, or no known period carries weight.
 
-    Raises
-    ------
-    KpiError
-        If there are more actuals than weights, or no known period carries weight.
-
-    Examples
-    --------
     >>> indices = [0.9, 0.6, 0.9, 1, 1, 1, 1, 1, 1.05, 1.1, 1.15, 1.3]
     >>> round(project([9100, 5600, 9400], indices), 6)
     120500.0
@@ -307,11 +243,9 @@ def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     require(len(done) <= len(w), f"{len(done)} actuals but {len(w)} weights. Give a weight for each period.")
     require(bool(np.all(np.isfinite(w) & (w >= 0))), "weights must be numbers, none negative and none missing.")
     known = np.isfinite(done)
-    require(
-        w[: len(done)][known].sum() > 0,
-        "A projection cannot be computed, because no period with weight is known.",
-    )
-    return float(done[known].sum() * (w.sum() / w[: len(done)][known].sum()))
+    weight = w[: len(done)][known].sum()
+    require(weight > 0, "A projection cannot be computed, because no period with weight is known.")
+    return float(done[known].sum() * (w.sum() / weight))
 
 
 def rank(chance: float, scale: Sequence[tuple[float, str]]) -> str:

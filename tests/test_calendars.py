@@ -103,7 +103,7 @@ def test_parts_of_tet_explain_the_simulated_season():
 
 
 def test_29_february_exists_in_leap_years_only():
-    found = holiday_regressors(pd.period_range("2023", "2025", freq="Y-DEC"), {"leap": ["02-29"]}, tet=False)
+    found = holiday_regressors(pd.period_range("2023", "2025", freq="Y-DEC"), {"leap": ["02-29"]})
 
     assert (found["leap"] > 0).tolist() == [False, True, False]
 
@@ -122,7 +122,6 @@ def test_order_and_shape_are_kept():
     assert (found["never"] == 0).all()
     pd.testing.assert_frame_equal(holiday_regressors(periods[::-1], {"never": [date(2001, 1, 1)]}), found[::-1])
     assert holiday_regressors(periods[:0]).shape == (0, 4)
-    assert holiday_regressors(periods, tet=False).shape == (60, 0)
 
 
 @pytest.mark.parametrize(
