@@ -337,7 +337,7 @@ def test_a_check_says_what_was_read_and_what_was_found(engine):
 
     assert sound.sentence("en") == "Read channel_daily (2 rows): every rule of the contract holds."
     assert sound.sentence("vi") == "Đã đọc channel_daily (2 dòng): dữ liệu đúng quy ước."
-    assert "1 of the contract's rules" in wrong.sentence("en") and "1 quy tắc" in wrong.sentence("vi")
+    assert "rules of the contract that are broken: 1." in wrong.sentence("en") and "1 quy tắc" in wrong.sentence("vi")
 
 
 def test_every_column_of_a_contract_is_explained_in_both_languages():
