@@ -84,7 +84,7 @@ class TestPublished:
         )
         assert change.sentence("vi") == (
             "Tỷ lệ chuyển đổi giảm 0,57 điểm % (0,77% → 0,19%, khoảng tin cậy 95% −0,70 đến −0,44): toàn bộ là do "
-            "tỷ lệ trong từng kênh thấp hơn, không phải do cơ cấu kênh thay đổi; mobile chiếm 69%."
+            "tỷ lệ trong từng kênh thấp hơn, không phải do cơ cấu kênh thay đổi; riêng mobile chiếm 69% mức thay đổi."
         )
 
     def test_funnel_counts_are_those_of_the_data(self, real_data):

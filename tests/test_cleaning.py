@@ -307,10 +307,8 @@ def test_sentence_and_table_speak_both_languages():
     since = result.since
     assert result.sentence().startswith("Set aside: 2 tracking gaps (5 days) and 1 outlier. The level has been ")
     assert result.sentence().endswith(f"higher since {since.day} {since:%b %Y}.")
-    assert result.sentence("vi").startswith(
-        "Đã loại ra khi tính: 2 khoảng mất số liệu (5 ngày) và 1 giá trị bất thường."
-    )
-    assert result.html().count("<tr") == 1 + 4 and "Thay đổi mặt bằng" in result.html("vi")
+    assert result.sentence("vi").startswith("Đã loại ra khi tính: 2 đoạn mất số liệu (5 ngày) và 1 giá trị bất thường.")
+    assert result.html().count("<tr") == 1 + 4 and "Thay đổi mức nền" in result.html("vi")
     assert [row["kind"] for row in result.to_json()["rows"]] == ["gap", "gap", "outlier", "break"]
 
 

@@ -185,7 +185,7 @@ def test_the_phone_shows_a_shorter_history_that_ends_alike():
 
 
 def test_labels_stand_at_the_lines_and_no_legend_is_needed():
-    words = ("Thực tế", "Dự kiến", "khoảng 90%", "Nét đứt: năm trước")
+    words = ("Thực tế", "Dự kiến", "khoảng dự báo 90%", "Nét đứt: cùng kỳ năm trước")
     page = made(lambda axes, narrow: draw_forecast(axes, narrow, words=words, language="vi"))
 
     for root in drawings(page):

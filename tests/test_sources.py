@@ -97,7 +97,7 @@ def test_mixed_date_spellings_are_counted_and_refused(real_data):
         source.table("channel_daily")
 
     told = str(refused.value)
-    assert "channel_daily.date: 852 of 2,167 rows do not read as a date in the format %m/%d/%Y" in told
+    assert "channel_daily.date: 852 of 2,167 rows cannot be read as a date in the format %m/%d/%Y" in told
     assert '1,315 × "' in told and '852 × "' in told
     assert "date_format" in told and "no format is guessed" in told
     assert [(p.rule, p.n_rows, p.n_total) for p in source.check().problems] == [("not a date", 852, 2167)]

@@ -93,7 +93,7 @@ def test_an_elasticity_out_of_reach_is_rejected(uplift, options, rejected):
     graded = grade_uplifts(12000, 900, [uplift], spend_growth=0.10, **options)
 
     assert graded.rejected == (rejected,)
-    assert ("rejected" in graded.sentence(), "loại bỏ" in graded.sentence("vi")) == (rejected, rejected)
+    assert ("rejected" in graded.sentence(), "bị loại" in graded.sentence("vi")) == (rejected, rejected)
 
 
 def test_the_sentence_says_why_a_target_is_rejected():
