@@ -53,7 +53,8 @@ class Total:
         >>> total.quantile([0.5, 0.975]).round(1).tolist()
         [100.0, 155.5]
         """
-        t = stdtrit(SHAPE, np.asarray(probability, dtype=float))
+        p = np.asarray(probability, dtype=float)
+        t = np.where(p == 0, -np.inf, stdtrit(SHAPE, p))  # scipy answers +inf at 0
         step = np.where(t < 0, self.spread_low, self.spread_high) * t
         return np.asarray(self.mean * np.exp(step) if self.multiplicative else self.mean + step)
 
