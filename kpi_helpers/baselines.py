@@ -220,9 +220,11 @@ def forecast(
     if positive:  # smoothing may step below 0 where a series collapsed
         made = np.maximum(made, np.nanmin(calm) / 2)
     errors = _errors(np.log(calm), np.log(made)) if positive else _errors(calm, made)
-    require(int(np.isfinite(errors[:, 0]).sum()) >= FEWEST_ERRORS,
+    errors[np.abs(errors) <= 1e-12 * (1.0 if positive else float(np.nanmax(np.abs(y))))] = 0.0  # rounding is no error
+    n_errors = int(np.isfinite(errors[:, cut]).sum())
+    require(n_errors >= FEWEST_ERRORS,
             f"A forecast of {horizon} periods cannot be computed, because {len(known)} known values leave "
-            f"{int(np.isfinite(errors[:, 0]).sum())} past errors to learn from; {FEWEST_ERRORS} are needed. "
+            f"{n_errors} past errors to learn from; {FEWEST_ERRORS} are needed. "
             "Use a longer history.")  # fmt: skip
     return _calibrated(made[-1, cut:], errors[:, cut:], effect[len(y) + cut :], noise, positive,
                        never_negative=bool(np.nanmin(y) >= 0), weights=weights)  # fmt: skip

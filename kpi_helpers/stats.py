@@ -96,11 +96,22 @@ def chance_above(threshold: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Floats
 
 
 def weighted_quantile(values: ArrayLike, weights: ArrayLike, at: ArrayLike) -> Floats:
-    """Quantiles of a weighted sample, linear between its points; `weights` are positive.
+    """Quantiles of a weighted sample, linear between its points.
 
+    Parameters
+    ----------
+    values, weights : array_like (n,)
+        Sample without NaN, and how much each point counts: positive, only their ratios matter.
+    at : array_like
+        Probabilities in [0, 1]; beyond the first and last point, those.
+
+    References
+    ----------
     With equal weights each point stands at (i - 0.5) / n, definition 5 of Hyndman & Fan (1996),
     The American Statistician 50:361-365.
 
+    Examples
+    --------
     >>> weighted_quantile([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1], [0.125, 0.5]).tolist()
     [1.0, 2.5]
     """
