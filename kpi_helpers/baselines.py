@@ -53,7 +53,8 @@ class Total:
         >>> total.quantile([0.5, 0.975]).round(1).tolist()
         [100.0, 155.5]
         """
-        t = stdtrit(SHAPE, np.asarray(probability, dtype=float))
+        p = np.asarray(probability, dtype=float)
+        t = np.where(p == 0, -np.inf, stdtrit(SHAPE, p))  # scipy answers +inf at 0
         step = np.where(t < 0, self.spread_low, self.spread_high) * t
         return np.asarray(self.mean * np.exp(step) if self.multiplicative else self.mean + step)
 
@@ -114,8 +115,8 @@ class Forecast:
         True
         """
         checked_confidence(level)
-        low, high = (self._moved(self.scale * self._shape_at(p)) for p in ((1 - level) / 2, (1 + level) / 2))
-        return low, high
+        below, above = min(self._shape_at((1 - level) / 2), 0.0), max(self._shape_at((1 + level) / 2), 0.0)
+        return self._moved(self.scale * below), self._moved(self.scale * above)
 
     def total(self, level: float, *, weights: ArrayLike | None = None) -> tuple[float, float, float]:
         """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high).
@@ -225,9 +226,11 @@ def forecast(
     if positive:  # smoothing may step below 0 where a series collapsed
         made = np.maximum(made, np.nanmin(calm) / 2)
     errors = _errors(np.log(calm), np.log(made)) if positive else _errors(calm, made)
-    require(int(np.isfinite(errors[:, 0]).sum()) >= FEWEST_ERRORS,
+    errors[np.abs(errors) <= 1e-12 * (1.0 if positive else float(np.nanmax(np.abs(y))))] = 0.0  # rounding is no error
+    n_errors = int(np.isfinite(errors[:, cut]).sum())
+    require(n_errors >= FEWEST_ERRORS,
             f"A forecast of {horizon} periods cannot be computed, because {len(known)} known values leave "
-            f"{int(np.isfinite(errors[:, 0]).sum())} past errors to learn from; {FEWEST_ERRORS} are needed. "
+            f"{n_errors} past errors to learn from; {FEWEST_ERRORS} are needed. "
             "Use a longer history.")  # fmt: skip
     return _calibrated(made[-1, cut:], errors[:, cut:], effect[len(y) + cut :], noise, positive,
                        never_negative=bool(np.nanmin(y) >= 0), weights=weights)  # fmt: skip
@@ -248,6 +251,8 @@ def _combined(y: Floats, short: int, long: int, ahead: int) -> tuple[Floats, dic
     made, first = np.stack(list(rules.values())), _first_origin(len(y), long, ahead)
     made[:, :first] = np.nan
     known = np.asarray(np.isfinite(made[:, -1]).all(axis=1))  # a rule without a forecast from the end is left out
+    if not known.any():
+        return np.full((len(y), ahead), np.nan), {}
     missed = np.abs(_errors(y, made[known]))
     common = np.isfinite(missed).all(axis=0) * _recency(len(y), ahead)[:, None]
     size = (np.nan_to_num(missed) * common).sum(axis=(1, 2))
@@ -292,16 +297,17 @@ def _calibrated(
     n, horizon = errors.shape
     steps, recent = np.arange(1, horizon + 1), _recency(n, horizon)
     level = np.exp(effect) if positive else effect
-    whole = np.isfinite(errors).all(axis=1)
+    paths = _bridged(errors)
+    whole = np.isfinite(paths).all(axis=1)
     size = _sizes(errors, recent)
     # the usual miss of the whole path, over all of the past, is taken out of each step in proportion to its size
     shift = np.zeros(horizon)
     if whole.sum() >= FEWEST_ERRORS and size.any():
         if positive:
-            missed = np.log((centre * np.exp(errors[whole])).sum(axis=1) / centre.sum())
+            missed = np.log((centre * np.exp(paths[whole])).sum(axis=1) / centre.sum())
             shift = np.median(missed) * size / (centre @ size / centre.sum())
         else:
-            shift = np.median(errors[whole].sum(axis=1)) * size / size.sum()
+            shift = np.median(paths[whole].sum(axis=1)) * size / size.sum()
     mean = centre * np.exp(shift) * level if positive else centre + shift + level
     left = errors - shift
     known = np.isfinite(left) & (size > 0)
@@ -313,11 +319,22 @@ def _calibrated(
         multiplicative=positive,
         scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), own),
         shape=((left / np.where(size > 0, size, 1))[known], np.broadcast_to(recent[:, None], left.shape)[known]),
-        paths=left[whole],
+        paths=paths[whole] - shift,
         path_weights=recent[whole],
         noise=noise,
         never_negative=never_negative,
     )
+
+
+def _bridged(errors: Floats) -> Floats:
+    """Gaps inside a path bridged by a line, where its ends and half of it are known: neighbouring errors go together.
+
+    Without it one missing period would cost as many paths as the horizon is long.
+    """
+    known, at, out = np.isfinite(errors), np.arange(errors.shape[1]), errors.copy()
+    for i in np.flatnonzero(known[:, 0] & known[:, -1] & (known.mean(axis=1) >= 0.5) & ~known.all(axis=1)):
+        out[i] = np.interp(at, at[known[i]], errors[i, known[i]])
+    return out
 
 
 def _sizes(errors: Floats, recent: Floats) -> Floats:
@@ -351,8 +368,11 @@ def _effects(z: Floats, x: Floats, season: int, horizon: int) -> tuple[Floats, F
     inverse = np.linalg.pinv(dx.T @ dx, rcond=1e-10, hermitian=True)
     beta = inverse @ dx.T @ dz
     k, free = int(np.linalg.matrix_rank(dx)) - 1, len(dz) - int(np.linalg.matrix_rank(dx))
+    nothing = np.zeros(len(x)), np.zeros((horizon, horizon))
+    if k < 1 or free < 1:
+        return nothing
     left, all_of_it = float(((dz - dx @ beta) ** 2).sum()), float(((dz - dz.mean()) ** 2).sum())
-    if k < 1 or free < 1 or fdtrc(k, free, (all_of_it - left) / k / max(left / free, 1e-300)) > SHOWN_AT:
-        return np.zeros(len(x)), np.zeros((horizon, horizon))
+    if fdtrc(k, free, (all_of_it - left) / k / max(left / free, 1e-300)) > SHOWN_AT:
+        return nothing
     spread = inverse[1:, 1:] * left / free
     return x @ beta[1:], x[-horizon:] @ spread @ x[-horizon:].T

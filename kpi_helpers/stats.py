@@ -101,9 +101,9 @@ def weighted_quantile(values: ArrayLike, weights: ArrayLike, at: ArrayLike) -> F
     Parameters
     ----------
     values, weights : array_like (n,)
-        Sample, and how much each counts, above 0.
+        Sample without NaN, and how much each point counts: positive, only their ratios matter.
     at : array_like
-        Probabilities, in [0, 1].
+        Probabilities in [0, 1]; beyond the first and last point, those.
 
     References
     ----------

@@ -9,7 +9,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.stats import chance_above, checked_confidence, ratio_margin, wilson
+from kpi_helpers.stats import chance_above, checked_confidence, ratio_margin, weighted_quantile, wilson
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -189,3 +189,41 @@ def test_a_confidence_in_percent_is_refused_with_the_remedy(confidence):
     ):
         with pytest.raises(KpiError, match=r"confidence=.* is not in \(0, 1\).*Write 0\.95 for 95%"):
             use(confidence)
+
+
+# --- weighted_quantile ---
+
+samples = st.lists(
+    st.tuples(st.floats(-1e6, 1e6), st.integers(1, 9)), min_size=1, max_size=20, unique_by=lambda r: r[0]
+)
+
+
+@given(samples, st.floats(0, 1))
+def test_equal_weights_give_definition_5_of_hyndman_and_fan(rows, p):
+    x = [value for value, _ in rows]
+
+    assert weighted_quantile(x, [0.3] * len(x), p) == pytest.approx(
+        np.quantile(x, p, method="hazen"), rel=1e-9, abs=1e-6
+    )
+
+
+@given(samples)
+def test_a_weight_counts_like_so_many_repetitions(rows):
+    # repetitions stand at a plateau, whose middle is the place of the weighted point
+    x, w = np.array(sorted(rows)).T
+    places = (np.cumsum(w) - w / 2) / w.sum()
+
+    repeated = np.quantile(np.repeat(x, w.astype(int)), places, method="hazen")
+
+    assert weighted_quantile(x, w, places) == pytest.approx(repeated, rel=1e-9, abs=1e-9)
+
+
+@given(samples, st.floats(1e-3, 1e3))
+def test_weighted_quantiles_rise_stay_inside_and_know_only_relative_weights(rows, unit):
+    x, w = np.array(rows).T
+    at = np.linspace(0, 1, 21)
+    found = weighted_quantile(x, w, at)
+
+    assert (np.diff(found) >= 0).all()
+    assert (found[0], found[-1]) == (x.min(), x.max())
+    assert weighted_quantile(x[::-1], unit * w[::-1], at) == pytest.approx(found, rel=1e-6, abs=1e-6)
