@@ -73,17 +73,17 @@ def test_the_deepest_week_ahead_is_that_of_tet():
 
 
 def test_days_that_the_user_names_are_known_ahead():
-    at = pd.period_range("2022-06-01", periods=920, freq="D")
+    at = pd.period_range("2023-03-01", periods=640, freq="D")
     share = holiday_regressors(at, SALE, tet=False).to_numpy() @ [0.8]
-    series = pd.Series(1000 * np.exp(share + 0.05 * np.random.default_rng(1).standard_normal(920)), index=at)
+    series = pd.Series(1000 * np.exp(share + 0.05 * np.random.default_rng(1).standard_normal(640)), index=at)
     day = int(np.flatnonzero(share)[-1])  # 11 November 2024
 
     told, found = baseline(series[: day - 5], 10, SALE)
-    blind, _found = baseline(series[: day - 5], 10)
+    blind, found_blind = baseline(series[: day - 5], 10)
 
-    assert told.mean[5] / np.delete(told.mean, 5).mean() == pytest.approx(math.exp(0.8), rel=0.05)
+    assert told.mean[5] / np.delete(told.mean, 5).mean() == pytest.approx(math.exp(0.8), rel=0.1)
     assert blind.mean[5] == pytest.approx(1000, rel=0.1)
-    assert found.n_outlier == 0
+    assert found.n_outlier == 0 and found_blind.n_outlier == 1  # a sale that was not named is an outlier
 
 
 @pytest.mark.parametrize(("freq", "n"), [("D", 400), ("W-SUN", 150), ("M", 60)])

@@ -272,11 +272,13 @@ def test_missing_periods_at_the_end_widen_the_interval():
 
 
 def test_missing_periods_at_the_beginning_change_nothing():
-    values, x = noisy(60, season=4, seed=2), np.arange(65) % 5 == 0
+    x = np.arange(65) % 5 == 0
+    values = noisy(60, season=4, seed=2) + 50 * x[:60]
 
     told = forecast(values, season=4, horizon=5, regressors=x)
     padded = forecast(np.append([np.nan] * 7, values), season=4, horizon=5, regressors=np.append([0] * 7, x))
 
+    assert told.noise.any()  # the effect is taken up
     assert padded.mean.tolist() == told.mean.tolist()
     assert padded.total(0.8) == told.total(0.8)
 
@@ -297,9 +299,11 @@ def test_single_gaps_cost_few_paths(missing):
 def test_a_long_gap_is_not_bridged():
     values = noisy(200, season=1, seed=3)
     holed = values.copy()
-    holed[120:140] = np.nan
+    holed[120:130] = np.nan
 
-    assert len(forecast(holed, season=1, horizon=14).paths) < len(forecast(values, season=1, horizon=14).paths) - 20
+    full, told = (forecast(v, season=1, horizon=14) for v in (values, holed))
+
+    assert len(told.paths) == len(full.paths) - 10 - 13  # each path that touches it
 
 
 def test_too_few_whole_paths_give_no_odds():
@@ -373,11 +377,12 @@ def test_a_known_effect_is_recovered(level, of_factor):
 
 
 @pytest.mark.parametrize("level", [100.0, -100.0])
-def test_an_effect_without_noise_is_exact(level):
+@pytest.mark.parametrize("unknown", [0, 3])
+def test_an_effect_without_noise_is_exact(level, unknown):
     x = (np.random.default_rng(3).random((66, 2)) < 0.2).astype(float)
     y = level * np.exp(x @ [0.5, -0.2]) if level > 0 else level + x @ [50, -20]
 
-    told = forecast(y[:60], season=4, horizon=6, regressors=x)
+    told = forecast(np.append(y[: 60 - unknown], [np.nan] * unknown), season=4, horizon=6, regressors=x)
 
     assert told.mean == pytest.approx(y[60:], rel=1e-9)
     assert told.interval(0.8)[0] == pytest.approx(y[60:], rel=1e-6)
@@ -486,6 +491,7 @@ def test_the_spread_of_a_total_is_that_of_whole_paths_widened_for_their_overlap(
 
     whole = told.whole()
 
+    assert np.median(missed) == pytest.approx(0, abs=1e-3 if level > 0 else 1e-9)  # the usual miss is taken out
     assert (whole.spread_low, whole.spread_high) == pytest.approx((max(low, 0) * wider, max(high, 0) * wider), rel=1e-9)
 
 
@@ -497,6 +503,7 @@ def test_the_spread_of_a_total_is_that_of_whole_paths_widened_for_their_overlap(
 def test_intervals_cover_nearly_as_often_as_they_say(season, n):
     # Season plus AR(1) of 0.6, 15 periods ahead. 100 runs: the standard error of the coverage of a total is 0.04,
     # that of the periods of a run, which go together, about 0.025. Bounds are three of them either way.
+    # Over 200 runs: periods 0.80 to 0.88, totals 0.74 (52 of 106) to 0.86.
     rng = np.random.default_rng(11)
     periods, inside = [], []
     for _run in range(100):
