@@ -27,8 +27,8 @@ SPANS = {"1": "none", "7": "week"}
 def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) -> tuple[Forecast, Cleaned]:
     """Forecast a KPI from its cleaned history, with Tết and `holidays` known ahead.
 
-    Gaps and outliers are left out; a lasting change of level is told, and the rules follow it. What was found is
-    the second answer. Tết and holidays count only if the past shows their effect.
+    Gaps and outliers are left out, values before a lasting change are brought to the present level, and what was
+    found is the second answer. Tết and holidays count only if the past shows their effect.
 
     Parameters
     ----------
@@ -57,7 +57,11 @@ def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) 
     moved = holiday_regressors(series.index.append(ahead), holidays)
     x = moved.to_numpy()
     found = clean(series, season=7 if grain == "day" else 1, expected=(x[: len(series)] > 0).any(axis=1))
-    return forecast(found.values, season=SEASONS[grain], horizon=horizon, regressors=x), found
+    level = pd.Series(found.values, index=series.index)
+    for kind, first, now, was in zip(found.kind, found.first, found.observed, found.expected, strict=True):
+        if kind == "break" and was > 0:
+            level[level.index.start_time < pd.Timestamp(first)] *= now / was
+    return forecast(level.to_numpy(), season=SEASONS[grain], horizon=horizon, regressors=x), found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -204,7 +208,7 @@ def back_test(
     w = np.ones(horizon) if weights is None else np.asarray(weights, dtype=float)
     season = SEASONS[GRAINS[series.index.freqstr[0]]]
     y, n = series.to_numpy(dtype=float), len(series)
-    first = max(2 * season, 1) if n >= 2 * season + horizon + 4 else n // 2
+    first = 2 * season + 8 if n >= 2 * season + horizon + 12 else n // 2
     origins = np.unique(np.linspace(first, n - horizon, most).astype(int)).tolist() if n - horizon >= first else []
     rows, periods = [], []
     for o in origins:

@@ -371,8 +371,16 @@ def _effects(z: Floats, x: Floats, season: int, horizon: int) -> tuple[Floats, F
     nothing = np.zeros(len(x)), np.zeros((horizon, horizon))
     if k < 1 or free < 1:
         return nothing
-    left, all_of_it = float(((dz - dx @ beta) ** 2).sum()), float(((dz - dz.mean()) ** 2).sum())
-    if fdtrc(k, free, (all_of_it - left) / k / max(left / free, 1e-300)) > SHOWN_AT:
+    missed, fitted = dz - dx @ beta, dx @ beta - dz.mean()
+    # errors that last make effects that last look surer than they are: Bartlett's factor for two AR(1)
+    shared = np.clip(_lasting(missed) * _lasting(fitted), 0.0, 0.95)
+    left = float((missed**2).sum()) * float((1 + shared) / (1 - shared))
+    if fdtrc(k, free, float((fitted**2).sum()) / k / max(left / free, 1e-300)) > SHOWN_AT:
         return nothing
     spread = inverse[1:, 1:] * left / free
     return x @ beta[1:], x[-horizon:] @ spread @ x[-horizon:].T
+
+
+def _lasting(x: Floats) -> float:
+    """First autocorrelation, 0 for a constant."""
+    return float(x[1:] @ x[:-1] / max(float(x @ x), 1e-300))

@@ -286,7 +286,7 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     >>> values = kpis.compute(connect("data/demo"), ["orders"])
     >>> whole = outlook(values, "orders", as_of=date(2026, 11, 21))
     >>> answer(grade_outlooks([whole], [0.05, 0.50]), whole, as_of=date(2026, 11, 21))
-    Commit to 5% more orders: the chance is 92%. At 50% it falls to <1%.
+    Commit to 5% more orders: the chance is 93%. At 50% it falls to <1%.
     """
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
     safe = rows[rows["grade"] == "safe"]

@@ -74,7 +74,7 @@ def test_the_deepest_week_ahead_is_that_of_tet():
 
 def test_days_that_the_user_names_are_known_ahead():
     at = pd.period_range("2023-03-01", periods=640, freq="D")
-    share = holiday_regressors(at, SALE, tet=False).to_numpy() @ [0.8]
+    share = holiday_regressors(at, SALE).to_numpy()[:, -1] * 0.8
     series = pd.Series(1000 * np.exp(share + 0.05 * np.random.default_rng(1).standard_normal(640)), index=at)
     day = int(np.flatnonzero(share)[-1])  # 11 November 2024
 
@@ -193,8 +193,8 @@ def test_what_is_not_known_is_not_counted():
     assert [told.met(odds) for odds in ODDS] == [1, 1, 0]
     assert "1 of 2" in told.html() and "0 of 2" in told.html()
     assert told.error == pytest.approx(1 / 3) and told.error_last_year == pytest.approx(0.2)
-    assert "held it 1 of 2 times" in told.sentence()
-    assert "1 trên 2 lần" in told.sentence("vi")
+    assert "interval: 1 of 2." in told.sentence()
+    assert "1/2 lần" in told.sentence("vi")
 
 
 def test_nothing_came_and_something_was_expected_is_no_error_of_nought():
@@ -249,14 +249,14 @@ def test_the_answer_is_written_in_both_languages(freq, n, language):
     page = told.html(language)
     words = {
         "en": ["Targets set at odds of 80%", "Single periods inside their 95% interval", "Each past date"],
-        "vi": ["Mục tiêu đặt ở xác suất 80%", "Từng kỳ nằm trong khoảng 95%", "Từng thời điểm thử"],
+        "vi": ["Mục tiêu có xác suất đạt 80%", "Từng kỳ nằm trong khoảng dự báo 95%", "Từng thời điểm thử"],
     }[language]
 
     assert all(word in page for word in words)
-    assert len(re.findall({"en": r">\d of [78]<", "vi": r">\d trên [78]<"}[language], page)) == 3
+    assert len(re.findall({"en": r">\d of [78]<", "vi": r">\d/[78] lần<"}[language], page)) == 3
     assert page.count("<tr") == 1 + 5 + 1 + len(told.actual)
     assert "{" not in page and "}" not in page
-    assert {"en": "On 8 past dates", "vi": "Thử lại tại 8 thời điểm"}[language] in told.sentence(language)
+    assert {"en": "Past dates tried: 8.", "vi": "Thử lại tại 8 thời điểm"}[language] in told.sentence(language)
 
 
 def test_json_holds_every_date_and_finite_numbers():
