@@ -205,7 +205,7 @@ def test_readme_table_shows_what_the_notebook_computed():
     computed = [re.sub(r"<[^>]+>", " ", row).replace("\xa0", " ").split() for row in table.split("<tr ")]
     readme = (ROOT / "README.md").read_text("utf-8")
 
-    for name, said in (("all channels", computed[2]), ("Zalo OA", next(row for row in computed if "Zalo" in row))):
+    for name, said in (("all channels", computed[2]), ("Direct", next(row for row in computed if "Direct" in row))):
         shown = re.search(rf"^\| {name} \|(.*)\|$", readme, re.M)[1]
         for figure in re.findall(r"₫[\d.]+|[+−]?[\d.]+%|<1%", shown):
             assert figure in said, (name, figure, said)
