@@ -1,7 +1,6 @@
 """The tables that the toolkit understands, and their checks: every problem at once, in one aggregate query."""
 
 import html
-import re
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -242,13 +241,11 @@ def broken_rules(
             problems.append(Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told))
     if keyed and (repeated := found["n_key"] - found["n_distinct"]):
         first = contract.key[0]
-        counted = prepared.group_by(key=key).aggregate(n=prepared.count(), last=prepared[f"{first}__raw"].max())
+        counted = prepared.group_by(key=key).aggregate(n=prepared.count())
         shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
         keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
         told = " + ".join(k for k in contract.key if k in prepared.columns)
-        hour = next((row["last"] for row in shown if re.search("[ T].*[1-9].*:|:.*[1-9]", row["last"])), None)
-        cures = (both_say("cure.hours", such=hour),) if hour else ()
-        problems.append(Problem(contract.name, first, "duplicate", repeated, found["n"], keys, told, cures))
+        problems.append(Problem(contract.name, first, "duplicate", repeated, found["n"], keys, told))
     if not found["n"]:
         problems.append(Problem(contract.name, contract.key[0], "no rows", 0, 0))
     return found["n"], problems, {k.split()[0]: n for k, n in found.items() if k.endswith(" tidied") and n}

@@ -68,11 +68,8 @@ def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
     text, notes = _decoded(path, encoding, codec)
     head, rows, ragged = _cells(path, text)
     names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
-    if mended := [name for name, given in zip(names, head, strict=True) if given and name != given]:
-        notes.append(both_say("check.header", names=", ".join(mended)))
     named = Counter(map(str.casefold, names))
-    if repeated := [name for name in names if named[name.casefold()] > 1]:
-        notes.append(both_say("check.repeated", names=", ".join(dict.fromkeys(repeated))))
+    repeated = [name for name in names if named[name.casefold()] > 1]
     while len(named := Counter(map(str.casefold, names))) < len(names):  # an engine asks for a name for each
         names = [f"{name} ({i})" if named[name.casefold()] > 1 else name for i, name in enumerate(names, 1)]
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
@@ -135,6 +132,12 @@ def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]
     return head, rows, ragged
 
 
+def null_values(options: dict[str, Any]) -> list[str]:
+    """Texts that mean "not known"."""
+    tokens = options.get("null_values") or []
+    return [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
+
+
 def date_forms(options: dict[str, Any]) -> list[str]:
     """Formats in which the dates of a column may be written."""
     forms = options.get("date_format") or list(ISO_DATES)
@@ -193,8 +196,7 @@ def number_hints(text: ir.StringColumn, options: dict[str, Any], *, money: bool)
     shapes = {row["shape"]: row["n"] for row in counted.order_by("shape").limit(1000).to_pyarrow().to_pylist()}
     hints, words = [], {shape: n for shape, n in shapes.items() if re.search(MARKERS, shape)}
     if words:
-        known = options.get("null_values") or []
-        line = json.dumps([*([known] if isinstance(known, str) else map(str, known)), *words], ensure_ascii=False)
+        line = json.dumps([*null_values(options), *words], ensure_ascii=False)
         told = ", ".join(f'{n:,} × "{shape}"' for shape, n in words.items())
         hints.append(both_say("cure.nulls", n=sum(words.values()), words=told, line=line))
     coins = [{"currency": code} for code in SYMBOLS] if money and not options.get("currency") else []
