@@ -26,11 +26,7 @@ NBSP, MINUS = "\u00a0", "\u2212"
 
 
 class Text(NamedTuple):
-    """The same words in both languages.
-
-    >>> Text("on track", "đúng tiến độ").vi
-    'đúng tiến độ'
-    """
+    """The same words in both languages."""
 
     en: str
     vi: str
@@ -90,9 +86,8 @@ def percent(share: float | None, language: str = "en", *, decimals: int = 1, sig
     >>> percent(0.0345, "vi"), percent(0.0345), percent(0.1, decimals=0, sign=True)
     ('3,5%', '3.5%', '+10%')
     """
-    if value_missing(share):
+    if share is None or not math.isfinite(share):
         return "–"
-    assert share is not None
     return number(float(Decimal(repr(float(share))) * 100), language, decimals=decimals, sign=sign) + "%"
 
 
@@ -102,9 +97,8 @@ def probability(chance: float | None, language: str = "en") -> str:
     >>> probability(0.004), probability(0.653), probability(0.9999)
     ('<1%', '65%', '>99%')
     """
-    if value_missing(chance):
+    if chance is None or not math.isfinite(chance):
         return "–"
-    assert chance is not None
     if chance < 0.01:
         return "<1%"
     if chance > 0.99:
@@ -131,9 +125,8 @@ def money(value: float | None, language: str = "en", currency: str = "VND") -> s
     >>> money(11_900_000_000), money(11_900_000_000, "vi"), money(38600, "vi")
     ('₫11.9\\xa0bn', '11,9\\xa0tỷ\\xa0₫', '38.600\\xa0₫')
     """
-    if value_missing(value):
+    if value is None or not math.isfinite(value):
         return "–"
-    assert value is not None
     symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)  # "" is not known
     small = 0 if currency == "VND" or abs(value) >= 1000 else 2
     # from where the next smaller way of writing it would round up to the word
@@ -186,7 +179,7 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
     >>> span(0.0228, 0.0234, "share"), span(22.8e9, 25.6e9, "money", "vi")
     ('2.28–2.34%', '22,8–25,6\\xa0tỷ')
     """
-    if value_missing(low) or value_missing(high):
+    if not math.isfinite(low + high):
         return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
     first, last = (end.strip(NBSP) for end in ends)
@@ -201,14 +194,12 @@ def one_unit(largest: float, unit: str, currency: str, language: str) -> tuple[f
     (1000000.0, 'Unit: million VND.')
     """
     million = unit == "money" and largest >= 1e8
-    kind = {(True, True): "million", (True, False): "unnamed million", (False, True): "one"}
-    named = kind.get((million, bool(currency) and unit == "money"), "none")
+    named = "none"
+    if million:
+        named = "million" if currency else "unnamed million"
+    elif unit == "money" and currency:
+        named = "one"
     return (1e6 if million else 1.0), say(f"unit.{named}", language, currency=currency)
-
-
-def value_missing(value: float | None) -> bool:
-    """Whether there is no number: None, NaN or infinity."""
-    return value is None or not math.isfinite(value)
 
 
 def pill(status: str, language: str) -> str:
