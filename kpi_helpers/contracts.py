@@ -108,16 +108,8 @@ class Problem:
 class Check(Result):
     """What a check of a source found.
 
-    Attributes
-    ----------
-    tables : tuple of str
-        Tables that were read.
-    n_rows : tuple of int
-        Rows of each.
-    problems : tuple of Problem
-        Rules broken; empty when the data keep their contract.
-    notes : tuple of Text
-        What is allowed but worth knowing, such as missing days.
+    `tables` were read, with `n_rows` each; `problems` are the rules broken, none when the data keep their contract;
+    `notes` tell what is allowed but worth knowing, such as missing days.
     """
 
     tables: tuple[str, ...]

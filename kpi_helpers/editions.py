@@ -200,4 +200,4 @@ def tags(cell: Mapping[str, Any]) -> Sequence[str]:
 
 def source_of(cell: Mapping[str, Any]) -> str:
     """Text of a cell."""
-    return cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+    return "".join(cell["source"])

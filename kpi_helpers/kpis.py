@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import PERIODS
-from kpi_helpers.result import Result, Text, day, measure, say, span, table
+from kpi_helpers.result import Result, Text, asset, day, measure, say, span, table
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import checked_confidence, ratio_margin, wilson
 
@@ -73,9 +72,8 @@ def catalogue() -> dict[str, Kpi]:
     """
     import yaml
 
-    entries = yaml.safe_load(files("kpi_helpers").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
     kpis = {}
-    for key, entry in entries.items():
+    for key, entry in yaml.safe_load(asset("catalogue.yaml")).items():
         entry |= {f: Text(**entry[f]) for f in ("name", "meaning", "pitfall")}
         entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives", "activities")}
         kpis[key] = Kpi(id=key, **entry)
@@ -96,14 +94,8 @@ def kpi(key: str) -> Kpi:
 class KpiChoice(Result):
     """KPIs that serve an objective and that the data can feed, per channel.
 
-    Attributes
-    ----------
-    objective : str
-        The objective asked for; `served` is the one that the data can feed (the next one upstream if not it).
-    kpis : tuple of str
-        Ids in order of importance; the first is the main KPI.
-    main : str
-        Id of the additive KPI that the plan is made for.
+    `objective` was asked for; `served` is the one that the data can feed, the next one upstream if not it. `main` is
+    the sum that the plan is made for, `kpis` are ids in order of importance.
     """
 
     objective: str

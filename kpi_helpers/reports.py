@@ -76,23 +76,9 @@ def run(
 ) -> int:  # fmt: skip
     """Run notebooks, publish their reports and the index, and return the exit code.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Notebooks, such as ``01_kpi_setup``.
-    given : mapping
-        Parameters that differ from the defaults; each notebook must know all of them.
-    out : path
-        Folder of the reports.
-    jobs : int
-        Notebooks to run at once.
-    say : callable
-        Receives a line of progress for each step.
-
-    Returns
-    -------
-    int
-        0 published, 1 a notebook failed, 4 the data break their contract (the worst of all jobs).
+    `names` are notebooks, such as ``01_kpi_setup``; `given` the parameters that differ from the defaults, each of
+    which every notebook must know. As many as `jobs` run at once; `say` receives a line of progress for each step.
+    Returns 0 if all were published, 1 if a notebook failed, 4 if data break their contract (the worst of all).
 
     Raises
     ------

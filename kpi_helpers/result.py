@@ -44,10 +44,16 @@ TONES = {
 
 
 @cache
+def asset(name: str) -> str:
+    """Text of a file that stands beside the modules."""
+    return files("kpi_helpers").joinpath(name).read_text("utf-8")
+
+
+@cache
 def _words() -> dict[str, dict[str, str]]:
     import yaml
 
-    words: dict[str, dict[str, str]] = yaml.safe_load(files("kpi_helpers").joinpath("words.yaml").read_text("utf-8"))
+    words: dict[str, dict[str, str]] = yaml.safe_load(asset("words.yaml"))
     return words
 
 

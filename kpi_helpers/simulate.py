@@ -29,6 +29,11 @@ LEVEL_SHIFT = (date(2026, 3, 16), "Zalo OA", 1.5)
 RATE_DROP = (date(2026, 8, 10), "Paid social", 0.75)
 YEARLY_GROWTH = 0.10
 
+MESSAGES = ["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]
+TRACKED = ["sessions", "pageviews", "conversions"]
+COUNTED = ["impressions", "clicks", "sessions", "pageviews", "spend", "leads", "conversions", "orders", "revenue"]
+MEASURES = COUNTED + MESSAGES
+
 #: channel: sessions a day without spend, order rate per session, average order in VND
 CHANNELS = {
     "Organic search": (4900, 0.0255, 415_000),
@@ -83,33 +88,27 @@ def channel_daily() -> pd.DataFrame:
     tables = [_channel(name, days, pull, rng) for name in CHANNELS]
     table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
     gap = table["date"].between(pd.Timestamp(TRACKING_GAP[0]), pd.Timestamp(TRACKING_GAP[1]))
-    table.loc[gap, ["sessions", "pageviews", "conversions"]] = pd.NA
-    return table.astype(dict.fromkeys(_MEASURES, "Int64"))
+    table.loc[gap, TRACKED] = pd.NA
+    return table.astype(dict.fromkeys(MEASURES, "Int64"))
 
 
 def truth() -> dict[str, object]:
     """What was planted: the values that forecasts and notebooks are checked against."""
-    return {
-        "first": FIRST.isoformat(), "last": LAST.isoformat(), "seed": SEED, "yearly_growth": YEARLY_GROWTH,
-        "tet": [d.isoformat() for d in TET], "weekday_factors": WEEK,
-        "sale_days": {f"{m:02}-{d:02}": factor for (m, d), factor in SALE_DAYS.items()},
-        "tracking_gap": {
-            "first": TRACKING_GAP[0].isoformat(), "last": TRACKING_GAP[1].isoformat(),
-            "columns": ["sessions", "pageviews", "conversions"],
-        },
-        "level_shift": {
-            "since": LEVEL_SHIFT[0].isoformat(), "channel": LEVEL_SHIFT[1], "column": "sessions",
-            "factor": LEVEL_SHIFT[2],
-        },
-        "rate_drop": {
-            "since": RATE_DROP[0].isoformat(), "channel": RATE_DROP[1], "column": "orders", "factor": RATE_DROP[2],
-        },
-        "spend_response": {
-            name: {"most_sessions": most, "half_spend": half} for name, (_, most, half, _, _) in PAID.items()
-        },
+    since, channel, factor = LEVEL_SHIFT
+    shift = {"since": since, "channel": channel, "column": "sessions", "factor": factor}
+    since, channel, factor = RATE_DROP
+    drop = {"since": since, "channel": channel, "column": "orders", "factor": factor}
+    planted = {
+        "first": FIRST, "last": LAST, "seed": SEED, "yearly_growth": YEARLY_GROWTH, "tet": TET,
+        "weekday_factors": WEEK, "sale_days": {f"{m:02}-{d:02}": factor for (m, d), factor in SALE_DAYS.items()},
+        "tracking_gap": {"first": TRACKING_GAP[0], "last": TRACKING_GAP[1], "columns": TRACKED},
+        "level_shift": shift, "rate_drop": drop,
+        "spend_response": {name: {"most_sessions": p[1], "half_spend": p[2]} for name, p in PAID.items()},
         "order_rate": {name: rate for name, (_, rate, _) in CHANNELS.items()},
         "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()},
     }  # fmt: skip
+    written: dict[str, object] = json.loads(json.dumps(planted, default=str))
+    return written
 
 
 def write(folder: str | Path) -> Path:
@@ -143,7 +142,7 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
     mood = np.exp(_slow_noise(n, rng, scale=0.05))  # weeks in which a channel does better or worse
     if name == LEVEL_SHIFT[1]:
         mood = mood * np.where(days >= pd.Timestamp(LEVEL_SHIFT[0]), LEVEL_SHIFT[2], 1.0)
-    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(_MEASURES)})
+    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
     expected = base * mood
     if name in PAID:
         budget, most, half, per_click, per_impression = PAID[name]
@@ -154,9 +153,7 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
         table["spend"], table["clicks"] = spend.astype(np.int64), clicks
         table["impressions"] = _count(clicks / per_impression, rng) + clicks
     if name in LISTS:
-        table[["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]] = _messages(
-            name, days, rng
-        )
+        table[MESSAGES] = _messages(name, days, rng)
         table["clicks"] = table["unique_clicks"]
     sessions = _count(expected * pull, rng)
     rate = np.full(n, order_rate)
@@ -197,9 +194,3 @@ def _slow_noise(n: int, rng: np.random.Generator, *, scale: float) -> np.ndarray
         level = 0.93 * level + shock
         path[i] = level
     return path
-
-
-_MEASURES = [
-    "impressions", "clicks", "sessions", "pageviews", "spend", "leads", "conversions", "orders", "revenue",
-    "sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes",
-]  # fmt: skip

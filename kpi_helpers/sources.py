@@ -307,14 +307,9 @@ class Source:
 def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None = None) -> Source:
     """Connect to a folder of CSV or Parquet files, a DuckDB file or a database URL.
 
-    Parameters
-    ----------
-    source : str or Path
-        Folder, ``.duckdb`` file, URL that `ibis.connect` takes (``postgresql://user@host/db``), or
-        ``env:NAME`` for a URL that an environment variable holds. ``data/demo`` is the simulated company,
-        written on first use.
-    mapping : path or dict, optional
-        YAML file that says which of your columns is which; see ``data/README.md``.
+    `source` is a folder, a ``.duckdb`` file, a URL that `ibis.connect` takes (``postgresql://user@host/db``), or
+    ``env:NAME`` for a URL that an environment variable holds. ``data/demo`` is the simulated company, written on
+    first use. `mapping` is a YAML file or dict that says which of your columns is which; see ``data/README.md``.
 
     Raises
     ------
