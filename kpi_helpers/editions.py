@@ -71,11 +71,7 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Names of all notebooks, in order.
-
-    >>> names()[0]
-    '01_kpi_setup'
-    """
+    """Names of all notebooks, in order."""
     return sorted(p.stem for p in folder().glob("[0-9][0-9]_*.ipynb"))
 
 

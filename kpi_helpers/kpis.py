@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from ibis import _
 
-from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import PERIODS
@@ -43,7 +42,6 @@ class Kpi:
     direction: str
     group: str
     objectives: tuple[str, ...]
-    table: str = "channel_daily"
     activities: tuple[str, ...] = ()
     vanity: bool = False
 
@@ -81,11 +79,7 @@ def catalogue() -> dict[str, Kpi]:
 
 
 def kpi(key: str) -> Kpi:
-    """One KPI by its id.
-
-    >>> kpi("cpm").scale
-    1000
-    """
+    """One KPI by its id."""
     require_known(key, catalogue(), f"There is no KPI {key!r}.")
     return catalogue()[key]
 
@@ -170,23 +164,10 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
 class KpiTable(Result):
     """Values of KPIs by period and segment.
 
-    Attributes
-    ----------
-    kpi, segment : tuple of str
-        Id, and value of the dimension; the segment is empty for the whole.
-    period_at : tuple of date
-        First day of the period.
-    numerator, denominator : tuple of float
-        Sums over the rows that know both; the denominator of an additive KPI is NaN.
-    value, value_low, value_high : tuple of float
-        Scaled ratio and its interval; NaN where it cannot be computed (nothing known, denominator 0).
-        A sum has no interval: it was counted.
-    n_days : tuple of int
-        Dates that the value rests on.
-    complete : tuple of bool
-        Whether each date of the period is among them.
-    grain, until_at, confidence
-        Length of the period; coverage of the intervals.
+    Of each value: `kpi` (id), `segment` (of the dimension; empty for the whole), `period_at` (first day); `numerator`
+    and `denominator`, sums over the rows that know both (NaN for the denominator of a sum); `value`, their scaled
+    ratio, and its interval, NaN where it cannot be computed (nothing known, denominator 0) or was counted (a sum);
+    `n_days`, the dates that it rests on, and whether they are each date of the period. `confidence` is the coverage.
     """
 
     kpi: tuple[str, ...]
@@ -231,9 +212,8 @@ class KpiTable(Result):
             for s in self.segments()
         ]
         heads = [say("channel.heading", language), *(kpi(k).name[language] for k in ids)]
-        caption = say(
-            "kpi_table.caption", language, first=day(max(self.period_at), language), last=day(self.until_at, language)
-        )
+        first, last = (day(d, language) for d in (max(self.period_at), self.until_at))
+        caption = say("kpi_table.caption", language, first=first, last=last)
         note = say("kpi_table.note", language, level=f"{self.confidence:.0%}")
         return table(heads, rows, caption=caption, note=note, numeric=range(1, len(heads)))
 
@@ -249,20 +229,9 @@ def compute(
 ) -> KpiTable:  # fmt: skip
     """Compute KPIs by period and segment as Σ numerator / Σ denominator, in one query.
 
-    Parameters
-    ----------
-    data : Source
-        Source of the tables.
-    ids : sequence of str
-        Ids of the catalogue.
-    by : str, optional
-        Dimension, such as ``"channel"`` or ``"campaign"``.
-    grain : {"day", "week", "month", "total"}
-        Length of a period; weeks begin on Monday, ``total`` is the whole time in one.
-    since, until : date, optional
-        First and last date to read.
-    confidence : float
-        Coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
+    `ids` are those of the catalogue; `by` is a dimension, such as ``"channel"``; `since` and `until` are the first and
+    last date to read. Weeks begin on Monday; the grain ``"total"`` is the whole time in one. `confidence` is the
+    coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
 
     Raises
     ------

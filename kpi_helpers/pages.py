@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from typing import Any
 
 from kpi_helpers import __version__, plots
@@ -119,48 +120,20 @@ def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any
     for run in sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"])):
         groups.setdefault((run["notebook"], run["key"]), []).append(run)
     failed = {(f["notebook"], f["key"]) for f in failures}
-    items = "".join(_index_item(group, key in failed, language) for key, group in groups.items())
+    reports = []
+    for key, group in groups.items():
+        tone, fate = ("bad", "index.kept") if key in failed else ("good", "index.current")
+        reports.append((group, labelled_pill(tone, say(fate, language))))
     fate = say("index.failed", language, n=len(failures)) if failures else say("index.none_failed", language)
     headline = f"{say('index.published', language, n=len(groups))} {fate}"
     brand, latest = say("page.brand", language), max((r["as_of"] for r in runs), default="")
     until = say("index.to", language, day=iso_day(latest, language)) if latest else ""
-    legend = say("index.runs", language)
     return _page(
         "index", language, home="index" + PAGE_NAMES[language][1], title=f"{brand} | {headline}",
         description=headline, answer=f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>',
-        lead="".join(_callout(f, language) for f in failures), toc=False,
-        blocks=[{"id": "reports", "title": say("index.reports", language),
-                 "html": f'<ol class="report-list">{items}</ol><p class="small muted">{legend}</p>'}],
+        failures=failures, reports=reports,
         provenance=[(say("page.version", language), f"kpi_helpers {__version__}")],
     )  # fmt: skip
-
-
-def _index_item(group: Sequence[Mapping[str, Any]], failed: bool, language: str) -> str:
-    run, ending = group[-1], PAGE_NAMES[language][1]
-    past = "".join(
-        f'<li><a class="good" href="{r["folder"]}/report{ending}" title="{r["as_of"]}">'
-        f'<svg class="icon" role="img" aria-label="{r["as_of"]}"><use href="#i-good"/></svg></a></li>'
-        for r in group[-6:]
-    )
-    tone, fate = ("bad", "index.kept") if failed else ("good", "index.current")
-    status = labelled_pill(tone, say(fate, language))
-    other = "vi" if language == "en" else "en"
-    name, end = PAGE_NAMES[other]
-    meta = say("index.meta", language, day=iso_day(run["as_of"], language))
-    return (
-        f'<li class="report"><span class="no">{run["notebook"][:2]}</span>'
-        f'<div><h3><a href="{run["folder"]}/report{ending}">{_title(run, language)}</a></h3>'
-        f"<p>{html.escape(run['headline'][language])}</p>"
-        f'<p class="meta">{meta} <a href="{run["folder"]}/report{end}" lang="{other}">{name}</a></p></div>'
-        f'<div class="side"></div><div class="side">{status}<ul class="runs">{past}</ul></div></li>'
-    )
-
-
-def _callout(failure: Mapping[str, Any], language: str) -> str:
-    head = say("index.did_not_run", language, title=_title(failure, language))
-    message = "<br>".join(html.escape(line) for line in failure["message"].splitlines())
-    when = iso_day(failure["as_of"], language)
-    return f'<div class="callout is-bad"><h2>{head}</h2><p>{message}</p><p class="small muted">{when}</p></div>'
 
 
 def _title(record: Mapping[str, Any], language: str) -> str:
@@ -168,11 +141,7 @@ def _title(record: Mapping[str, Any], language: str) -> str:
 
 
 def iso_day(iso: str, language: str) -> str:
-    """Write an ISO date for a reader; what is no date stays as it is.
-
-    >>> iso_day("2026-11-21", "vi")
-    '21/11/2026'
-    """
+    """Write an ISO date for a reader; what is no date stays as it is."""
     try:
         return day(date.fromisoformat(iso), language)
     except ValueError:
@@ -185,7 +154,10 @@ def _page(stem: str, language: str, **parts: Any) -> str:
     parts |= {"title": plain(parts["title"]), "description": plain(parts["description"])}
     template = jinja2.Environment(autoescape=False).from_string(asset("report.html.j2"))
     links = [(code, name, stem + ending) for code, (name, ending) in PAGE_NAMES.items()]
-    names = ("skip", "brand", "languages", "toc", "source", "provenance")
-    words = {name: say(f"page.{name}", language) for name in names}
-    made = template.render(language=language, css=asset("style.css"), links=links, words=words, **parts)
+    told = {"language": language, "css": asset("style.css"), "links": links, "ending": PAGE_NAMES[language][1]}
+    ways = {
+        "say": partial(say, language=language), "day": partial(iso_day, language=language),
+        "title_of": partial(_title, language=language),
+    }  # fmt: skip
+    made = template.render(**told, **ways, **parts)
     return re.sub(r"[ \t]+\n", "\n", made)

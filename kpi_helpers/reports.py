@@ -64,11 +64,6 @@ class Job:
         place = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
         return ", ".join([*place, *(f"{k} {v}" for k, v in told.items())])
 
-    def published(self, out: Path) -> bool:
-        """Whether a report with these parameters stands in `out`, of whatever day."""
-        ending = f"-{self.key}" if self.key else ""
-        return any(re.fullmatch(rf"\d{{4}}-\d\d-\d\d{ending}", p.name) for p in (out / self.name).glob("*"))
-
 
 def run(
     names: Sequence[str], given: Mapping[str, Any], *, out: str | Path = "reports", jobs: int = 1,
@@ -152,9 +147,8 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
             executed, error = _execute(job, staging)
         if error:
             code, message = error
-            _record_failure(job, out, message, executed)
-            stays = "; the last good report stays" if job.published(out) else ""
-            return code, f"FAILED: {message}  (see {_failed(out, job)}{stays})"
+            place = _record_failure(job, out, message, executed)
+            return code, f"FAILED: {message}  (see {place})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)
         target = out / job.name / job.stem
@@ -169,15 +163,15 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
 
 def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] | None]:
     """Execute the report edition with papermill; returns it, and code and message if a cell failed."""
+    import nbformat
     import papermill
 
-    edition = editions.report_edition(editions.load(job.name))
-    begin, end = staging / "edition.ipynb", staging / "executed.ipynb"
-    begin.write_text(json.dumps(edition), encoding="utf-8")
+    edition = nbformat.from_dict(editions.report_edition(editions.load(job.name)))
+    end = staging / "executed.ipynb"
     failure = None
     try:
         papermill.execute_notebook(
-            begin, end, parameters=job.parameters, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()),
+            edition, end, parameters=job.parameters, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()),
             request_save_on_cell_execute=False,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
@@ -185,11 +179,9 @@ def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] |
         failure = (code, f"{error.ename}: {plain(str(error.evalue))}")
     except Exception as error:  # a kernel that is killed raises what its client likes
         failure = (FAILED, f"{type(error).__name__}: {error}. Was there too little memory?")
-    ran = end if end.exists() else begin
-    executed = editions.canonical(json.loads(ran.read_text(encoding="utf-8")))
-    begin.unlink()
+    executed = json.loads(end.read_text(encoding="utf-8")) if end.exists() else edition
     end.unlink(missing_ok=True)
-    return executed, failure
+    return editions.canonical(executed), failure
 
 
 def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) -> None:
@@ -239,17 +231,14 @@ def write_index(out: Path) -> None:
         part.replace(out / f"index{ending}")
 
 
-def _failed(out: Path, job: Job) -> Path:
-    return out / "_failed" / job.name / job.stem
-
-
-def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] | None = None) -> None:
-    place = _failed(out, job)
+def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] | None = None) -> Path:
+    place = out / "_failed" / job.name / job.stem
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     (place / "failure.json").write_text(dump(job.record | {"message": message}), encoding="utf-8")
     if executed:
         (place / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
+    return place
 
 
 def _sweep(out: Path) -> None:

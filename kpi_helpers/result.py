@@ -147,22 +147,14 @@ def money(value: float | None, language: str = "en", currency: str = "VND") -> s
 
 
 def day(value: date | None, language: str = "en") -> str:
-    """Write a date: 22 Nov 2026, 22/11/2026.
-
-    >>> day(date(2026, 11, 2)), day(date(2026, 11, 2), "vi")
-    ('2 Nov 2026', '02/11/2026')
-    """
+    """Write a date: 22 Nov 2026, 22/11/2026."""
     if value is None:
         return "–"
     return f"{value:%d/%m/%Y}" if language == "vi" else f"{value.day} {value:%b %Y}"
 
 
 def month(value: date, language: str = "en") -> str:
-    """Write a month: Nov 2026, Th11/2026.
-
-    >>> month(date(2026, 11, 2)), month(date(2026, 11, 2), "vi")
-    ('Nov 2026', 'Th11/2026')
-    """
+    """Write a month: Nov 2026, Th11/2026."""
     return f"Th{value.month}/{value.year}" if language == "vi" else f"{value:%b %Y}"
 
 
@@ -199,13 +191,9 @@ def one_unit(largest: float, unit: str, currency: str, language: str) -> tuple[f
     >>> one_unit(2.4e9, "money", "VND", "en")
     (1000000.0, 'Unit: million VND.')
     """
-    million = unit == "money" and largest >= 1e8
-    named = "none"
-    if million:
-        named = "million" if currency else "unnamed million"
-    elif unit == "money" and currency:
-        named = "one"
-    return (1e6 if million else 1.0), say(f"unit.{named}", language, currency=currency)
+    million, named = unit == "money" and largest >= 1e8, unit == "money" and currency != ""
+    key = ("million" if named else "unnamed million") if million else ("one" if named else "none")
+    return (1e6 if million else 1.0), say(f"unit.{key}", language, currency=currency)
 
 
 def pill(status: str, language: str) -> str:

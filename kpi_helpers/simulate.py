@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from datetime import date
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -118,15 +119,14 @@ def write(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    text = json.dumps({"made_by": made_by, **truth()}, ensure_ascii=False, indent=1) + "\n"
     known = folder / "truth.json"
-    complete = known.exists() and (folder / "channel_daily.csv").exists()
-    if complete and json.loads(known.read_text(encoding="utf-8")).get("made_by") == made_by:
+    if (folder / "channel_daily.csv").exists() and known.exists() and known.read_text(encoding="utf-8") == text:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
     try:
         channel_daily().to_csv(staging / "channel_daily.csv", index=False, lineterminator="\n")
-        text = json.dumps({"made_by": made_by, **truth()}, ensure_ascii=False, indent=1) + "\n"
         (staging / "truth.json").write_text(text, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in ("channel_daily.csv", "truth.json"):  # the file that says "done" comes last
@@ -189,8 +189,4 @@ def _count(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _slow_noise(n: int, rng: np.random.Generator, *, scale: float) -> np.ndarray:
     """First-order autoregression with a memory of about two weeks."""
     shocks = rng.standard_normal(n) * scale * np.sqrt(1 - 0.93**2)
-    level, path = 0.0, np.empty(n)
-    for i, shock in enumerate(shocks):
-        level = 0.93 * level + shock
-        path[i] = level
-    return path
+    return np.array(list(accumulate(shocks, lambda level, shock: 0.93 * level + shock)))

@@ -201,7 +201,10 @@ class Source:
         """Typed columns beside their raw text; what the reading was told; columns that are not there."""
         raw, sheet, blocks = self._raw(contract.name), self._sheet(contract.name), self._blocks(contract)
         options = self._spec(contract.name) | {"tidy": self._folder is None or (sheet and sheet.tidy)}
-        problems = _ragged(contract, sheet) if sheet and sheet.ragged else []
+        problems: list[Problem] = []
+        if sheet and (n := len(sheet.ragged)):
+            shown, n_cells = tuple(sheet.ragged[:2]), str(len(raw.columns))
+            problems = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), shown, n_cells)]
         held = [c for c in contract.columns if any(c.name in block for block in blocks.values())]
         told: dict[str, str] = {}
         parts = []
@@ -282,22 +285,19 @@ class Source:
         if self._folder is None:
             wanted = str(spec.get("table", name))
             schema, _dot, bare = wanted.rpartition(".")
-            if bare in self._backend.list_tables(database=schema or None):
-                return wanted
+            there = [wanted] if bare in self._backend.list_tables(database=schema or None) else []
         else:
             wanted = str(spec.get("file", ""))
-            there = [wanted] if wanted else [name + ending for ending in FILES]
-            there = [file for file in there if (self._folder / file).exists()]
-            if len(there) > 1:
-                raise KpiError(f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file.")
-            if there:
-                return there[0]
-        if name in self._mapping:
+            sought = [wanted] if wanted else [name + ending for ending in FILES]
+            there = [file for file in sought if (self._folder / file).exists()]
+        twice = f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file."
+        require(len(there) <= 1, twice)
+        if name in self._mapping and not there:
             raise KpiError(
                 f'{self.name} has no "{wanted or name}" for {name}; it holds {self._listing()}. '
                 "Correct file or table in the mapping."
             )
-        return ""
+        return "".join(there)
 
     def _listing(self) -> str:
         held = sorted(p.name for p in self._folder.iterdir()) if self._folder else self._backend.list_tables()
@@ -319,11 +319,9 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     name, rules = str(source), read_mapping(mapping)
     url = os.environ.get(name[4:], "") if name.startswith("env:") else name
     require(url != "", f"source={name!r}: there is no environment variable {name[4:]}. Set it to the URL.")
-    if "://" in name and SECRET_URL.search(name):
-        raise KpiError(
-            "The source URL holds a password, which reports would store. "
-            "Put the URL into an environment variable and give source=env:NAME."
-        )
+    open_secret = "://" in name and SECRET_URL.search(name) is not None
+    told = "The source URL holds a password, which reports would store. "
+    require(not open_secret, told + "Put the URL into an environment variable and give source=env:NAME.")
     if "://" in name or name.startswith("env:"):
         return Source(name, _answer(lambda: ibis.connect(url), name), None, rules)
     path = locate(name)
@@ -353,18 +351,14 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
         ) from None
 
 
-def _ragged(contract: Table, sheet: texts.Sheet) -> list[Problem]:
-    n, n_cells = len(sheet.ragged), str(sheet.cells.num_columns)
-    return [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), tuple(sheet.ragged[:2]), n_cells)]
-
-
 def _absent(contract: Table, given: dict[str, Any], there: Sequence[str], *, wide: bool) -> list[Problem]:
     """Columns that the mapping names and the source lacks, that no table can do without, or that lack their unit."""
     problems, needed = [], {c.name for c in contract.columns if c.required} - ({"channel"} if wide else set())
     for c in contract.columns:
         entry = given.get(c.name, {})
         wanted = (entry["column"],) if entry else ()
-        if wanted[0] not in there if wanted else c.name in needed:
+        lacking = wanted[0] not in there if wanted else c.name in needed
+        if lacking:
             problems.append(Problem(contract.name, c.name, "missing column", 0, 0, wanted, ", ".join(there)))
         elif wanted and c.signed and "factor" not in entry and wanted[0].lower().endswith("micros"):
             problems.append(Problem(contract.name, c.name, "micros", 0, 0, wanted))

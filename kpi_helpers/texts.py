@@ -147,7 +147,7 @@ def date_forms(options: dict[str, Any]) -> list[str]:
 def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
     """Read a date by the given formats only; a text that two formats read differently is no date."""
     read = [_read_date(text, form).date() for form in forms]
-    low, high = (ibis.least(*read), ibis.greatest(*read)) if len(read) > 1 else (read[0], read[0])
+    low, high = ibis.least(*read), ibis.greatest(*read)
     # the engine takes "epoch" for a date, and 17/2/26 is not the year 26
     certain = (low == high) & text.re_search(r"\d") & (low.year() >= 1900)
     return certain.ifelse(low, ibis.null("date"))
@@ -158,15 +158,14 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
     read = [_read_date(seen.raw, form).date() for form in forms]
     asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
-    if len(read) > 1:
-        clash = ibis.least(*read) != ibis.greatest(*read)
-        asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
+    clash = ibis.least(*read) != ibis.greatest(*read)
+    asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
     shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
     rows, hints = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
     for row in rows:
         most = max(row[str(i)] for i in range(len(SPELLINGS))) or -1
         fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most]
-        if row.get("clash"):
+        if row["clash"]:
             hints.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
         elif fits and not set(fits) & set(forms):
             ways = " / ".join(f'date_format: "{form}"' for form in fits)
