@@ -55,21 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return {"list": _list, "check": _check, "demo": _demo, "run": _run}[options.command](options)
     except BlockingIOError:
-        print(
-            f"kpi: another run is writing into {options.out}. Wait for it, or give another --out.",
-            file=sys.stderr,
-        )
-        return 75
-    except ContractError as error:
-        print(f"kpi: {error}", file=sys.stderr)
-        return 4
-    except KpiError as error:
-        print(f"kpi: {error}", file=sys.stderr)
-        return 2
+        code, told = 75, f"another run is writing into {options.out}. Wait for it, or give another --out."
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"kpi: {what}. Choose another file or folder.", file=sys.stderr)
-        return 2
+        code, told = 2, f"{what}. Choose another file or folder."
+    except KpiError as error:
+        code, told = (4 if isinstance(error, ContractError) else 2), str(error)
+    print(f"kpi: {told}", file=sys.stderr)
+    return code
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -111,19 +104,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from kpi_helpers import editions, reports
-    from kpi_helpers.errors import KpiError
+    from kpi_helpers.errors import require
 
     names = editions.names() if options.all else options.names
-    if not names:
-        raise KpiError(f"Which notebook? Name one of {', '.join(editions.names())}, or give --all.")
-    if options.jobs < 1:
-        raise KpiError(f"--jobs {options.jobs} must be at least 1.")
-    given = {}
+    require(names != [], f"Which notebook? Name one of {', '.join(editions.names())}, or give --all.")
+    require(options.jobs >= 1, f"--jobs {options.jobs} must be at least 1.")
     for pair in options.parameters:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise KpiError(f"-p {pair} has no value. Write -p NAME=VALUE.")
-        given[name] = value
+        require("=" in pair, f"-p {pair} has no value. Write -p NAME=VALUE.")
+    given = dict(pair.split("=", 1) for pair in options.parameters)
     chosen = {"source": options.source, "mapping": options.mapping, "as_of": options.as_of}
     given |= {name: value for name, value in chosen.items() if value is not None}
     return reports.run(names, given, out=options.out, jobs=options.jobs)

@@ -1,10 +1,10 @@
 """The tables that the toolkit understands, and their checks: every problem at once, in one aggregate query."""
 
 import html
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kpi_helpers.result import LANGUAGES, Result, Text, number, say, table
 
@@ -18,15 +18,14 @@ BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A",
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a contract.
+    """One column of a contract; ``data/README.md`` says what each means.
 
     `kind` is ``date``, ``text`` or ``number`` (exact decimal, six places); `at_most` names the column
     that it cannot exceed; `signed` numbers are money and may be negative.
     """
 
     name: str
-    kind: str
-    meaning: Text
+    kind: str = "number"
     required: bool = False
     signed: bool = False
     at_most: str | None = None
@@ -46,35 +45,27 @@ class Table:
         return tuple(c.name for c in self.columns if c.kind == "number")
 
 
-CHANNEL_DAILY = Table(
-    "channel_daily",
-    ("date", "channel", "campaign"),
-    (
-        Column("date", "date", Text("first day that the row covers", "ngày đầu kỳ của dòng"), required=True),
-        Column("channel", "text", Text("marketing channel", "kênh tiếp thị"), required=True),
-        Column("campaign", "text", Text("campaign within the channel", "chiến dịch trong kênh")),
-        Column("impressions", "number", Text("times an ad was shown", "số lần quảng cáo được hiển thị")),
-        Column(
-            "clicks",
-            "number",
-            Text("clicks on ads or links", "số lần nhấp vào quảng cáo hay liên kết"),
-            at_most="impressions",
-        ),
-        Column("sessions", "number", Text("website sessions begun", "số phiên truy cập website")),
-        Column("pageviews", "number", Text("pages viewed", "số lượt xem trang")),
-        Column("spend", "number", Text("media cost, money", "chi phí quảng cáo (số tiền)"), signed=True),
-        Column("leads", "number", Text("new leads, counted once", "số khách hàng tiềm năng mới, chỉ đếm một lần")),
-        Column("conversions", "number", Text("conversions of the declared type", "số chuyển đổi của loại đã khai báo")),
-        Column("orders", "number", Text("orders, net of cancellations", "số đơn hàng sau khi trừ đơn hủy")),
-        Column("revenue", "number", Text("net revenue, money", "doanh thu thuần (số tiền)"), signed=True),
-        Column("sent", "number", Text("messages sent", "số tin đã gửi")),
-        Column("hard_bounces", "number", Text("undeliverable for good", "số tin bị trả lại vĩnh viễn"), at_most="sent"),
-        Column("soft_bounces", "number", Text("undeliverable for now", "số tin bị trả lại tạm thời"), at_most="sent"),
-        Column("unique_opens", "number", Text("recipients who opened", "số người mở tin"), at_most="sent"),
-        Column("unique_clicks", "number", Text("recipients who clicked", "số người nhấp"), at_most="sent"),
-        Column("unsubscribes", "number", Text("recipients who left", "số người hủy đăng ký"), at_most="sent"),
-    ),
+COLUMNS = (
+    Column("date", "date", required=True),
+    Column("channel", "text", required=True),
+    Column("campaign", "text"),
+    Column("impressions"),
+    Column("clicks", at_most="impressions"),
+    Column("sessions"),
+    Column("pageviews"),
+    Column("spend", signed=True),
+    Column("leads"),
+    Column("conversions"),
+    Column("orders"),
+    Column("revenue", signed=True),
+    Column("sent"),
+    Column("hard_bounces", at_most="sent"),
+    Column("soft_bounces", at_most="sent"),
+    Column("unique_opens", at_most="sent"),
+    Column("unique_clicks", at_most="sent"),
+    Column("unsubscribes", at_most="sent"),
 )
+CHANNEL_DAILY = Table("channel_daily", ("date", "channel", "campaign"), COLUMNS)
 TABLES = {table.name: table for table in (CHANNEL_DAILY,)}
 
 
@@ -117,16 +108,8 @@ class Problem:
 class Check(Result):
     """What a check of a source found.
 
-    Attributes
-    ----------
-    tables : tuple of str
-        Tables that were read.
-    n_rows : tuple of int
-        Rows of each.
-    problems : tuple of Problem
-        Rules broken; empty when the data keep their contract.
-    notes : tuple of Text
-        What is allowed but worth knowing, such as missing days.
+    `tables` were read, with `n_rows` each; `problems` are the rules broken, none when the data keep their contract;
+    `notes` tell what is allowed but worth knowing, such as missing days.
     """
 
     tables: tuple[str, ...]
@@ -163,14 +146,11 @@ class Check(Result):
     def html(self, language: str = "en") -> str:
         """The sentence, a table of the problems and a list of the notes."""
         heads, said = say("check.heads", language).split("|"), self.sentence(language)
-        rows = [
-            [html.escape(cell) for cell in (p.column, number(p.n_rows, language), p.what(language), p.remedy(language))]
-            for p in self.problems
-        ]
+        told = [(p.column, number(p.n_rows, language), p.what(language), p.remedy(language)) for p in self.problems]
+        rows = [[html.escape(cell) for cell in row] for row in told]
         notes = "".join(f"<li>{html.escape(note[language])}</li>" for note in self.notes)
-        return (table(heads, rows, caption=said) if rows else f"<p>{said}</p>") + (
-            f'<ul class="prose">{notes}</ul>' if notes else ""
-        )
+        problems = table(heads, rows, caption=said) if rows else f"<p>{said}</p>"
+        return problems + (f'<ul class="prose">{notes}</ul>' if notes else "")
 
 
 def both_say(key: str, **told: Any) -> Text:
@@ -182,76 +162,80 @@ def both_say(key: str, **told: Any) -> Text:
     return Text(*(say(key, lang, **{k: fill(v, lang) for k, v in told.items()}) for lang in LANGUAGES))
 
 
+class Rule(NamedTuple):
+    """A rule of one column and its rows that break it; none do if any of `settled` holds."""
+
+    column: str
+    name: str
+    bad: Any
+    told: str = ""
+    settled: Any = None
+
+
 def broken_rules(
     prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day"
-) -> tuple[int, list[Problem], dict[str, int]]:
+) -> tuple[int, list[Problem], list[str]]:
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
-    Parameters
-    ----------
-    prepared : Ibis table
-        For each column that the source has, the typed column and its original text as ``<name>__raw``.
-    contract : Table
-        Its rules.
-    more : dict
-        For each column, what its reading was told (a date's format), for the message.
-    period : str
-        What a row covers: a week begins on Monday, a month on its first.
+    `prepared` holds, for each column that the source has, the typed column and its original text as
+    ``<name>__raw``; `more` says for each what its reading was told (a date's format). A week begins on Monday,
+    a month on its first. A second query fetches examples of repeated keys.
 
-    Returns
-    -------
-    (int, list of Problem, dict)
-        Rows, rules broken, tidied rows of each text column. A second query fetches examples of repeated keys.
+    Returns the number of rows, the problems, and the text columns that were tidied.
     """
-    rules: dict[tuple[str, str], Any] = {}
-    asked: dict[str, Any] = {"n": prepared.count()}
-    for c in contract.columns:
-        if c.name not in prepared.columns:
-            continue
-        typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
-        if c.kind != "text":
-            rule = "not a date" if c.kind == "date" else "not a number"
-            rules[c.name, rule] = (raw.notnull() & typed.isnull(), raw, more.get(c.name, ""))
-        else:
-            asked[f"{c.name} tidied"] = (typed != raw).fill_null(False).sum()
-        if c.kind == "date" and period != "day":
-            begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
-            rules[c.name, "not the first day"] = (~begun, raw, period)
-        if c.required:
-            rules[c.name, "empty"] = ((typed if c.kind == "text" else raw).isnull(), raw, "")
-        if more.get(c.name) == OPEN:
-            doubt = (typed.notnull() & raw.contains(".")).ifelse(raw.re_search(GROUPED).ifelse(1, -1), 0)
-            rules[c.name, "ambiguous number"] = (doubt == 1, raw, "")
-            asked[f"{c.name} ambiguous number"] = doubt.min()  # one point that cannot part thousands tells of all
-        if c.kind == "number" and not c.signed:
-            rules[c.name, "negative"] = (typed < 0, raw, "")
-        if c.at_most and c.at_most in prepared.columns:
-            rules[c.name, "too large"] = (typed > prepared[c.at_most], raw, c.at_most)
-    keyed = all(c.name in prepared.columns for c in contract.columns if c.required)
-    if keyed:
+    held = [c for c in contract.columns if c.name in prepared.columns]
+    rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""), period)]
+    kept = [c.name for c in held if c.kind == "text"]
+    asked = {name: (prepared[name] != prepared[f"{name}__raw"]).fill_null(False).sum() for name in kept}
+    asked["n"] = prepared.count()
+    for i, rule in enumerate(rules):
+        shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
+        asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
+        if rule.settled is not None:
+            asked[f"settled{i}"] = rule.settled.fill_null(False).any()
+    if keyed := all(c in held for c in contract.columns if c.required):
         key = _key(prepared, contract)
         asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
-    for i, (bad, raw, _more) in enumerate(rules.values()):
-        shown = bad.ifelse(raw, None)
-        asked |= {f"n{i}": bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
     found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
     problems = []
-    for i, ((column, rule), (_bad, _raw, told)) in enumerate(rules.items()):
-        if found[f"n{i}"] and found.get(f"{column} {rule}", 0) >= 0:
+    for i, rule in enumerate(rules):
+        if found[f"n{i}"] and not found.get(f"settled{i}"):
             examples = sorted({e[:60] for e in (found[f"low{i}"], found[f"high{i}"]) if e and e.strip()})
-            problems.append(Problem(contract.name, column, rule, found[f"n{i}"], found["n"], tuple(examples), told))
+            told = (found[f"n{i}"], found["n"], tuple(examples), rule.told)
+            problems.append(Problem(contract.name, rule.column, rule.name, *told))
     if keyed and (repeated := found["n_key"] - found["n_distinct"]):
-        first = contract.key[0]
-        counted = prepared.group_by(key=key).aggregate(n=prepared.count(), last=prepared[f"{first}__raw"].max())
-        shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
-        keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
-        told = " + ".join(k for k in contract.key if k in prepared.columns)
-        hour = next((row["last"] for row in shown if re.search("[ T].*[1-9].*:|:.*[1-9]", row["last"])), None)
-        cures = (both_say("cure.hours", such=hour),) if hour else ()
-        problems.append(Problem(contract.name, first, "duplicate", repeated, found["n"], keys, told, cures))
+        problems.append(_repeated(prepared, contract, repeated, found["n"]))
     if not found["n"]:
         problems.append(Problem(contract.name, contract.key[0], "no rows", 0, 0))
-    return found["n"], problems, {k.split()[0]: n for k, n in found.items() if k.endswith(" tidied") and n}
+    return found["n"], problems, [name for name in kept if found[name]]
+
+
+def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[Rule]:
+    """The rules of one column that the source has."""
+    typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
+    if c.kind != "text":
+        yield Rule(c.name, f"not a {c.kind}", raw.notnull() & typed.isnull(), told)
+    if c.kind == "date" and period != "day":
+        begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
+        yield Rule(c.name, "not the first day", ~begun, period)
+    if c.required:
+        yield Rule(c.name, "empty", (typed if c.kind == "text" else raw).isnull())
+    if told == OPEN:  # one point that cannot part thousands tells of all
+        pointed, grouped = typed.notnull() & raw.contains("."), raw.re_search(GROUPED)
+        yield Rule(c.name, "ambiguous number", pointed & grouped, settled=pointed & ~grouped)
+    if c.kind == "number" and not c.signed:
+        yield Rule(c.name, "negative", typed < 0)
+    if c.at_most and c.at_most in prepared.columns:
+        yield Rule(c.name, "too large", typed > prepared[c.at_most], c.at_most)
+
+
+def _repeated(prepared: "ir.Table", contract: Table, repeated: int, n: int) -> Problem:
+    """The problem of `repeated` rows with a key that stood before, with two examples."""
+    counted = prepared.group_by(key=_key(prepared, contract)).aggregate(n=prepared.count())
+    shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
+    keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
+    told = " + ".join(k for k in contract.key if k in prepared.columns)
+    return Problem(contract.name, contract.key[0], "duplicate", repeated, n, keys, told)
 
 
 def _key(prepared: "ir.Table", contract: Table) -> "ir.StringValue":

@@ -1,7 +1,6 @@
 """Notebook in, notebook out: typed parameters, the edition for a report, and the canonical form."""
 
 import ast
-import difflib
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from kpi_helpers.errors import KpiError
+from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import SECRET_URL, project_root
 from kpi_helpers.result import JSON_MIME
 
@@ -60,12 +59,9 @@ class Parameter:
             low, high = float(bounds[2]), float(bounds[3])
             above = value >= low if bounds[1] == "[" else value > low
             below = value <= high if bounds[4] == "]" else value < high
-            if not (above and below):
-                raise KpiError(f"{self.name}={text} lies outside {bounds[0][3:]}: {self.comment}.")
+            require(above and below, f"{self.name}={text} lies outside {bounds[0][3:]}: {self.comment}.")
         if choices := re.search(r"one of ([\w, ]+)", self.comment):
-            known = [c.strip() for c in choices[1].split(",")]
-            if value not in known:
-                raise KpiError(f"{self.name}={text!r} is not one of {', '.join(known)}.{_close(text, known)}")
+            require_known(value, choices[1].strip().split(", "), f"{self.name}={text!r}: {self.comment}.")
         return value
 
 
@@ -75,19 +71,14 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Names of all notebooks, in order.
-
-    >>> names()[0]
-    '01_kpi_setup'
-    """
+    """Names of all notebooks, in order."""
     return sorted(p.stem for p in folder().glob("[0-9][0-9]_*.ipynb"))
 
 
 def load(name: str) -> dict[str, Any]:
     """Read a notebook by name, with "did you mean" for a misspelt one."""
     path = folder() / f"{Path(name).stem}.ipynb"
-    if not path.exists():
-        raise KpiError(f"There is no notebook {name!r}. Known are {', '.join(names())}.{_close(name, names())}")
+    require_known(path.stem, names(), f"There is no notebook {name!r}.")
     notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return notebook
 
@@ -118,8 +109,7 @@ def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[st
         For an unknown name, a wrong type, a value out of range, or a secret.
     """
     for name, value in given.items():
-        if name not in known:
-            raise KpiError(f"There is no parameter {name!r}; there are {', '.join(known)}.{_close(name, known)}")
+        require_known(name, known, f"There is no parameter {name!r}.")
         if SECRET.search(name) or SECRET_URL.search(str(value)):
             raise KpiError(f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
     resolved = {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
@@ -131,30 +121,30 @@ def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[st
     return resolved
 
 
+def changed(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that differ from the defaults; the as-of date does not count."""
+    return {k: v for k, v in resolved.items() if v != known[k].default and k != "as_of"}
+
+
 def key(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> str:
-    """Short name of a set of parameters: empty for the defaults; the as-of date does not count."""
-    changed = {k: v for k, v in sorted(resolved.items()) if v != known[k].default and k != "as_of"}
-    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8] if changed else ""
+    """Short name of a set of parameters: empty for the defaults."""
+    told = json.dumps(changed(known, resolved), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:8] if told != "{}" else ""
 
 
 def report_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """The notebook without its teaching cells and outputs."""
-    cells = [dict(c) for c in notebook["cells"] if "teach" not in tags(c)]
-    for c in cells:
-        if c["cell_type"] == "code":
-            c |= {"outputs": [], "execution_count": None}
-    return {**notebook, "cells": cells}
+    return {**notebook, "cells": [_cleared(c) for c in notebook["cells"] if "teach" not in tags(c)]}
 
 
 def class_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """The notebook for a class: all cells, no outputs, and the solutions left for the trainee to write."""
-    cells = [dict(c) for c in notebook["cells"]]
-    for c in cells:
-        if "solution" in tags(c):
-            c["source"] = "# your turn"
-        if c["cell_type"] == "code":
-            c |= {"outputs": [], "execution_count": None}
-    return {**notebook, "cells": cells}
+    turns = [c | {"source": "# your turn"} if "solution" in tags(c) else c for c in notebook["cells"]]
+    return {**notebook, "cells": [_cleared(c) for c in turns]}
+
+
+def _cleared(cell: dict[str, Any]) -> dict[str, Any]:
+    return cell | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
 
 
 def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,25 +154,15 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
         made = [tag for tag in tags(c) if tag in ("injected-parameters", "papermill-error-cell-tag")]
         ident = f"{made[0]}-{i}" if made else c.get("id")  # papermill draws its own at random
         metadata = {k: v for k, v in c["metadata"].items() if k == "tags" and v}
-        clean = {
-            "cell_type": c["cell_type"],
-            "id": ident,
-            "metadata": metadata,
-            "source": source_of(c).splitlines(True),
-        }
+        text = source_of(c).splitlines(True)
+        clean = {"cell_type": c["cell_type"], "id": ident, "metadata": metadata, "source": text}
         if c["cell_type"] == "code":
-            clean |= {
-                "execution_count": c["execution_count"],
-                "outputs": [_canonical(o, str(ident)) for o in c["outputs"]],
-            }
+            outputs = [_canonical(o, str(ident)) for o in c["outputs"]]
+            clean |= {"execution_count": c["execution_count"], "outputs": outputs}
         cells.append(clean)
     kept = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "kpi")}
-    return {
-        "cells": cells,
-        "metadata": {**kept, "language_info": {"name": "python"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
+    metadata = {**kept, "language_info": {"name": "python"}}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
 def _canonical(output: Mapping[str, Any], ident: str) -> dict[str, Any]:
@@ -216,9 +196,4 @@ def tags(cell: Mapping[str, Any]) -> Sequence[str]:
 
 def source_of(cell: Mapping[str, Any]) -> str:
     """Text of a cell."""
-    return cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-
-
-def _close(given: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(given), list(known), 1, 0.5)
-    return f" Did you mean {close[0]}?" if close else ""
+    return "".join(cell["source"])

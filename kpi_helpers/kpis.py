@@ -5,31 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from ibis import _
 
-from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
-from kpi_helpers.errors import KpiError
-from kpi_helpers.result import Result, Text, day, measure, say, span, table
+from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.mappings import PERIODS
+from kpi_helpers.result import Result, Text, asset, day, measure, say, span, table
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import checked_confidence, ratio_margin, wilson
 
-GRAINS = {"day": "D", "week": "W-SUN", "month": "M", "total": "Y"}
+GRAINS = PERIODS | {"total": "Y"}
+#: on which days rows are dated, by what they cover
+DATED = {"day": "D", "week": "W-MON", "month": "MS"}
 #: The rate that tells most about channels of a group, whatever the objective.
 OWN_RATE = {"ads": "ctr_ad", "messaging": "ctr_email"}
 #: An objective that the data cannot feed is carried by the next one up the funnel.
-UPSTREAM = {
-    "sales": "leads",
-    "leads": "traffic",
-    "traffic": "awareness",
-    "loyalty": "traffic",
-    "awareness": None,
-}
+UPSTREAM = {"sales": "leads", "leads": "traffic", "traffic": "awareness", "loyalty": "traffic", "awareness": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +42,6 @@ class Kpi:
     direction: str
     group: str
     objectives: tuple[str, ...]
-    table: str = "channel_daily"
     activities: tuple[str, ...] = ()
     vanity: bool = False
 
@@ -76,9 +70,8 @@ def catalogue() -> dict[str, Kpi]:
     """
     import yaml
 
-    entries = yaml.safe_load(files("kpi_helpers").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
     kpis = {}
-    for key, entry in entries.items():
+    for key, entry in yaml.safe_load(asset("catalogue.yaml")).items():
         entry |= {f: Text(**entry[f]) for f in ("name", "meaning", "pitfall")}
         entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives", "activities")}
         kpis[key] = Kpi(id=key, **entry)
@@ -86,17 +79,8 @@ def catalogue() -> dict[str, Kpi]:
 
 
 def kpi(key: str) -> Kpi:
-    """One KPI by its id.
-
-    >>> kpi("cpm").scale
-    1000
-    """
-    if key not in catalogue():
-        import difflib
-
-        close = difflib.get_close_matches(key, catalogue(), 1)
-        hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(catalogue())}."
-        raise KpiError(f"There is no KPI {key!r}. {hint}")
+    """One KPI by its id."""
+    require_known(key, catalogue(), f"There is no KPI {key!r}.")
     return catalogue()[key]
 
 
@@ -104,14 +88,8 @@ def kpi(key: str) -> Kpi:
 class KpiChoice(Result):
     """KPIs that serve an objective and that the data can feed, per channel.
 
-    Attributes
-    ----------
-    objective : str
-        The objective asked for; `served` is the one that the data can feed (the next one upstream if not it).
-    kpis : tuple of str
-        Ids in order of importance; the first is the main KPI.
-    main : str
-        Id of the additive KPI that the plan is made for.
+    `objective` was asked for; `served` is the one that the data can feed, the next one upstream if not it. `main` is
+    the sum that the plan is made for, `kpis` are ids in order of importance.
     """
 
     objective: str
@@ -163,46 +141,33 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     >>> choose(connect("data/demo"), "sales", most=3)
     For the objective sales, watch Revenue, Orders, Average order value, Ad click-through rate, Click rate of messages.
     """
-    if objective not in UPSTREAM:
-        raise KpiError(f"objective={objective!r} is not one of {', '.join(UPSTREAM)}. A plan needs one of them.")
+    told = f"objective={objective!r} is not one of {', '.join(UPSTREAM)}. A plan needs one of them."
+    require(objective in UPSTREAM, told)
     held = set(data.table("channel_daily").columns)
     possible = [k for k in catalogue().values() if k.columns <= held]
     known = daily_sums(data, possible).notna().any()  # a ratio needs a row that knows both of its parts
+    fed = [k for k in possible if known[f"{k.id}__num"]]
     served: str | None = objective
-    while served:
-        found = [k for k in possible if served in k.objectives and known[f"{k.id}__num"]]
-        plannable = [k.id for k in found if k.plannable]
-        if plannable:
-            rest = [k.id for k in found if k.id != plannable[0]]
-            chosen = [plannable[0], *rest[: most - 1]]
-            groups = {kpi(k).group for k in chosen}  # a channel of messages or ads is also read by a rate of its own
-            own = [k for group, k in OWN_RATE.items() if group not in groups and known.get(f"{k}__num", False)]
-            return KpiChoice(objective=objective, served=served, main=plannable[0], kpis=(*chosen, *own))
+    while served and not any(k.plannable for k in fed if served in k.objectives):
         served = UPSTREAM[served]
-    raise KpiError(f"The columns of {data.name} feed no KPI for {objective}. Map more columns; see data/README.md.")
+    if not served:
+        raise KpiError(f"The columns of {data.name} feed no KPI for {objective}. Map more columns; see data/README.md.")
+    found = [k for k in fed if served in k.objectives]
+    main = next(k for k in found if k.plannable)
+    chosen = [main, *[k for k in found if k != main][: most - 1]]
+    groups = {k.group for k in chosen}  # a channel of messages or ads is also read by a rate of its own
+    own = [k for group, k in OWN_RATE.items() if group not in groups and known.get(f"{k}__num", False)]
+    return KpiChoice(objective=objective, served=served, main=main.id, kpis=(*[k.id for k in chosen], *own))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KpiTable(Result):
     """Values of KPIs by period and segment.
 
-    Attributes
-    ----------
-    kpi, segment : tuple of str
-        Id, and value of the dimension; the segment is empty for the whole.
-    period_at : tuple of date
-        First day of the period.
-    numerator, denominator : tuple of float
-        Sums over the rows that know both; the denominator of an additive KPI is NaN.
-    value, value_low, value_high : tuple of float
-        Scaled ratio and its interval; NaN where it cannot be computed (nothing known, denominator 0).
-        A sum has no interval: it was counted.
-    n_days : tuple of int
-        Dates that the value rests on.
-    complete : tuple of bool
-        Whether each date of the period is among them.
-    grain, until_at, confidence
-        Length of the period; coverage of the intervals.
+    Of each value: `kpi` (id), `segment` (of the dimension; empty for the whole), `period_at` (first day); `numerator`
+    and `denominator`, sums over the rows that know both (NaN for the denominator of a sum); `value`, their scaled
+    ratio, and its interval, NaN where it cannot be computed (nothing known, denominator 0) or was counted (a sum);
+    `n_days`, the dates that it rests on, and whether they are each date of the period. `confidence` is the coverage.
     """
 
     kpi: tuple[str, ...]
@@ -247,9 +212,8 @@ class KpiTable(Result):
             for s in self.segments()
         ]
         heads = [say("channel.heading", language), *(kpi(k).name[language] for k in ids)]
-        caption = say(
-            "kpi_table.caption", language, first=day(max(self.period_at), language), last=day(self.until_at, language)
-        )
+        first, last = (day(d, language) for d in (max(self.period_at), self.until_at))
+        caption = say("kpi_table.caption", language, first=first, last=last)
         note = say("kpi_table.note", language, level=f"{self.confidence:.0%}")
         return table(heads, rows, caption=caption, note=note, numeric=range(1, len(heads)))
 
@@ -265,20 +229,9 @@ def compute(
 ) -> KpiTable:  # fmt: skip
     """Compute KPIs by period and segment as Σ numerator / Σ denominator, in one query.
 
-    Parameters
-    ----------
-    data : Source
-        Source of the tables.
-    ids : sequence of str
-        Ids of the catalogue.
-    by : str, optional
-        Dimension, such as ``"channel"`` or ``"campaign"``.
-    grain : {"day", "week", "month", "total"}
-        Length of a period; weeks begin on Monday, ``total`` is the whole time in one.
-    since, until : date, optional
-        First and last date to read.
-    confidence : float
-        Coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
+    `ids` are those of the catalogue; `by` is a dimension, such as ``"channel"``; `since` and `until` are the first and
+    last date to read. Weeks begin on Monday; the grain ``"total"`` is the whole time in one. `confidence` is the
+    coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
 
     Raises
     ------
@@ -293,28 +246,24 @@ def compute(
     (0.0164, 0.0162, 0.0166)
     """
     checked_confidence(confidence)
-    if not ids:
-        raise KpiError(f"ids is empty. Name at least one KPI of {', '.join(catalogue())}.")
-    if grain not in GRAINS:
-        raise KpiError(f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
-    order = ["day", "week", "month", "total"]
-    if order.index(grain) < order.index(data.period()):
-        raise KpiError(f"grain={grain!r}: the rows of {data.name} cover a {data.period()} each. Choose that or longer.")
+    require(len(ids) > 0, f"ids is empty. Name at least one KPI of {', '.join(catalogue())}.")
+    require(grain in GRAINS, f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
+    data.require_grain(grain)
     wanted = [kpi(k) for k in ids]
     daily = daily_sums(data, wanted, by=by, since=since, until=until)
-    if daily.empty:
-        raise KpiError(f"{data.name} has no row between {since or 'its beginning'} and {until or 'its end'}.")
-    whole = grain == "total"
+    told = f"{data.name} has no row between {since or 'its beginning'} and {until or 'its end'}."
+    require(not daily.empty, told)
     at = daily["date"].dt.to_period(GRAINS[grain])
-    daily["period_at"] = daily["date"].min() if whole else at.dt.start_time
-    parts = [_values(daily, k, whole, data.period(), grain, confidence) for k in wanted]
-    frame = pd.concat(parts, ignore_index=True)
-    columns = {c: tuple(frame[c].tolist()) for c in frame.columns if c != "period_at"}
-    days = tuple(d.date() for d in frame["period_at"])
-    until_at = until or daily["date"].max().date()
+    daily["period_at"] = daily["date"].min() if grain == "total" else at.dt.start_time
+    frame = pd.concat([_values(daily, k, confidence) for k in wanted], ignore_index=True)
+    dates = pd.date_range(at.min().start_time, at.max().end_time, freq=DATED[data.period()]).to_period(GRAINS[grain])
+    expected = frame["period_at"].dt.to_period(GRAINS[grain]).map(dates.value_counts())
+    frame["complete"] = frame["n_days"] >= (daily["date"].nunique() if grain == "total" else expected)
+    frame["period_at"] = frame["period_at"].dt.date
     return KpiTable(
-        period_at=days, grain=grain, until_at=until_at, confidence=confidence, currency=data.currency(), **columns
-    )
+        grain=grain, until_at=until or daily["date"].max().date(), confidence=confidence, currency=data.currency(),
+        **{column: tuple(frame[column].tolist()) for column in frame},
+    )  # fmt: skip
 
 
 def daily_sums(
@@ -355,16 +304,11 @@ def daily_sums(
 
 
 def _signed_sum(rows: Any, columns: tuple[str, ...]) -> Any:
-    total = None
-    for name in columns:
-        term = -rows[name[1:]] if name.startswith("-") else rows[name]
-        total = term if total is None else total + term
-    return total
+    first, *others = (-rows[name[1:]] if name.startswith("-") else rows[name] for name in columns)
+    return sum(others, first)
 
 
-def _values(
-    daily: pd.DataFrame, k: Kpi, whole: bool, source_period: str, grain: str, confidence: float
-) -> pd.DataFrame:
+def _values(daily: pd.DataFrame, k: Kpi, confidence: float) -> pd.DataFrame:
     """One KPI by period and segment from its daily sums."""
     x = daily[f"{k.id}__num"]
     y = x * np.nan if k.additive else daily[f"{k.id}__den"]
@@ -385,20 +329,4 @@ def _values(
         if k.unit == "share":
             low, high = low.clip(lower=0), high.where(high.isna() | (ratio > 1), high.clip(upper=1))
     out = summed.assign(value=ratio * k.scale, value_low=low * k.scale, value_high=high * k.scale, n_days=n_days)
-    out = out.reset_index()
-    expected = np.full(len(out), daily["date"].nunique()) if whole else [
-        _expected_dates(d, grain, source_period) for d in out["period_at"]
-    ]  # fmt: skip
-    out["complete"] = out["n_days"] >= expected
-    return out.assign(kpi=k.id)
-
-
-def _expected_dates(begin: pd.Timestamp, grain: str, source_period: str) -> int:
-    """Dates that a complete period holds: 7 days a week, 4 or 5 weeks a month, ..."""
-    if grain == source_period or grain == "day":
-        return 1
-    if source_period == "week":
-        period = pd.Period(begin, freq=GRAINS[grain])
-        mondays = pd.date_range(period.start_time, period.end_time, freq="W-MON")
-        return len(mondays)
-    return 7 if grain == "week" else int(begin.days_in_month)
+    return out.reset_index().assign(kpi=k.id)

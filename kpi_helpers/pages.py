@@ -3,13 +3,13 @@
 import html
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from datetime import date
+from functools import partial
 from typing import Any
 
 from kpi_helpers import __version__, plots
 from kpi_helpers.editions import results, source_of, tags
-from kpi_helpers.result import HTML_MIME, day, labelled_pill, plain, say
+from kpi_helpers.result import HTML_MIME, asset, day, labelled_pill, plain, say
 
 PAGE_NAMES = {"en": ("English", ".html"), "vi": ("Tiếng Việt", ".vi.html")}
 VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)</details>', re.DOTALL)
@@ -78,44 +78,37 @@ def _blocks(notebook: Mapping[str, Any], language: str) -> list[dict[str, str]]:
             blocks[-1]["html"] += _outputs(c, language)
             if "hide-input" not in tags(c):
                 code, summary = html.escape(source_of(c).strip()), say("page.code", language)
-                blocks[-1]["html"] += (
-                    f'<details class="code"><summary>{summary}</summary>'
-                    f'<pre tabindex="0"><code>{code}</code></pre></details>'
-                )
+                block = f'<summary>{summary}</summary><pre tabindex="0"><code>{code}</code></pre>'
+                blocks[-1]["html"] += f'<details class="code">{block}</details>'
     return [b for b in blocks if b["title"] or b["html"].strip()]
 
 
 def _outputs(cell: Mapping[str, Any], language: str) -> str:
-    made = [_output(o, language) for o in cell.get("outputs", ())]
     # ids of drawings are unique on the page: the cell, and the output within it
-    name = re.sub(r"\W", "-", str(cell.get("id", "cell")))
-    return "".join(
-        re.sub(r'( id="|url\(#|href="#)(?=(?:wide|narrow)-)', rf"\g<1>{name}-{n}-", html_)
-        for n, html_ in enumerate(made)
-    )
+    name, made = re.sub(r"\W", "-", str(cell.get("id", "cell"))), ""
+    for n, output in enumerate(cell.get("outputs", ())):
+        mine = rf"\g<1>{name}-{n}-"
+        made += re.sub(r'( id="|url\(#|href="#)(?=(?:wide|narrow)-)', mine, _output(output, language))
+    return made
 
 
 def _output(output: Mapping[str, Any], language: str) -> str:
     """HTML of one output: ours in the language of the page, else the richest that needs no script."""
     if output["output_type"] == "stream":
-        return f"<pre>{html.escape(_joined(output['text']))}</pre>"
+        return f"<pre>{html.escape(''.join(output['text']))}</pre>"
     if output["output_type"] == "error":
         return f"<pre>{html.escape(output['ename'])}: {html.escape(output['evalue'])}</pre>"
-    data = output["data"]
-    alt = html.escape(_joined(data.get("text/plain", "")), quote=True)
-    if HTML_MIME in data:
-        return str(data[HTML_MIME][language])
+    data = {kind: "".join(made) for kind, made in output["data"].items() if isinstance(made, str | list)}
+    alt = html.escape(data.get("text/plain", ""))
+    if HTML_MIME in output["data"]:
+        return str(output["data"][HTML_MIME][language])
     if "image/svg+xml" in data:
-        return _joined(data["image/svg+xml"])
+        return data["image/svg+xml"]
     if "image/png" in data:
-        return f'<img src="data:image/png;base64,{_joined(data["image/png"]).strip()}" alt="{alt}">'
-    if "text/html" in data and "<script" not in _joined(data["text/html"]):
-        return f'<div class="scroll">{_joined(data["text/html"])}</div>'
+        return f'<img src="data:image/png;base64,{data["image/png"].strip()}" alt="{alt}">'
+    if "text/html" in data and "<script" not in data["text/html"]:
+        return f'<div class="scroll">{data["text/html"]}</div>'
     return f"<pre>{alt}</pre>"
-
-
-def _joined(text: Any) -> str:
-    return text if isinstance(text, str) else "".join(text)
 
 
 def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], language: str) -> str:
@@ -127,51 +120,20 @@ def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any
     for run in sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"])):
         groups.setdefault((run["notebook"], run["key"]), []).append(run)
     failed = {(f["notebook"], f["key"]) for f in failures}
-    items = "".join(_index_item(group, key in failed, language) for key, group in groups.items())
+    reports = []
+    for key, group in groups.items():
+        tone, fate = ("bad", "index.kept") if key in failed else ("good", "index.current")
+        reports.append((group, labelled_pill(tone, say(fate, language))))
     fate = say("index.failed", language, n=len(failures)) if failures else say("index.none_failed", language)
     headline = f"{say('index.published', language, n=len(groups))} {fate}"
     brand, latest = say("page.brand", language), max((r["as_of"] for r in runs), default="")
     until = say("index.to", language, day=iso_day(latest, language)) if latest else ""
-    legend = say("index.runs", language)
     return _page(
         "index", language, home="index" + PAGE_NAMES[language][1], title=f"{brand} | {headline}",
         description=headline, answer=f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>',
-        lead="".join(_callout(f, language) for f in failures), toc=False,
-        blocks=[{"id": "reports", "title": say("index.reports", language),
-                 "html": f'<ol class="report-list">{items}</ol><p class="small muted">{legend}</p>'}],
+        failures=failures, reports=reports,
         provenance=[(say("page.version", language), f"kpi_helpers {__version__}")],
     )  # fmt: skip
-
-
-def _index_item(group: Sequence[Mapping[str, Any]], failed: bool, language: str) -> str:
-    run, ending = group[-1], PAGE_NAMES[language][1]
-    past = "".join(
-        f'<li><a class="good" href="{r["folder"]}/report{ending}" title="{r["as_of"]}">'
-        f'<svg class="icon" role="img" aria-label="{r["as_of"]}"><use href="#i-good"/></svg></a></li>'
-        for r in group[-6:]
-    )
-    status = (
-        labelled_pill("bad", say("index.kept", language))
-        if failed
-        else labelled_pill("good", say("index.current", language))
-    )
-    other = "vi" if language == "en" else "en"
-    name, end = PAGE_NAMES[other]
-    meta = say("index.meta", language, day=iso_day(run["as_of"], language))
-    return (
-        f'<li class="report"><span class="no">{run["notebook"][:2]}</span>'
-        f'<div><h3><a href="{run["folder"]}/report{ending}">{_title(run, language)}</a></h3>'
-        f"<p>{html.escape(run['headline'][language])}</p>"
-        f'<p class="meta">{meta} <a href="{run["folder"]}/report{end}" lang="{other}">{name}</a></p></div>'
-        f'<div class="side"></div><div class="side">{status}<ul class="runs">{past}</ul></div></li>'
-    )
-
-
-def _callout(failure: Mapping[str, Any], language: str) -> str:
-    head = say("index.did_not_run", language, title=_title(failure, language))
-    message = "<br>".join(html.escape(line) for line in failure["message"].splitlines())
-    when = iso_day(failure["as_of"], language)
-    return f'<div class="callout is-bad"><h2>{head}</h2><p>{message}</p><p class="small muted">{when}</p></div>'
 
 
 def _title(record: Mapping[str, Any], language: str) -> str:
@@ -179,31 +141,23 @@ def _title(record: Mapping[str, Any], language: str) -> str:
 
 
 def iso_day(iso: str, language: str) -> str:
-    """Write an ISO date for a reader; what is no date stays as it is.
-
-    >>> iso_day("2026-11-21", "vi")
-    '21/11/2026'
-    """
-    from datetime import date
-
+    """Write an ISO date for a reader; what is no date stays as it is."""
     try:
         return day(date.fromisoformat(iso), language)
     except ValueError:
         return iso
 
 
-@cache
-def _asset(name: str) -> str:
-    return files("kpi_helpers").joinpath(name).read_text(encoding="utf-8")
-
-
 def _page(stem: str, language: str, **parts: Any) -> str:
     import jinja2
 
     parts |= {"title": plain(parts["title"]), "description": plain(parts["description"])}
-    template = jinja2.Environment(autoescape=False).from_string(_asset("report.html.j2"))
+    template = jinja2.Environment(autoescape=False).from_string(asset("report.html.j2"))
     links = [(code, name, stem + ending) for code, (name, ending) in PAGE_NAMES.items()]
-    names = ("skip", "brand", "languages", "toc", "source", "provenance")
-    words = {name: say(f"page.{name}", language) for name in names}
-    made = template.render(language=language, css=_asset("style.css"), links=links, words=words, **parts)
+    told = {"language": language, "css": asset("style.css"), "links": links, "ending": PAGE_NAMES[language][1]}
+    ways = {
+        "say": partial(say, language=language), "day": partial(iso_day, language=language),
+        "title_of": partial(_title, language=language),
+    }  # fmt: skip
+    made = template.render(**told, **ways, **parts)
     return re.sub(r"[ \t]+\n", "\n", made)

@@ -4,14 +4,13 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -26,18 +25,11 @@ TOKENS = {
 INK, BLUE, HAZE, ORANGE, GREY = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a", "#75808c"
 
 
-@contextmanager
-def style() -> "Iterator[None]":
+def style() -> "AbstractContextManager[None]":
     """Draw in the house style within the block."""
     import matplotlib as mpl
 
-    sheet = files("kpi_helpers").joinpath("charts.mplstyle").read_text(encoding="utf-8")
-    with mpl.rc_context():
-        for line in sheet.splitlines():
-            if ":" in line and not line.startswith("#"):
-                key, _colon, value = line.partition(":")
-                mpl.rcParams[key.strip()] = value.strip()
-        yield
+    return mpl.rc_context(fname=str(files("kpi_helpers").joinpath("charts.mplstyle")))
 
 
 def new_axes(width: int, height: int) -> "Axes":
@@ -51,21 +43,17 @@ def new_axes(width: int, height: int) -> "Axes":
 def chart(draw: "Callable[[Axes, bool], Any]", *, title: str, note: str, alt: str) -> str:
     """Draw twice, 800 and 358 pixels wide, and emit both as one HTML figure.
 
-    Parameters
-    ----------
-    draw : callable (axes, narrow)
-        Draws on the axes; `narrow` is true for the phone.
-    title, note : str
-        The finding in at most ten words; what, unit and period in small print.
-    alt : str
-        The same in words, with the numbers.
+    `draw` takes the axes and whether they are narrow, for the phone. `title` is the finding in at most ten words,
+    `note` what, unit and period in small print, `alt` the same in words, with the numbers.
     """
     drawn = []
     with style():
         for kind, width, height in (("wide", 800, 372), ("narrow", 358, 300)):
-            axes = new_axes(width, height)
+            axes, buffer = new_axes(width, height), io.StringIO()
             draw(axes, kind == "narrow")
-            drawn.append(_svg(axes.figure, kind=kind, alt=alt))
+            figure: Any = axes.figure
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            drawn.append(_clean(buffer.getvalue(), kind=kind, alt=alt))
     caption = f"<figcaption>{html.escape(title)}<small>{html.escape(note)}</small></figcaption>"
     return f'<figure class="chart">{caption}{"".join(drawn)}</figure>'
 
@@ -76,16 +64,10 @@ def forecast(
 ) -> "Axes":  # fmt: skip
     """Line of the history, forecast with its interval, and the same periods of last year.
 
-    Parameters
-    ----------
-    history : Series
-        Values by first day of the period; a missing one is a gap in the line.
-    expected : DataFrame
-        By first day: columns expected, expected_low, expected_high, last_year.
-    words : (actual, expected, interval, last year)
-        Labels beside the lines.
+    `history` holds values by the first day of the period, NaN is a gap in the line; `expected` the columns expected,
+    expected_low, expected_high, last_year. `words` label actual, expected, interval and last year.
     """
-    from matplotlib.dates import AutoDateLocator
+    from matplotlib.dates import AutoDateLocator, num2date
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     from kpi_helpers.result import month, number
@@ -104,7 +86,7 @@ def forecast(
     _label(axes, expected.index[-1], top * 1.01, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
     _label(axes, expected.index[-1], low * 0.8, words[3], "#56616e", va="top", ha="right")
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=4 if narrow else 8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _i: month(_date(x), language)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _i: month(num2date(x), language)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     small = axes.get_ylim()[1] < 5
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _i: number(y, language, decimals=int(small))))
@@ -155,18 +137,6 @@ def _label(axes: "Axes", x: Any, y: float, text: str, color: str, **align: Any) 
     axes.annotate(text, (x, y), color=color, fontsize=12, fontweight="bold" if color == BLUE else "normal", **align)
 
 
-def _date(x: float) -> Any:
-    from matplotlib.dates import num2date
-
-    return num2date(x).date()
-
-
-def _svg(figure: Any, *, kind: str, alt: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _clean(buffer.getvalue(), kind=kind, alt=alt)
-
-
 def _clean(svg: str, *, kind: str, alt: str) -> str:
     """Inline SVG without ids that clash, styles or metadata; sizes from the page, colours as variables."""
     box = re.search(r'viewBox="([^"]+)"', svg)
@@ -180,7 +150,7 @@ def _clean(svg: str, *, kind: str, alt: str) -> str:
     opening = f'<svg class="{kind}" viewBox="{box[1]}" role="img" aria-label="{html.escape(alt)}">'
     svg = re.sub(r"<svg[^>]*>", lambda _m: opening, svg, count=1)
     svg = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]+", _font, svg)
-    svg = re.sub(r"<(?!svg)[^>]+>", lambda m: _colours(_shorten(m[0])), svg)  # tags only: a label may read 11.11
+    svg = re.sub(r"<(?!svg)[^>]+>", lambda m: _colours(m[0]), svg)  # tags only: a label may read 11.11
     return re.sub(r"\n\s*", "\n", svg).strip()
 
 
@@ -188,13 +158,12 @@ def _font(match: "re.Match[str]") -> str:
     return f"font-size: {match[2]}px" + (f"; font-weight: {match[1]}" if match[1] else "")
 
 
-def _shorten(tag: str) -> str:
-    return re.sub(r"(?<![#\w.])-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", tag)
-
-
 def _colours(tag: str) -> str:
+    """A tag with its numbers to one decimal and its colours as variables."""
+
     def variable(match: "re.Match[str]") -> str:
         name = TOKENS.get(match[1].lower())
         return f"var(--{name}, {match[0]})" if name else match[0]
 
+    tag = re.sub(r"(?<![#\w.])-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", tag)
     return re.sub(r"#([0-9a-fA-F]{6})\b", variable, tag)

@@ -1,5 +1,6 @@
 """Run notebooks headless and publish: staged, then renamed; the last good report survives a failure."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kpi_helpers import __version__, editions, pages
-from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.mappings import PERIODS, locate, project_root
+from kpi_helpers.errors import ContractError
+from kpi_helpers.mappings import locate, project_root
 from kpi_helpers.result import LANGUAGES, dump, plain
 
 PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
@@ -34,19 +35,27 @@ FIXED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One notebook to run with all of its parameters."""
+    """One notebook to run with all of its parameters; `about` is what its metadata tell, `files` what it reads."""
 
     name: str
+    about: dict[str, Any]
     parameters: dict[str, Any]
-    key: str
-    title: dict[str, str]
     changed: dict[str, Any]
-    files: list[str] = field(default_factory=list)
+    key: str
+    files: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
         """Name of the report's folder: the as-of date, and a key where parameters differ from the defaults."""
         return str(self.parameters["as_of"]) + (f"-{self.key}" if self.key else "")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the index tells of it, whether it ran or failed."""
+        return {
+            "notebook": self.name, "as_of": self.parameters["as_of"], "key": self.key, "label": self.label,
+            "title": self.about["title"], "parameters": self.parameters,
+        }  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -55,11 +64,6 @@ class Job:
         place = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
         return ", ".join([*place, *(f"{k} {v}" for k, v in told.items())])
 
-    def published(self, out: Path) -> bool:
-        """Whether a report with these parameters stands in `out`, of whatever day."""
-        ending = f"-{self.key}" if self.key else ""
-        return any(re.fullmatch(rf"\d{{4}}-\d\d-\d\d{ending}", p.name) for p in (out / self.name).glob("*"))
-
 
 def run(
     names: Sequence[str], given: Mapping[str, Any], *, out: str | Path = "reports", jobs: int = 1,
@@ -67,23 +71,9 @@ def run(
 ) -> int:  # fmt: skip
     """Run notebooks, publish their reports and the index, and return the exit code.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Notebooks, such as ``01_kpi_setup``.
-    given : mapping
-        Parameters that differ from the defaults; each notebook must know all of them.
-    out : path
-        Folder of the reports.
-    jobs : int
-        Notebooks to run at once.
-    say : callable
-        Receives a line of progress for each step.
-
-    Returns
-    -------
-    int
-        0 published, 1 a notebook failed, 4 the data break their contract (the worst of all jobs).
+    `names` are notebooks, such as ``01_kpi_setup``; `given` the parameters that differ from the defaults, each of
+    which every notebook must know. As many as `jobs` run at once; `say` receives a line of progress for each step.
+    Returns 0 if all were published, 1 if a notebook failed, 4 if data break their contract (the worst of all).
 
     Raises
     ------
@@ -94,15 +84,15 @@ def run(
     """
     out = Path(out)
     # first every name and parameter, then the data: a misspelt option must not cost a scan
-    names = list(dict.fromkeys(Path(name).stem for name in names))
-    resolved = [(name, *_resolved(name, given)) for name in names]
+    resolved = [_job(name, given) for name in dict.fromkeys(Path(name).stem for name in names)]
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with (out / ".lock").open("w") as lock:  # it goes with the process, however that ends
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _sweep(out)
-        prepared = [_prepare(*each, out=out, say=say) for each in resolved]
-        todo = [job for job in prepared if isinstance(job, Job)]
-        codes = [code for code in prepared if isinstance(code, int)]
-        with ProcessPoolExecutor(max(1, min(jobs, len(todo) or 1)), mp_context=get_context("spawn")) as pool:
+        prepared = [_prepare(job, out, say) for job in resolved]
+        todo = [job for job in prepared if job]
+        codes = [CONTRACT] * (len(prepared) - len(todo))
+        with ProcessPoolExecutor(max(1, min(jobs, len(todo))), mp_context=get_context("spawn")) as pool:
             for job in todo:
                 say(f"{job.name}  running on {job.parameters['source']}, data to {job.parameters['as_of']}")
             for job, (code, line) in zip(todo, pool.map(_run_one, todo, [out] * len(todo)), strict=True):
@@ -113,49 +103,36 @@ def run(
     return max(codes, default=0)
 
 
-def _resolved(
-    name: str, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, editions.Parameter], dict[str, Any]]:
+def _job(name: str, given: Mapping[str, Any]) -> Job:
+    """A notebook with its parameters, each checked."""
     notebook = editions.load(name)
     known = editions.parameters(notebook)
-    return notebook["metadata"]["kpi"], known, editions.resolve(known, given)
+    resolved = editions.resolve(known, given)
+    changed = editions.changed(known, resolved)
+    about = notebook["metadata"]["kpi"]
+    return Job(name=name, about=about, parameters=resolved, changed=changed, key=editions.key(known, resolved))
 
 
-def _prepare(
-    name: str, about: dict[str, Any], known: dict[str, editions.Parameter], resolved: dict[str, Any],
-    *, out: Path, say: Callable[[str], None],
-) -> Job | int:  # fmt: skip
-    """Check the data and fix the as-of date before a kernel starts; a broken contract is recorded and gives 4."""
+def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
+    """Check the data and fix the as-of date before a kernel starts; a broken contract is recorded and gives none."""
     from kpi_helpers import sources  # heavy, and only this process needs it: the kernel has its own
 
-    key = editions.key(known, resolved)
-    changed = {k: v for k, v in resolved.items() if v != known[k].default and k != "as_of"}
+    given = job.parameters
     try:
-        data = sources.connect(resolved["source"], resolved["mapping"])
-        for table in about["tables"]:
+        data = sources.connect(given["source"], given["mapping"])
+        for table in job.about["tables"]:
             data.table(table)
-        grain = resolved.get("grain", "month")
-        if PERIODS.index(grain) < PERIODS.index(data.period()):
-            raise KpiError(f"grain={grain}: the rows of {data.name} cover a {data.period()} each. Give that or longer.")
-        as_of = data.as_of(resolved["as_of"]).isoformat()
-        files = [str(path) for path in data.files()]
-        if resolved["mapping"]:
-            files.append(str(locate(resolved["mapping"])))  # it changes every number, so its digest is kept too
+        data.require_grain(given.get("grain", "month"))
+        as_of = data.as_of(given["as_of"]).isoformat()
     except ContractError as error:
-        job = Job(
-            name=name,
-            parameters={**resolved, "as_of": resolved["as_of"] or "undated"},
-            key=key,
-            title=about["title"],
-            changed=changed,
-        )
-        say(f"{name}  the data break their contract; nothing was run")
+        say(f"{job.name}  the data break their contract; nothing was run")
         say(str(error))
-        _record_failure(job, out, str(error))
-        return CONTRACT
-    return Job(
-        name=name, parameters={**resolved, "as_of": as_of}, key=key, title=about["title"], changed=changed, files=files
-    )
+        undated = given | {"as_of": given["as_of"] or "undated"}
+        _record_failure(replace(job, parameters=undated), out, str(error))
+        return None
+    # the mapping changes every number, so its digest is kept too
+    mapping = [locate(given["mapping"])] if given["mapping"] else []
+    return replace(job, parameters=given | {"as_of": as_of}, files=tuple(map(str, [*data.files(), *mapping])))
 
 
 def _run_one(job: Job, out: Path) -> tuple[int, str]:
@@ -170,9 +147,8 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
             executed, error = _execute(job, staging)
         if error:
             code, message = error
-            _record_failure(job, out, message, executed)
-            stays = "; the last good report stays" if job.published(out) else ""
-            return code, f"FAILED: {message}  (see {_failed(out, job)}{stays})"
+            place = _record_failure(job, out, message, executed)
+            return code, f"FAILED: {message}  (see {place})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)
         target = out / job.name / job.stem
@@ -187,63 +163,54 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
 
 def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] | None]:
     """Execute the report edition with papermill; returns it, and code and message if a cell failed."""
+    import nbformat
     import papermill
 
-    edition = editions.report_edition(editions.load(job.name))
-    begin, end = staging / "edition.ipynb", staging / "executed.ipynb"
-    begin.write_text(json.dumps(edition), encoding="utf-8")
+    edition = nbformat.from_dict(editions.report_edition(editions.load(job.name)))
+    end = staging / "executed.ipynb"
     failure = None
     try:
         papermill.execute_notebook(
-            begin, end, parameters=job.parameters, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()),
+            edition, end, parameters=job.parameters, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()),
             request_save_on_cell_execute=False,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         code = CONTRACT if error.ename == "ContractError" else FAILED
-        failure = (code, f"{error.ename}: {plain(str(error.evalue))}" if code else "")
+        failure = (code, f"{error.ename}: {plain(str(error.evalue))}")
     except Exception as error:  # a kernel that is killed raises what its client likes
         failure = (FAILED, f"{type(error).__name__}: {error}. Was there too little memory?")
-    ran = end if end.exists() else begin
-    executed = editions.canonical(json.loads(ran.read_text(encoding="utf-8")))
-    begin.unlink()
+    executed = json.loads(end.read_text(encoding="utf-8")) if end.exists() else edition
     end.unlink(missing_ok=True)
-    return executed, failure
+    return editions.canonical(executed), failure
 
 
 def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) -> None:
-    collected: dict[str, Any] = {
-        "notebook": job.name,
-        "parameters": job.parameters,
-        "results": editions.results(executed),
-        "alerts": [],
-    }
-    results = dump(collected)
-    said = {r["name"]: r["sentence"] for r in collected["results"]}
-    told = _provenance(job, executed, said, results)
+    shown = editions.results(executed)
+    results = dump({"notebook": job.name, "parameters": job.parameters, "results": shown, "alerts": []})
+    said = {r["name"]: r["sentence"] for r in shown}
     for language, (_name, ending) in pages.PAGE_NAMES.items():
-        page = pages.report(executed, language, told)
+        page = pages.report(executed, language, _provenance(job, said, results))
         (staging / f"report{ending}").write_text(page, encoding="utf-8")
     (staging / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
     (staging / "results.json").write_text(results, encoding="utf-8")
-    record = {
-        "notebook": job.name, "as_of": job.parameters["as_of"], "key": job.key, "label": job.label, "title": job.title,
-        "folder": f"{job.name}/{job.stem}", "headline": said.get("answer", job.title), "parameters": job.parameters,
-        "alerts": [], "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 2),
+    lock = project_root() / "requirements.lock"
+    record = job.record | {
+        "folder": f"{job.name}/{job.stem}", "headline": said.get("answer", job.about["title"]), "alerts": [],
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 2),
         "inputs": {Path(f).name: _digest(Path(f).read_bytes()) for f in job.files},
-        "results": _digest(results.encode()), "lock": _lock_digest(), "kpi_helpers": __version__,
-        "python": platform.python_version(), "platform": platform.platform(),
+        "results": _digest(results.encode()), "lock": _digest(lock.read_bytes()) if lock.exists() else "",
+        "kpi_helpers": __version__, "python": platform.python_version(), "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     (staging / "run.json").write_text(dump(record), encoding="utf-8")
     (staging / "kernel.log").unlink(missing_ok=True)
 
 
-def _provenance(job: Job, executed: Any, said: Mapping[str, Any], results: str) -> dict[str, Any]:
+def _provenance(job: Job, said: Mapping[str, Any], results: str) -> dict[str, Any]:
     """What the foot of the page tells; nothing in it depends on when or where it was run."""
-
     cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
     named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
-    facts: dict[str, Any] = {
+    return {
         "data": str(job.parameters["source"]),
         "check": said.get("check", "–"),
         "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
@@ -252,7 +219,6 @@ def _provenance(job: Job, executed: Any, said: Mapping[str, Any], results: str) 
         "version": f"kpi_helpers {__version__}",
         "fingerprint": _digest(results.encode()),
     }
-    return facts
 
 
 def write_index(out: Path) -> None:
@@ -265,19 +231,14 @@ def write_index(out: Path) -> None:
         part.replace(out / f"index{ending}")
 
 
-def _failed(out: Path, job: Job) -> Path:
-    return out / "_failed" / job.name / job.stem
-
-
-def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] | None = None) -> None:
-    place = _failed(out, job)
+def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] | None = None) -> Path:
+    place = out / "_failed" / job.name / job.stem
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    record = {"notebook": job.name, "as_of": job.parameters["as_of"], "key": job.key, "label": job.label,
-              "title": job.title, "parameters": job.parameters, "message": message}  # fmt: skip
-    (place / "failure.json").write_text(dump(record), encoding="utf-8")
+    (place / "failure.json").write_text(dump(job.record | {"message": message}), encoding="utf-8")
     if executed:
         (place / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
+    return place
 
 
 def _sweep(out: Path) -> None:
@@ -303,16 +264,6 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder of reports; the lock goes with the process, however it ends."""
-    import fcntl
-
-    with (out / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
-@contextmanager
 def _quiet(log: Path) -> Iterator[None]:
     """Send what kernels and libraries write to the screen into a file."""
     sys.stderr.flush()
@@ -329,11 +280,6 @@ def _quiet(log: Path) -> Iterator[None]:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
-
-
-def _lock_digest() -> str:
-    lock = project_root() / "requirements.lock"
-    return _digest(lock.read_bytes()) if lock.exists() else ""
 
 
 def refresh_notebooks() -> None:

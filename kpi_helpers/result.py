@@ -26,11 +26,7 @@ NBSP, MINUS = "\u00a0", "\u2212"
 
 
 class Text(NamedTuple):
-    """The same words in both languages.
-
-    >>> Text("on track", "đúng tiến độ").vi
-    'đúng tiến độ'
-    """
+    """The same words in both languages."""
 
     en: str
     vi: str
@@ -48,10 +44,16 @@ TONES = {
 
 
 @cache
+def asset(name: str) -> str:
+    """Text of a file that stands beside the modules."""
+    return files("kpi_helpers").joinpath(name).read_text("utf-8")
+
+
+@cache
 def _words() -> dict[str, dict[str, str]]:
     import yaml
 
-    words: dict[str, dict[str, str]] = yaml.safe_load(files("kpi_helpers").joinpath("words.yaml").read_text("utf-8"))
+    words: dict[str, dict[str, str]] = yaml.safe_load(asset("words.yaml"))
     return words
 
 
@@ -90,9 +92,8 @@ def percent(share: float | None, language: str = "en", *, decimals: int = 1, sig
     >>> percent(0.0345, "vi"), percent(0.0345), percent(0.1, decimals=0, sign=True)
     ('3,5%', '3.5%', '+10%')
     """
-    if value_missing(share):
+    if share is None or not math.isfinite(share):
         return "–"
-    assert share is not None
     return number(float(Decimal(repr(float(share))) * 100), language, decimals=decimals, sign=sign) + "%"
 
 
@@ -102,9 +103,8 @@ def probability(chance: float | None, language: str = "en") -> str:
     >>> probability(0.004), probability(0.653), probability(0.9999)
     ('<1%', '65%', '>99%')
     """
-    if value_missing(chance):
+    if chance is None or not math.isfinite(chance):
         return "–"
-    assert chance is not None
     if chance < 0.01:
         return "<1%"
     if chance > 0.99:
@@ -131,9 +131,8 @@ def money(value: float | None, language: str = "en", currency: str = "VND") -> s
     >>> money(11_900_000_000), money(11_900_000_000, "vi"), money(38600, "vi")
     ('₫11.9\\xa0bn', '11,9\\xa0tỷ\\xa0₫', '38.600\\xa0₫')
     """
-    if value_missing(value):
+    if value is None or not math.isfinite(value):
         return "–"
-    assert value is not None
     symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)  # "" is not known
     small = 0 if currency == "VND" or abs(value) >= 1000 else 2
     # from where the next smaller way of writing it would round up to the word
@@ -148,22 +147,14 @@ def money(value: float | None, language: str = "en", currency: str = "VND") -> s
 
 
 def day(value: date | None, language: str = "en") -> str:
-    """Write a date: 22 Nov 2026, 22/11/2026.
-
-    >>> day(date(2026, 11, 2)), day(date(2026, 11, 2), "vi")
-    ('2 Nov 2026', '02/11/2026')
-    """
+    """Write a date: 22 Nov 2026, 22/11/2026."""
     if value is None:
         return "–"
     return f"{value:%d/%m/%Y}" if language == "vi" else f"{value.day} {value:%b %Y}"
 
 
 def month(value: date, language: str = "en") -> str:
-    """Write a month: Nov 2026, Th11/2026.
-
-    >>> month(date(2026, 11, 2)), month(date(2026, 11, 2), "vi")
-    ('Nov 2026', 'Th11/2026')
-    """
+    """Write a month: Nov 2026, Th11/2026."""
     return f"Th{value.month}/{value.year}" if language == "vi" else f"{value:%b %Y}"
 
 
@@ -186,7 +177,7 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
     >>> span(0.0228, 0.0234, "share"), span(22.8e9, 25.6e9, "money", "vi")
     ('2.28–2.34%', '22,8–25,6\\xa0tỷ')
     """
-    if value_missing(low) or value_missing(high):
+    if not math.isfinite(low + high):
         return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
     first, last = (end.strip(NBSP) for end in ends)
@@ -200,15 +191,9 @@ def one_unit(largest: float, unit: str, currency: str, language: str) -> tuple[f
     >>> one_unit(2.4e9, "money", "VND", "en")
     (1000000.0, 'Unit: million VND.')
     """
-    million = unit == "money" and largest >= 1e8
-    kind = {(True, True): "million", (True, False): "unnamed million", (False, True): "one"}
-    named = kind.get((million, bool(currency) and unit == "money"), "none")
-    return (1e6 if million else 1.0), say(f"unit.{named}", language, currency=currency)
-
-
-def value_missing(value: float | None) -> bool:
-    """Whether there is no number: None, NaN or infinity."""
-    return value is None or not math.isfinite(value)
+    million, named = unit == "money" and largest >= 1e8, unit == "money" and currency != ""
+    key = ("million" if named else "unnamed million") if million else ("one" if named else "none")
+    return (1e6 if million else 1.0), say(f"unit.{key}", language, currency=currency)
 
 
 def pill(status: str, language: str) -> str:

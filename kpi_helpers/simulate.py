@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from datetime import date
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ LEVEL_SHIFT = (date(2026, 3, 16), "Zalo OA", 1.5)
 #: From this day fewer sessions from Paid social order: the audience had seen the same pictures too often.
 RATE_DROP = (date(2026, 8, 10), "Paid social", 0.75)
 YEARLY_GROWTH = 0.10
+
+MESSAGES = ["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]
+TRACKED = ["sessions", "pageviews", "conversions"]
+COUNTED = ["impressions", "clicks", "sessions", "pageviews", "spend", "leads", "conversions", "orders", "revenue"]
+MEASURES = COUNTED + MESSAGES
 
 #: channel: sessions a day without spend, order rate per session, average order in VND
 CHANNELS = {
@@ -83,33 +89,27 @@ def channel_daily() -> pd.DataFrame:
     tables = [_channel(name, days, pull, rng) for name in CHANNELS]
     table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
     gap = table["date"].between(pd.Timestamp(TRACKING_GAP[0]), pd.Timestamp(TRACKING_GAP[1]))
-    table.loc[gap, ["sessions", "pageviews", "conversions"]] = pd.NA
-    return table.astype(dict.fromkeys(_MEASURES, "Int64"))
+    table.loc[gap, TRACKED] = pd.NA
+    return table.astype(dict.fromkeys(MEASURES, "Int64"))
 
 
 def truth() -> dict[str, object]:
     """What was planted: the values that forecasts and notebooks are checked against."""
-    return {
-        "first": FIRST.isoformat(), "last": LAST.isoformat(), "seed": SEED, "yearly_growth": YEARLY_GROWTH,
-        "tet": [d.isoformat() for d in TET], "weekday_factors": WEEK,
-        "sale_days": {f"{m:02}-{d:02}": factor for (m, d), factor in SALE_DAYS.items()},
-        "tracking_gap": {
-            "first": TRACKING_GAP[0].isoformat(), "last": TRACKING_GAP[1].isoformat(),
-            "columns": ["sessions", "pageviews", "conversions"],
-        },
-        "level_shift": {
-            "since": LEVEL_SHIFT[0].isoformat(), "channel": LEVEL_SHIFT[1], "column": "sessions",
-            "factor": LEVEL_SHIFT[2],
-        },
-        "rate_drop": {
-            "since": RATE_DROP[0].isoformat(), "channel": RATE_DROP[1], "column": "orders", "factor": RATE_DROP[2],
-        },
-        "spend_response": {
-            name: {"most_sessions": most, "half_spend": half} for name, (_, most, half, _, _) in PAID.items()
-        },
+    since, channel, factor = LEVEL_SHIFT
+    shift = {"since": since, "channel": channel, "column": "sessions", "factor": factor}
+    since, channel, factor = RATE_DROP
+    drop = {"since": since, "channel": channel, "column": "orders", "factor": factor}
+    planted = {
+        "first": FIRST, "last": LAST, "seed": SEED, "yearly_growth": YEARLY_GROWTH, "tet": TET,
+        "weekday_factors": WEEK, "sale_days": {f"{m:02}-{d:02}": factor for (m, d), factor in SALE_DAYS.items()},
+        "tracking_gap": {"first": TRACKING_GAP[0], "last": TRACKING_GAP[1], "columns": TRACKED},
+        "level_shift": shift, "rate_drop": drop,
+        "spend_response": {name: {"most_sessions": p[1], "half_spend": p[2]} for name, p in PAID.items()},
         "order_rate": {name: rate for name, (_, rate, _) in CHANNELS.items()},
         "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()},
     }  # fmt: skip
+    written: dict[str, object] = json.loads(json.dumps(planted, default=str))
+    return written
 
 
 def write(folder: str | Path) -> Path:
@@ -119,15 +119,14 @@ def write(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    text = json.dumps({"made_by": made_by, **truth()}, ensure_ascii=False, indent=1) + "\n"
     known = folder / "truth.json"
-    complete = known.exists() and (folder / "channel_daily.csv").exists()
-    if complete and json.loads(known.read_text(encoding="utf-8")).get("made_by") == made_by:
+    if (folder / "channel_daily.csv").exists() and known.exists() and known.read_text(encoding="utf-8") == text:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
     try:
         channel_daily().to_csv(staging / "channel_daily.csv", index=False, lineterminator="\n")
-        text = json.dumps({"made_by": made_by, **truth()}, ensure_ascii=False, indent=1) + "\n"
         (staging / "truth.json").write_text(text, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in ("channel_daily.csv", "truth.json"):  # the file that says "done" comes last
@@ -143,7 +142,7 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
     mood = np.exp(_slow_noise(n, rng, scale=0.05))  # weeks in which a channel does better or worse
     if name == LEVEL_SHIFT[1]:
         mood = mood * np.where(days >= pd.Timestamp(LEVEL_SHIFT[0]), LEVEL_SHIFT[2], 1.0)
-    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(_MEASURES)})
+    table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
     expected = base * mood
     if name in PAID:
         budget, most, half, per_click, per_impression = PAID[name]
@@ -154,9 +153,7 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
         table["spend"], table["clicks"] = spend.astype(np.int64), clicks
         table["impressions"] = _count(clicks / per_impression, rng) + clicks
     if name in LISTS:
-        table[["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]] = _messages(
-            name, days, rng
-        )
+        table[MESSAGES] = _messages(name, days, rng)
         table["clicks"] = table["unique_clicks"]
     sessions = _count(expected * pull, rng)
     rate = np.full(n, order_rate)
@@ -192,14 +189,4 @@ def _count(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _slow_noise(n: int, rng: np.random.Generator, *, scale: float) -> np.ndarray:
     """First-order autoregression with a memory of about two weeks."""
     shocks = rng.standard_normal(n) * scale * np.sqrt(1 - 0.93**2)
-    level, path = 0.0, np.empty(n)
-    for i, shock in enumerate(shocks):
-        level = 0.93 * level + shock
-        path[i] = level
-    return path
-
-
-_MEASURES = [
-    "impressions", "clicks", "sessions", "pageviews", "spend", "leads", "conversions", "orders", "revenue",
-    "sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes",
-]  # fmt: skip
+    return np.array(list(accumulate(shocks, lambda level, shock: 0.93 * level + shock)))

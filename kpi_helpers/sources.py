@@ -12,12 +12,13 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import pandas as pd
 from ibis import _
 
 from kpi_helpers import simulate, texts
 from kpi_helpers.contracts import OPEN, TABLES, Check, Column, Problem, Table, both_say, broken_rules
-from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.mappings import ENCODINGS, SECRET_URL, locate, n_periods, period_end, project_root, read_mapping
+from kpi_helpers.errors import ContractError, KpiError, require
+from kpi_helpers.mappings import ENCODINGS, PERIODS, SECRET_URL, locate, project_root, read_mapping
 from kpi_helpers.result import Text
 from kpi_helpers.texts import EXACT
 
@@ -33,7 +34,6 @@ class Source:
         self._backend = backend
         self._folder = folder
         self._mapping = mapping
-        self._checks: dict[str, tuple[int, list[Problem], list[Text]]] = {}
 
     @property
     def tables(self) -> list[str]:
@@ -44,13 +44,19 @@ class Source:
         """Files behind the tables, for fingerprints; none for a database."""
         return [self._folder / self._origin(name) for name in self.tables] if self._folder else []
 
-    def period(self, name: str = "channel_daily") -> str:
-        """What a row of the table covers: ``day``, ``week`` or ``month``, beginning on its date."""
-        return str(self._mapping.get(name, {}).get("period", "day"))
+    def period(self) -> str:
+        """What a row covers: ``day``, ``week`` or ``month``, beginning on its date."""
+        return str(self._spec("channel_daily").get("period", "day")).lower()
 
-    def currency(self, name: str = "channel_daily") -> str:
+    def require_grain(self, grain: str) -> None:
+        """Raise a `KpiError` if the rows are coarser than `grain`."""
+        lengths = [*PERIODS, "total"]
+        told = f"grain={grain!r}: the rows of {self.name} cover a {self.period()} each. Choose that or longer."
+        require(lengths.index(grain) >= lengths.index(self.period()), told)
+
+    def currency(self) -> str:
         """ISO code of the money columns as the mapping says it; empty where nobody has said."""
-        return str(self._mapping.get(name, {}).get("currency", ""))
+        return str(self._spec("channel_daily").get("currency", ""))
 
     def table(self, name: str) -> ir.Table:
         """Return an Ibis table that keeps the contract `name`: date, text, and exact decimals.
@@ -59,11 +65,6 @@ class Source:
         ------
         ContractError
             With every problem at once, if the data break the contract.
-
-        Examples
-        --------
-        >>> connect("data/demo").table("channel_daily").columns[:3]
-        ('date', 'channel', 'impressions')
         """
         check = self.check(name)
         if not check.ok:
@@ -84,47 +85,36 @@ class Source:
                 f"{self.name} holds no table {name or ' or '.join(TABLES)}; it holds {self._listing()}. "
                 f"Name your file or table in a mapping: {name or 'channel_daily'}: {{file: your_file.csv}}"
             )
-        for each in names:
-            if each not in self._checks:
-                self._checks[each] = self._check(TABLES[each])
-        found = [self._checks[each] for each in names]
-        return Check(
-            tables=tuple(names),
-            n_rows=tuple(n for n, _problems, _notes in found),
-            problems=tuple(p for _n, problems, _notes in found for p in problems),
-            notes=tuple(t for _n, _problems, notes in found for t in notes),
-        )
+        n_rows, problems, notes = zip(*(self._check(each) for each in names), strict=True)
+        return Check(tables=tuple(names), n_rows=n_rows, problems=sum(problems, ()), notes=sum(notes, ()))
 
-    def last_complete_day(self, name: str = "channel_daily") -> date:
-        """Last day for which each channel that still reports has a row.
-
-        A channel that has been silent for more than a week (two periods of a weekly or monthly table)
-        is taken to have ended and does not hold back the others.
-        """
-        return self._span(name)[1]
-
-    def first_day(self, name: str = "channel_daily") -> date:
+    def first_day(self) -> date:
         """First day of the data."""
-        return self._span(name)[0]
+        return self._span()[0]
 
     def as_of(self, day: str | None = None) -> date:
         """Day up to which to read: `day` as YYYY-MM-DD if the data reach it, else the last complete day.
 
+        A day is complete when each channel that still reports has a row; a channel that has been silent for more
+        than a week (two periods of a weekly or monthly table) is taken to have ended.
+
         >>> connect("data/demo").as_of(None)
         datetime.date(2026, 11, 21)
         """
-        first, last = self._span("channel_daily")
+        first, last = self._span()
         if day is None:
             return last
         try:
             chosen = date.fromisoformat(day)
         except ValueError:
             raise KpiError(f"as_of={day!r} is no date. Write YYYY-MM-DD, such as {last}.") from None
-        if chosen > last:
-            raise KpiError(f"as_of={day} lies after the last complete day of the data. Give {last} or earlier.")
-        if chosen < first:
-            raise KpiError(f"as_of={day} lies before the first day of the data. Give {first} or later.")
+        late = f"as_of={day} lies after the last complete day of the data. Give {last} or earlier."
+        require(chosen <= last, late)
+        require(chosen >= first, f"as_of={day} lies before the first day of the data. Give {first} or later.")
         return chosen
+
+    def _spec(self, name: str) -> dict[str, Any]:
+        return self._mapping.get(name, {})
 
     @cache  # noqa: B019  # a source lives as long as its notebook
     def _kept(self, name: str) -> ir.Table:
@@ -136,40 +126,39 @@ class Source:
         return self._backend.create_table(name, typed, temp=True)
 
     @cache  # noqa: B019
-    def _span(self, name: str) -> tuple[date, date]:
+    def _span(self) -> tuple[date, date]:
         """First day, and last complete day."""
-        length = {"day": 7, "week": 14, "month": 62}[self.period(name)]
-        spans = self.table(name).group_by("channel").aggregate(first=_.date.min(), last=_.date.max())
+        length = {"day": 7, "week": 14, "month": 62}[self.period()]
+        spans = self.table("channel_daily").group_by("channel").aggregate(first=_.date.min(), last=_.date.max())
         rows = spans.to_pyarrow().to_pylist()
         latest = max(row["last"] for row in rows)
         begin = min(row["last"] for row in rows if (latest - row["last"]).days <= length)
-        return min(row["first"] for row in rows), period_end(begin, self.period(name))
+        return min(row["first"] for row in rows), pd.Period(begin, PERIODS[self.period()]).end_time.date()
 
-    def _check(self, contract: Table) -> tuple[int, list[Problem], list[Text]]:
-        sheet, blocks = self._sheet(contract.name), self._mapping.get(contract.name, {}).get("channels") or {None: {}}
+    @cache  # noqa: B019
+    def _check(self, name: str) -> tuple[int, tuple[Problem, ...], tuple[Text, ...]]:
+        """Rows, problems and notes of one table."""
+        contract, sheet = TABLES[name], self._sheet(name)
         try:
             prepared, told, problems = self._prepare(contract)
-            n, broken, tidied = broken_rules(prepared, contract, more=told, period=self.period(contract.name))
-            for p in broken:  # the blocks of a wide file repeat each cell of the columns that they share
-                k = 1 if any(p.column in block for block in blocks.values()) else len(blocks)
-                p = replace(p, n_rows=p.n_rows // k, n_total=p.n_total // k)
-                problems.append(self._cured(p, prepared, contract) if p.more.startswith("text") else p)
+            n, broken, tidied = broken_rules(prepared, contract, more=told, period=self.period())
+            problems += [self._cured(p, prepared, contract) if p.more.startswith("text") else p for p in broken]
             notes = [*(sheet.notes if sheet else ()), *(note for c in tidied for note in self._tidied(prepared, c))]
             if not any(p.column in ("date", "channel") and p.rule != "duplicate" for p in problems):
-                notes += self._gaps(prepared, contract)
-            return n // len(blocks), problems, notes
+                notes += self._gaps(prepared)
+            return n // len(self._spec(name).get("channels") or [0]), tuple(problems), tuple(notes)
         except duckdb.Error as error:
             if not self._folder:
                 raise
-            path, first = self._folder / self._origin(contract.name), str(error).strip().splitlines()[0]
+            path, first = self._folder / self._origin(name), str(error).strip().splitlines()[0]
             raise ContractError(f"{path} cannot be read: {first} Export it again.") from None
 
     def _cured(self, problem: Problem, prepared: ir.Table, contract: Table) -> Problem:
         """Add what the mapping could say of texts that did not read."""
         column = next(c for c in contract.columns if c.name == problem.column)
-        raw, spec = prepared[f"{column.name}__raw"], self._mapping.get(contract.name, {})
-        blocks = (spec.get("columns") or {}, *(spec.get("channels") or {}).values())
-        options = spec | next((b[column.name] for b in blocks if isinstance(b.get(column.name), dict)), {})
+        raw, blocks = prepared[f"{column.name}__raw"], self._blocks(contract).values()
+        own = (block[column.name] for block in blocks if isinstance(block.get(column.name), dict))
+        options = self._spec(contract.name) | next(own, {})
         if self._backend.name != "duckdb":
             return replace(problem, more="date (text)", cures=(both_say("cure.cast", kind=column.kind),))
         if column.kind == "date":
@@ -184,11 +173,13 @@ class Source:
         rows = spelt.order_by(ibis.desc("n"), "value").limit(5).to_pyarrow().to_pylist()
         return [both_say("check.tidied", column=name, **row) for row in rows]
 
-    def _gaps(self, prepared: ir.Table, contract: Table) -> list[Text]:
+    def _gaps(self, prepared: ir.Table) -> list[Text]:
+        """Notes of missing periods, and of channels whose name looks like a word for nothing."""
         span = prepared.group_by("channel").aggregate(first=_.date.min(), last=_.date.max(), n=_.date.nunique())
-        notes, period = [], self.period(contract.name)
+        notes, period = [], self.period()
         for row in span.order_by("channel").to_pyarrow().to_pylist():
-            total = n_periods(row["first"], row["last"], period)
+            first, last = (pd.Period(row[end], PERIODS[period]) for end in ("first", "last"))
+            total = (last - first).n + 1
             if total > row["n"]:
                 told = row | {"n": total - row["n"], "total": total, "period": both_say(f"period.{period}")}
                 notes.append(both_say("check.gap", **told))
@@ -196,77 +187,59 @@ class Source:
                 notes.append(both_say("check.marker", value=row["channel"]))
         return notes
 
-    def _prepare(self, contract: Table) -> tuple[ir.Table, dict[str, str], list[Problem]]:
-        """Typed columns beside their raw text; what the reading was told; columns that are not there."""
-        raw, sheet = self._raw(contract.name), self._sheet(contract.name)
-        spec = self._mapping.get(contract.name, {}) | {"tidy": self._folder is None or (sheet and sheet.tidy)}
-        blocks = spec.get("channels") or {None: {}}
+    def _blocks(self, contract: Table) -> dict[str | None, dict[str, Any]]:
+        """Which column of the source is which of ours, for each channel of a wide table, or once."""
+        spec, sheet = self._spec(contract.name), self._sheet(contract.name)
         wide = {*contract.measures, "channel"} if "channels" in spec else set()  # a block names its own measures
-        there = {*raw.columns, *(sheet.repeated if sheet else ())}  # a name that occurs twice is asked for, and lacking
+        # a name that occurs twice is asked for, and lacking
+        there = {*self._raw(contract.name).columns, *(sheet.repeated if sheet else ())}
         own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
         named = own | (spec.get("columns") or {})
-        absent: list[Problem] = []
+        return {channel: named | block for channel, block in (spec.get("channels") or {None: {}}).items()}
+
+    def _prepare(self, contract: Table) -> tuple[ir.Table, dict[str, str], list[Problem]]:
+        """Typed columns beside their raw text; what the reading was told; columns that are not there."""
+        raw, sheet, blocks = self._raw(contract.name), self._sheet(contract.name), self._blocks(contract)
+        options = self._spec(contract.name) | {"tidy": self._folder is None or (sheet and sheet.tidy)}
+        problems: list[Problem] = []
         if sheet and (n := len(sheet.ragged)):
             shown, n_cells = tuple(sheet.ragged[:2]), str(len(raw.columns))
-            absent = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), shown, n_cells)]
+            problems = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), shown, n_cells)]
+        held = [c for c in contract.columns if any(c.name in block for block in blocks.values())]
         told: dict[str, str] = {}
         parts = []
-        held = [c for c in contract.columns if any(c.name in named | block for block in blocks.values())]
         for channel, block in blocks.items():
-            given = {name: _entry(entry, raw.columns) for name, entry in (named | block).items() if entry is not None}
+            given = {name: _entry(entry, raw.columns) for name, entry in block.items() if entry is not None}
+            problems += _absent(contract, given, raw.columns, wide=channel is not None)
             columns: dict[str, ir.Value] = {}
             for c in held:
-                entry = given.get(c.name)
-                if entry and entry["column"] not in raw.columns:
-                    absent.append(self._lacks(contract, c.name, raw, entry["column"]))
-                    entry = None
-                if entry is None and c.required:
-                    continue
-                if entry and c.signed and "factor" not in entry and entry["column"].lower().endswith("micros"):
-                    absent.append(Problem(contract.name, c.name, "micros", 0, 0, (entry["column"],)))
-                typed, text, how = self._read(raw, c, entry, spec | (entry or {}))
-                columns |= {c.name: typed, f"{c.name}__raw": text}
-                told[c.name] = how or told.get(c.name, "")
+                entry = given.get(c.name, {})
+                found = entry.get("column") in raw.columns
+                if found or not c.required:
+                    typed, text, how = self._read(raw, c, entry if found else None, options | entry)
+                    columns |= {c.name: typed, f"{c.name}__raw": text}
+                    told[c.name] = how or told.get(c.name, "")
             if channel is not None:
                 columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
-            lacking = [c.name for c in contract.columns if c.required and c.name not in (*given, *columns)]
-            absent += [self._lacks(contract, name, raw) for name in lacking]
-            if not set(contract.measures) & set(given):
-                absent.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.measures)))
             parts.append(raw.select(**columns) if columns else raw)
-        return (ibis.union(*parts) if len(parts) > 1 else parts[0]), told, list(dict.fromkeys(absent))
-
-    def _lacks(self, contract: Table, name: str, raw: ir.Table, *wanted: str) -> Problem:
-        return Problem(contract.name, name, "missing column", 0, 0, wanted, ", ".join(raw.columns))
+        return (ibis.union(*parts) if len(parts) > 1 else parts[0]), told, list(dict.fromkeys(problems))
 
     def _read(self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
         """Typed value, original text, and what the reading was told, of one column."""
-        types = {"date": "date", "text": "string", "number": EXACT}
+        null = ibis.null({"date": "date", "text": "string", "number": EXACT}[c.kind])
         if entry is None:
-            return ibis.null(types[c.kind]), ibis.null("string"), ""
+            return null, ibis.null("string"), ""
         column, kind = raw[entry["column"]], raw[entry["column"]].type()
-        text = column.cast("string")
         if kind.is_string():
-            bare = column.strip() if options["tidy"] else texts.cleaned(column)
-            tokens = options.get("null_values") or []
-            tokens = [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
-            bare = bare.isin(["", *tokens]).ifelse(ibis.null("string"), bare)
-            if c.kind == "text":
-                return bare, text, ""
-            if self._backend.name != "duckdb":  # other engines raise on text that does not fit
-                return ibis.null(types[c.kind]), bare, "text"
-            if c.kind == "date":
-                return texts.text_as_date(bare, texts.date_forms(options)), bare, "text"
-            told = "text" if {"decimal", "thousands"} & set(options) else OPEN
-            value = texts.text_as_number(bare, options if c.signed else {**options, "currency": ""})
-            return _scaled(value, options), bare, told
+            return self._read_text(column, c, null, options)
+        text = column.cast("string")
         if c.kind == "text":
             return text, text, ""
         if c.kind == "date":
             good = kind.is_date() or kind.is_timestamp()
-            return (column.cast("date") if good else ibis.null("date")), text, "" if good else f"date ({kind})"
+            return (column.cast("date") if good else null), text, "" if good else f"date ({kind})"
         if not kind.is_numeric() or kind.is_boolean():
-            return ibis.null(EXACT), text, ""
+            return null, text, ""
         if kind.is_integer():
             column = (column.abs() > 10**17).ifelse(ibis.null(kind), column)
         if kind.is_floating():  # NaN and infinity have no exact value: shown as not a number
@@ -274,12 +247,25 @@ class Source:
             column = bad.ifelse(ibis.null("float64"), column)
         return _scaled(column, options), text, ""
 
+    def _read_text(self, column: Any, c: Column, null: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
+        bare = column.strip() if options["tidy"] else texts.cleaned(column)
+        bare = bare.isin(["", *texts.null_values(options)]).ifelse(ibis.null("string"), bare)
+        if c.kind == "text":
+            return bare, column, ""
+        if self._backend.name != "duckdb":  # other engines raise on text that does not fit
+            return null, bare, "text"
+        if c.kind == "date":
+            return texts.text_as_date(bare, texts.date_forms(options)), bare, "text"
+        told = "text" if {"decimal", "thousands"} & set(options) else OPEN
+        value = texts.text_as_number(bare, options if c.signed else {**options, "currency": ""})
+        return _scaled(value, options), bare, told
+
     @cache  # noqa: B019
     def _sheet(self, name: str) -> texts.Sheet | None:
         """Cells of a CSV file, and what was seen on the way to them."""
         if self._folder is None or self._origin(name).endswith(".parquet"):
             return None
-        encoding = str(self._mapping.get(name, {}).get("encoding", "utf-8")).lower()
+        encoding = str(self._spec(name).get("encoding", "utf-8")).lower()
         return texts.read_csv(self._folder / self._origin(name), encoding, ENCODINGS[encoding])
 
     @cache  # noqa: B019  # a source lives as long as its notebook
@@ -295,26 +281,23 @@ class Source:
     @cache  # noqa: B019
     def _origin(self, name: str) -> str:
         """File or table behind a contract, or an empty string."""
-        spec = self._mapping.get(name, {})
+        spec = self._spec(name)
         if self._folder is None:
             wanted = str(spec.get("table", name))
             schema, _dot, bare = wanted.rpartition(".")
-            if bare in self._backend.list_tables(database=schema or None):
-                return wanted
+            there = [wanted] if bare in self._backend.list_tables(database=schema or None) else []
         else:
             wanted = str(spec.get("file", ""))
-            there = [wanted] if wanted else [name + ending for ending in FILES]
-            there = [file for file in there if (self._folder / file).exists()]
-            if len(there) > 1:
-                raise KpiError(f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file.")
-            if there:
-                return there[0]
-        if name in self._mapping:
+            sought = [wanted] if wanted else [name + ending for ending in FILES]
+            there = [file for file in sought if (self._folder / file).exists()]
+        twice = f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file."
+        require(len(there) <= 1, twice)
+        if name in self._mapping and not there:
             raise KpiError(
                 f'{self.name} has no "{wanted or name}" for {name}; it holds {self._listing()}. '
                 "Correct file or table in the mapping."
             )
-        return ""
+        return "".join(there)
 
     def _listing(self) -> str:
         held = sorted(p.name for p in self._folder.iterdir()) if self._folder else self._backend.list_tables()
@@ -324,42 +307,23 @@ class Source:
 def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None = None) -> Source:
     """Connect to a folder of CSV or Parquet files, a DuckDB file or a database URL.
 
-    Parameters
-    ----------
-    source : str or Path
-        Folder, ``.duckdb`` file, URL that `ibis.connect` takes (``postgresql://user@host/db``), or
-        ``env:NAME`` for a URL that an environment variable holds. ``data/demo`` is the simulated company,
-        written on first use.
-    mapping : path or dict, optional
-        YAML file that says which of your columns is which; see ``data/README.md``.
-
-    Returns
-    -------
-    Source
-        `.check()` finds every problem, `.table(name)` gives an Ibis table that keeps the contract.
+    `source` is a folder, a ``.duckdb`` file, a URL that `ibis.connect` takes (``postgresql://user@host/db``), or
+    ``env:NAME`` for a URL that an environment variable holds. ``data/demo`` is the simulated company, written on
+    first use. `mapping` is a YAML file or dict that says which of your columns is which; see ``data/README.md``.
 
     Raises
     ------
     KpiError
         If the source does not exist or does not answer, or the mapping is not understood.
-
-    Examples
-    --------
-    >>> connect("data/demo").tables
-    ['channel_daily']
     """
     name, rules = str(source), read_mapping(mapping)
-    if name.startswith("env:"):
-        if not os.environ.get(name[4:]):
-            raise KpiError(f"source={name!r}: there is no environment variable {name[4:]}. Set it to the URL.")
-        return Source(name, _answer(lambda: ibis.connect(os.environ[name[4:]]), name), None, rules)
-    if "://" in name:
-        if SECRET_URL.search(name):
-            raise KpiError(
-                "The source URL holds a password, which reports would store. "
-                "Put the URL into an environment variable and give source=env:NAME."
-            )
-        return Source(name, _answer(lambda: ibis.connect(name), name), None, rules)
+    url = os.environ.get(name[4:], "") if name.startswith("env:") else name
+    require(url != "", f"source={name!r}: there is no environment variable {name[4:]}. Set it to the URL.")
+    open_secret = "://" in name and SECRET_URL.search(name) is not None
+    told = "The source URL holds a password, which reports would store. "
+    require(not open_secret, told + "Put the URL into an environment variable and give source=env:NAME.")
+    if "://" in name or name.startswith("env:"):
+        return Source(name, _answer(lambda: ibis.connect(url), name), None, rules)
     path = locate(name)
     if path == project_root() / simulate.HOME or name == simulate.HOME:
         simulate.write(path)
@@ -385,6 +349,22 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
         raise ContractError(
             f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user."
         ) from None
+
+
+def _absent(contract: Table, given: dict[str, Any], there: Sequence[str], *, wide: bool) -> list[Problem]:
+    """Columns that the mapping names and the source lacks, that no table can do without, or that lack their unit."""
+    problems, needed = [], {c.name for c in contract.columns if c.required} - ({"channel"} if wide else set())
+    for c in contract.columns:
+        entry = given.get(c.name, {})
+        wanted = (entry["column"],) if entry else ()
+        lacking = wanted[0] not in there if wanted else c.name in needed
+        if lacking:
+            problems.append(Problem(contract.name, c.name, "missing column", 0, 0, wanted, ", ".join(there)))
+        elif wanted and c.signed and "factor" not in entry and wanted[0].lower().endswith("micros"):
+            problems.append(Problem(contract.name, c.name, "micros", 0, 0, wanted))
+    if not set(contract.measures) & set(given):
+        problems.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.measures)))
+    return problems
 
 
 def _entry(entry: Any, there: Sequence[str]) -> dict[str, Any]:

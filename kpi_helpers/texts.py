@@ -68,11 +68,8 @@ def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
     text, notes = _decoded(path, encoding, codec)
     head, rows, ragged = _cells(path, text)
     names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
-    if mended := [name for name, given in zip(names, head, strict=True) if given and name != given]:
-        notes.append(both_say("check.header", names=", ".join(mended)))
     named = Counter(map(str.casefold, names))
-    if repeated := [name for name in names if named[name.casefold()] > 1]:
-        notes.append(both_say("check.repeated", names=", ".join(dict.fromkeys(repeated))))
+    repeated = [name for name in names if named[name.casefold()] > 1]
     while len(named := Counter(map(str.casefold, names))) < len(names):  # an engine asks for a name for each
         names = [f"{name} ({i})" if named[name.casefold()] > 1 else name for i, name in enumerate(names, 1)]
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
@@ -135,6 +132,12 @@ def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]
     return head, rows, ragged
 
 
+def null_values(options: dict[str, Any]) -> list[str]:
+    """Texts that mean "not known"."""
+    tokens = options.get("null_values") or []
+    return [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
+
+
 def date_forms(options: dict[str, Any]) -> list[str]:
     """Formats in which the dates of a column may be written."""
     forms = options.get("date_format") or list(ISO_DATES)
@@ -144,7 +147,7 @@ def date_forms(options: dict[str, Any]) -> list[str]:
 def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
     """Read a date by the given formats only; a text that two formats read differently is no date."""
     read = [_read_date(text, form).date() for form in forms]
-    low, high = (ibis.least(*read), ibis.greatest(*read)) if len(read) > 1 else (read[0], read[0])
+    low, high = ibis.least(*read), ibis.greatest(*read)
     # the engine takes "epoch" for a date, and 17/2/26 is not the year 26
     certain = (low == high) & text.re_search(r"\d") & (low.year() >= 1900)
     return certain.ifelse(low, ibis.null("date"))
@@ -155,15 +158,14 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
     read = [_read_date(seen.raw, form).date() for form in forms]
     asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
-    if len(read) > 1:
-        clash = ibis.least(*read) != ibis.greatest(*read)
-        asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
+    clash = ibis.least(*read) != ibis.greatest(*read)
+    asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
     shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
     rows, hints = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
     for row in rows:
         most = max(row[str(i)] for i in range(len(SPELLINGS))) or -1
         fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most]
-        if row.get("clash"):
+        if row["clash"]:
             hints.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
         elif fits and not set(fits) & set(forms):
             ways = " / ".join(f'date_format: "{form}"' for form in fits)
@@ -193,8 +195,7 @@ def number_hints(text: ir.StringColumn, options: dict[str, Any], *, money: bool)
     shapes = {row["shape"]: row["n"] for row in counted.order_by("shape").limit(1000).to_pyarrow().to_pylist()}
     hints, words = [], {shape: n for shape, n in shapes.items() if re.search(MARKERS, shape)}
     if words:
-        known = options.get("null_values") or []
-        line = json.dumps([*([known] if isinstance(known, str) else map(str, known)), *words], ensure_ascii=False)
+        line = json.dumps([*null_values(options), *words], ensure_ascii=False)
         told = ", ".join(f'{n:,} × "{shape}"' for shape, n in words.items())
         hints.append(both_say("cure.nulls", n=sum(words.values()), words=told, line=line))
     coins = [{"currency": code} for code in SYMBOLS] if money and not options.get("currency") else []

@@ -11,7 +11,6 @@ import yaml
 from conftest import ROOT
 
 from kpi_helpers.errors import ContractError, KpiError
-from kpi_helpers.mappings import n_periods, period_end
 from kpi_helpers.sources import connect
 
 MAPPINGS = ROOT / "data" / "mappings"
@@ -484,24 +483,7 @@ LAST_DAYS = [
 def test_a_channel_that_lags_holds_the_others_back_and_one_that_ended_does_not(duckdb_engine, period, channels, day):
     source = ends(duckdb_engine, period=period, **channels)
 
-    assert source.last_complete_day() == date.fromisoformat(day)
     assert source.as_of() == date.fromisoformat(day)
-
-
-@pytest.mark.parametrize("begin", pd.date_range("2025-12-01", "2026-03-01", freq="17D"))
-def test_periods_end_where_the_calendar_of_pandas_says(begin):
-    monday = begin - pd.Timedelta(days=begin.weekday())
-
-    assert period_end(begin.date(), "day") == begin.date()
-    assert period_end(monday.date(), "week") == begin.to_period("W-SUN").end_time.date()
-    assert period_end(begin.date().replace(day=1), "month") == begin.to_period("M").end_time.date()
-
-
-@pytest.mark.parametrize(("period", "freq"), [("day", "D"), ("week", "W-MON"), ("month", "MS")])
-def test_periods_are_counted_as_pandas_counts_them(period, freq):
-    begins = pd.date_range("2025-11-01", "2026-04-30", freq=freq)
-
-    assert n_periods(begins[0].date(), begins[-1].date(), period) == len(begins)
 
 
 def test_an_earlier_as_of_is_taken_and_none_is_the_last_complete_day(engine):
