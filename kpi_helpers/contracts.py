@@ -21,12 +21,13 @@ class Column:
     """One column of a contract; ``data/README.md`` says what each means.
 
     `kind` is ``date``, ``text`` or ``number`` (exact decimal, six places); `at_most` names the column
-    that it cannot exceed; `signed` numbers are money and may be negative.
+    that it cannot exceed; `money` is in the source's currency; `signed` numbers may be negative.
     """
 
     name: str
     kind: str = "number"
     required: bool = False
+    money: bool = False
     signed: bool = False
     at_most: str | None = None
 
@@ -53,11 +54,11 @@ COLUMNS = (
     Column("clicks", at_most="impressions"),
     Column("sessions"),
     Column("pageviews"),
-    Column("spend", signed=True),
+    Column("spend", money=True),
     Column("leads"),
     Column("conversions"),
     Column("orders"),
-    Column("revenue", signed=True),
+    Column("revenue", money=True, signed=True),
     Column("sent"),
     Column("hard_bounces", at_most="sent"),
     Column("soft_bounces", at_most="sent"),
@@ -224,7 +225,7 @@ def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[
         pointed, grouped = typed.notnull() & raw.contains("."), raw.re_search(GROUPED)
         yield Rule(c.name, "ambiguous number", pointed & grouped, settled=pointed & ~grouped)
     if c.kind == "number" and not c.signed:
-        yield Rule(c.name, "negative", typed < 0)
+        yield Rule(c.name, "credit" if c.money else "negative", typed < 0)
     if c.at_most and c.at_most in prepared.columns:
         yield Rule(c.name, "too large", typed > prepared[c.at_most], c.at_most)
 

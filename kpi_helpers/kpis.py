@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from ibis import _
 
+from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import PERIODS

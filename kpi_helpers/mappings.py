@@ -11,7 +11,7 @@ from kpi_helpers.errors import KpiError, require, require_known
 #: what a row may cover, and what pandas calls it; weeks begin on Monday
 PERIODS = {"day": "D", "week": "W-SUN", "month": "M"}
 READING = ("date_format", "decimal", "thousands", "null_values")
-COLUMN_OPTIONS = ("column", "factor", *READING)
+COLUMN_OPTIONS = ("column", "factor", "signed", *READING)
 OPTIONS = ("channels", "columns", "currency", "encoding", "file", "period", "table", *READING)
 #: names of encodings, and what Python calls them; UTF-8 may begin with a byte order mark
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "windows-1258": "cp1258"}

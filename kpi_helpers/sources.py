@@ -142,6 +142,9 @@ class Source:
         try:
             prepared, told, problems = self._prepare(contract)
             n, broken, tidied = broken_rules(prepared, contract, more=told, period=self.period())
+            entries = [pair for block in self._blocks(contract).values() for pair in block.items()]
+            credited = {name for name, entry in entries if isinstance(entry, dict) and entry.get("signed")}
+            broken = [p for p in broken if p.rule != "credit" or p.column not in credited]
             problems += [self._cured(p, prepared, contract) if p.more.startswith("text") else p for p in broken]
             notes = [*(sheet.notes if sheet else ()), *(note for c in tidied for note in self._tidied(prepared, c))]
             if not any(p.column in ("date", "channel") and p.rule != "duplicate" for p in problems):
@@ -164,7 +167,7 @@ class Source:
         if column.kind == "date":
             more, cures = texts.date_hints(raw, texts.date_forms(options))
             return replace(problem, examples=(), more=more, cures=cures)
-        return replace(problem, more="", cures=texts.number_hints(raw, options, money=column.signed))
+        return replace(problem, more="", cures=texts.number_hints(raw, options, money=column.money))
 
     def _tidied(self, prepared: ir.Table, name: str) -> list[Text]:
         """Notes of the values that were read from other spellings, the most frequent first."""
@@ -257,7 +260,7 @@ class Source:
         if c.kind == "date":
             return texts.text_as_date(bare, texts.date_forms(options)), bare, "text"
         told = "text" if {"decimal", "thousands"} & set(options) else OPEN
-        value = texts.text_as_number(bare, options if c.signed else {**options, "currency": ""})
+        value = texts.text_as_number(bare, options if c.money else {**options, "currency": ""})
         return _scaled(value, options), bare, told
 
     @cache  # noqa: B019
@@ -360,7 +363,7 @@ def _absent(contract: Table, given: dict[str, Any], there: Sequence[str], *, wid
         lacking = wanted[0] not in there if wanted else c.name in needed
         if lacking:
             problems.append(Problem(contract.name, c.name, "missing column", 0, 0, wanted, ", ".join(there)))
-        elif wanted and c.signed and "factor" not in entry and wanted[0].lower().endswith("micros"):
+        elif wanted and c.money and "factor" not in entry and wanted[0].lower().endswith("micros"):
             problems.append(Problem(contract.name, c.name, "micros", 0, 0, wanted))
     if not set(contract.measures) & set(given):
         problems.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.measures)))

@@ -62,6 +62,7 @@ BROKEN = [
     ("empty", table(channel=["A", None, " "], campaign=["x", "y", "z"]), "channel", 2, 3, ()),
     ("empty", table(date=[DAY, None]), "date", 1, 2, ()),
     ("negative", table(clicks=[-1, -20, 3, 0]), "clicks", 2, 4, ("-1", "-20")),
+    ("credit", table(spend=[-5, 1]), "spend", 1, 2, ("-5",)),
     ("too large", table(clicks=[101, 100, None]), "clicks", 1, 3, ("101",)),
     ("too large", table(sent=[5, 5, None], unique_opens=[6, 5, 9]), "unique_opens", 1, 3, ("6",)),
     ("duplicate", table(channel=["A", "A", "A", "B"]), "date", 2, 4, ("2026-01-05 | A",)),
@@ -132,7 +133,7 @@ def test_a_line_says_where_what_how_often_and_the_remedy(engine, rows, en, vi):
 
 
 LIMITS = [
-    table(clicks=[0, None], spend=[-5.0, -0.01], revenue=[-7.0, None]),  # refunds
+    table(clicks=[0, None], spend=[5.0, 0.01], revenue=[-7.0, None]),  # refunds
     table(sent=[5, None, 0], unique_opens=[5, 9, 0], hard_bounces=[None, 1, 0]),
     table(unique_opens=[5]),
     table(channel=["A", "A", "A", "a"], campaign=["x", "y", None, None]),

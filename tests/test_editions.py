@@ -90,7 +90,15 @@ def test_every_notebook_of_the_project_has_commented_parameters():
 
         assert {"source", "mapping", "as_of"} <= set(found)
         assert all(p.comment for p in found.values())
-        assert {p.kind for p in found.values()} <= {"str", "str | None", "int", "float", "bool", "list[float]", "list[str]"}
+        assert {p.kind for p in found.values()} <= {
+            "str",
+            "str | None",
+            "int",
+            "float",
+            "bool",
+            "list[float]",
+            "list[str]",
+        }
 
 
 @pytest.mark.parametrize(

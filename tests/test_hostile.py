@@ -38,7 +38,9 @@ def checked(folder, text, **options):
 
 
 def column(folder, cells, name="spend", **options):
-    """Check of a file with each of the cells in a row of its own."""
+    """Check of a file with each of the cells in a row of its own; spend may be a credit."""
+    if name == "spend":
+        options = {"columns": {"spend": {"column": "spend", "signed": True}}} | options
     rows = [f"2026-01-01;A;{i:03};{cell}\n" for i, cell in enumerate(cells)]
     return checked(folder, f"date;channel;campaign;{name}\n" + "".join(rows), **options)
 
@@ -66,7 +68,7 @@ def windows_1258(text):
 WRONG = [
     ("2026-01-01", TIM_KIEM, "a", "5", "10", "100", "1.234", "1"),  # a point that may part thousands
     ("2026-01-02", NFD, "a", "5", "10", "100", "2.500", "1"),  # accents in another code; the same point
-    ("2026-01-03", NBSP, "a", "-5", "10", "100", "7", "1"),  # a no-break space; negative money is allowed
+    ("2026-01-03", NBSP, "a", "-5", "10", "100", "7", "1"),  # a no-break space; a credit
     ("2026-01-03", f" {TIM_KIEM}", "a", "5", "10", "100", "7", "1"),  # spaces around; the key of the line above
     ("04/01/2026", "Email", "b", "5", "10", "100", "7", "1"),  # a slash date
     ("05/13/2026", "Email", "b", "5", "10", "100", "7", "1"),  # another, month first
@@ -87,6 +89,7 @@ FOUND = {
     ("date", "duplicate"): 1,
     ("channel", "empty"): 1,
     ("spend", "not a number"): 4,
+    ("spend", "credit"): 1,
     ("clicks", "not a number"): 1,
     ("clicks", "negative"): 1,
     ("clicks", "too large"): 1,
@@ -243,7 +246,8 @@ MONEY = [
 def test_money_as_text_is_read_in_the_currency_of_the_mapping(tmp_path, currency, marks, cells, values):
     assert column(tmp_path, cells, currency=currency, **marks).ok
 
-    read = connect(tmp_path, {"channel_daily": {"currency": currency, **marks}}).table("channel_daily")
+    credits = {"columns": {"spend": {"column": "spend", "signed": True}}}
+    read = connect(tmp_path, {"channel_daily": {"currency": currency, **marks, **credits}}).table("channel_daily")
     assert read.order_by("campaign").to_pyarrow()["spend"].to_pylist() == [Decimal(v) for v in values]
 
 
@@ -552,3 +556,16 @@ def test_a_random_file_is_a_checked_table_or_one_report(tmp_path_factory, file):
             money = measure in ("spend", "revenue")
             stated = [exact(cell, options, money=money) for cell in cells]
             assert sum(r[measure] or 0 for r in table) == sum(value or 0 for value in stated), (measure, cells)
+
+
+def test_spend_below_zero_is_told_until_the_mapping_calls_it_a_credit(tmp_path):
+    (tmp_path / "channel_daily.csv").write_text(
+        "date,channel,spend,clicks\n2026-01-01,Ads,-20000,1\n2026-01-02,Ads,5,1\n"
+    )
+    credited = {"channel_daily": {"columns": {"spend": {"column": "spend", "signed": True}}}}
+
+    told, allowed = connect(tmp_path).check(), connect(tmp_path, credited)
+
+    assert [(p.column, p.rule, p.n_rows, p.examples) for p in told.problems] == [("spend", "credit", 1, ("-20000",))]
+    assert "signed: true" in told.problems[0].remedy() and "signed: true" in told.problems[0].remedy("vi")
+    assert allowed.check().ok and allowed.table("channel_daily").spend.sum().to_pyarrow().as_py() == -19995

@@ -122,14 +122,14 @@ STORED = pd.DataFrame(
         "channel": ["Tìm kiếm trả phí", "Quảng cáo Zalo", "Tìm kiếm trả phí"],
         "campaign": ["Tết Bính Ngọ", None, "Tết; sale, 50%"],
         "clicks": pd.array([120, 0, None], dtype="Int64"),
-        "spend": [1_234_567.5, -20_000.0, 0.1],
+        "spend": [1_234_567.5, 20_000.0, 0.1],
     }
 )
 READ = [
     {"date": date(2026, 2, 16), "channel": "Tìm kiếm trả phí", "campaign": "Tết Bính Ngọ",
      "clicks": Decimal(120), "spend": Decimal("1234567.5")},
     {"date": date(2026, 2, 17), "channel": "Quảng cáo Zalo", "campaign": None,
-     "clicks": Decimal(0), "spend": Decimal("-20000")},
+     "clicks": Decimal(0), "spend": Decimal("20000")},
     {"date": date(2026, 2, 17), "channel": "Tìm kiếm trả phí", "campaign": "Tết; sale, 50%",
      "clicks": None, "spend": Decimal("0.1")},
 ]  # fmt: skip
@@ -166,7 +166,7 @@ CSV = "date,channel,campaign,clicks,spend\n" + "\n".join(
     [
         "2026-02-17,Tìm kiếm trả phí,\"Tết; sale, 50%\",,0.1",
         "2026-02-16,Tìm kiếm trả phí,Tết Bính Ngọ,120,1234567.5",
-        "2026-02-17,Quảng cáo Zalo,,0,-20000",
+        "2026-02-17,Quảng cáo Zalo,,0,20000",
     ]
 )  # fmt: skip
 SPELLINGS = {
