@@ -43,7 +43,7 @@ class Parameter:
         kind = self.kind.removesuffix("| None").strip()
         if inner := re.fullmatch(r"list\[(\w+)\]", kind):
             items = given if isinstance(given, list) else str(given).strip("[]").split(",")
-            return [self._one(item, inner[1]) for item in items]
+            return [self._one(item, inner[1]) for item in items if inner[1] != "str" or str(item).strip()]
         return self._one(given, kind)
 
     def _one(self, given: Any, kind: str) -> Any:

@@ -14,6 +14,7 @@ from kpi_helpers import kpis
 from kpi_helpers.advice import PlanReview, review_plan
 from kpi_helpers.baselines import SEASONS
 from kpi_helpers.elasticities import Elasticity, estimate_elasticity
+from kpi_helpers.errors import require_known
 from kpi_helpers.outlooks import Outlook
 from kpi_helpers.plans import Plan, TargetTable
 from kpi_helpers.rates import upstream_needs
@@ -88,7 +89,10 @@ def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0
     """
     graded = [o for o in outlooks if o.graded]
     all_of = {p: _together(graded, p) for p in odds}
-    rows = [(o.kpi, p, o.target_at(p), o.target_at(p) / o.reference - 1, all_of[p]) for o in graded for p in odds]
+    rows = [
+        (o.kpi, p, o.target_at(p), o.target_at(p) / o.reference - 1 if o.knows_last_year else math.nan, all_of[p])
+        for o in graded for p in odds
+    ]  # fmt: skip
     columns = zip(*rows, strict=True) if rows else ((),) * 5
     names = ("kpi", "odds", "target", "change", "together")
     return OddsTable(**dict(zip(names, columns, strict=True)), currency=graded[0].currency if graded else "")
@@ -269,6 +273,10 @@ def review(
 ) -> PlanReview:
     """Warn of what weakens the plan; see `advice.review_plan`. `recent` are KPIs by channel over the last weeks."""
     frame = recent.to_frame().dropna(subset=["value"])
+    channels = list(dict.fromkeys(frame["segment"]))
+    for channel in activities or {}:
+        require_known(channel, channels, f"activities: there is no channel {channel!r} in the data.")
+    frame = frame[[kpis.kpi(k).direction != "none" for k in frame["kpi"]]]
     by_channel = {str(s): part["kpi"].tolist() for s, part in frame.groupby("segment", sort=False)}
     acts = frame[frame["kpi"].isin(ENGAGEMENT)].drop_duplicates("segment").set_index("segment")
     engagement = {str(s): (row.numerator, row.denominator) for s, row in acts.iterrows()}

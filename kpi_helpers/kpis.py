@@ -154,7 +154,7 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     if not served:
         raise KpiError(f"The columns of {data.name} feed no KPI for {objective}. Map more columns; see data/README.md.")
     found = [k for k in fed if served in k.objectives]
-    main = next(k for k in found if k.plannable)
+    main = min((k for k in found if k.plannable), key=lambda k: k.id != served)  # leads for leads, else the first
     chosen = [main, *[k for k in found if k != main][: most - 1]]
     groups = {k.group for k in chosen}  # a channel of messages or ads is also read by a rate of its own
     own = [k for group, k in OWN_RATE.items() if group not in groups and known.get(f"{k}__num", False)]
@@ -285,8 +285,10 @@ def daily_sums(
         raise KpiError(f"{data.name} has no column {', '.join(sorted(lacking))}. Map it, or choose other KPIs.")
     if since is not None:
         rows = rows.filter(_.date >= since)
-    if until is not None:
-        rows = rows.filter(_.date <= until)
+    if until is not None:  # a week that is still running on that day is not known
+        last = pd.Period(until, PERIODS[data.period()])
+        last = last if last.end_time.date() <= until else last - 1
+        rows = rows.filter(_.date <= last.start_time.date())
     sums: dict[str, Any] = {}
     for k in wanted:
         num = _signed_sum(rows, k.numerator)

@@ -207,6 +207,8 @@ def outlook(
     told, cleaned = baseline(series, len(future), holidays)
     low, high = told.interval(confidence)
     total, total_low, total_high = (min(v, most) for v in told.total(confidence, weights=weights))
+    if np.count_nonzero(weights) == 1:  # one period is the whole: one quantity, one interval
+        low[-1], high[-1] = total_low / weights[-1], total_high / weights[-1]
     before = series.reindex([p - season for p in future[skip:]]).to_numpy(dtype=float)
     reference = _whole(before, weights)
     return Outlook(

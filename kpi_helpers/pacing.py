@@ -81,7 +81,8 @@ class Pace(Result):
         values = (self.actual[i], self.projected[i], self.target[i])
         actual, projected, target = (measure(v, k.unit, language, self.currency) for v in values)
         between = span(low, high, k.unit, language, self.currency)
-        left = percent(self.remaining_factor[i], language, decimals=0)
+        rest = self.remaining_factor[i]
+        left = say("pace.reached", language) if rest <= 0 else percent(rest, language, decimals=0)
         told = (projected, between, target, left, probability(self.probability[i], language))
         facts = "".join(
             f"<div><dt>{term}</dt><dd>{html.escape(v)}</dd></div>"

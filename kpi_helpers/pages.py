@@ -94,6 +94,8 @@ def _outputs(cell: Mapping[str, Any], language: str) -> str:
 
 def _output(output: Mapping[str, Any], language: str) -> str:
     """HTML of one output: ours in the language of the page, else the richest that needs no script."""
+    if output.get("name") == "stderr":
+        return ""  # warnings are for whoever runs it
     if output["output_type"] == "stream":
         return f"<pre>{html.escape(''.join(output['text']))}</pre>"
     if output["output_type"] == "error":

@@ -85,7 +85,7 @@ def forecast(
     top, low = expected["expected_high"].max() / scale, expected["expected_low"].min() / scale
     _label(axes, expected.index[-1], top * 1.01, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
     _label(axes, expected.index[-1], low * 0.8, words[3], "#56616e", va="top", ha="right")
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=4 if narrow else 8))
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=4 if narrow else 8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _i: month(num2date(x), language)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     small = axes.get_ylim()[1] < 5

@@ -147,8 +147,8 @@ class Source:
             broken = [p for p in broken if p.rule != "credit" or p.column not in credited]
             problems += [self._cured(p, prepared, contract) if p.more.startswith("text") else p for p in broken]
             notes = [*(sheet.notes if sheet else ()), *(note for c in tidied for note in self._tidied(prepared, c))]
-            if not any(p.column in ("date", "channel") and p.rule != "duplicate" for p in problems):
-                notes += self._gaps(prepared)
+            if {"date", "channel"} <= set(prepared.columns):
+                notes += self._gaps(prepared.filter(_.date.notnull(), _.channel.notnull()))
             return n // len(self._spec(name).get("channels") or [0]), tuple(problems), tuple(notes)
         except duckdb.Error as error:
             if not self._folder:
@@ -240,7 +240,9 @@ class Source:
             return text, text, ""
         if c.kind == "date":
             good = kind.is_date() or kind.is_timestamp()
-            return (column.cast("date") if good else null), text, "" if good else f"date ({kind})"
+            day = column.cast("date") if good else null
+            day = day.year().between(1900, 2099).ifelse(day, null) if good else null
+            return day, text, "" if good else f"date ({kind})"
         if not kind.is_numeric() or kind.is_boolean():
             return null, text, ""
         if kind.is_integer():

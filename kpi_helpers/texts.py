@@ -148,8 +148,8 @@ def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
     """Read a date by the given formats only; a text that two formats read differently is no date."""
     read = [_read_date(text, form).date() for form in forms]
     low, high = ibis.least(*read), ibis.greatest(*read)
-    # the engine takes "epoch" for a date, and 17/2/26 is not the year 26
-    certain = (low == high) & text.re_search(r"\d") & (low.year() >= 1900)
+    # the engine takes "epoch" for a date; neither 17/2/26 nor 9999-12-31 is meant
+    certain = (low == high) & text.re_search(r"\d") & low.year().between(1900, 2099)
     return certain.ifelse(low, ibis.null("date"))
 
 

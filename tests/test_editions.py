@@ -421,3 +421,9 @@ def test_results_are_collected_in_the_order_shown():
     )
 
     assert [r["name"] for r in editions.results(given)] == ["zeta", "alpha", "mu"]
+
+
+def test_an_empty_list_of_words_is_empty():
+    days = editions.Parameter("holidays", "list[str]", ["11-11"], "days")
+
+    assert [days.read(given) for given in ("", "[]", "11-11, 12-12")] == [[], [], ["11-11", "12-12"]]

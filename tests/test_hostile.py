@@ -569,3 +569,17 @@ def test_spend_below_zero_is_told_until_the_mapping_calls_it_a_credit(tmp_path):
     assert [(p.column, p.rule, p.n_rows, p.examples) for p in told.problems] == [("spend", "credit", 1, ("-20000",))]
     assert "signed: true" in told.problems[0].remedy() and "signed: true" in told.problems[0].remedy("vi")
     assert allowed.check().ok and allowed.table("channel_daily").spend.sum().to_pyarrow().as_py() == -19995
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "2203-01-01", "1066-10-14"])
+def test_a_year_that_cannot_be_meant_is_no_date(tmp_path, day):
+    check = checked(tmp_path, f"date,channel,clicks\n{day},A,1\n2026-01-02,A,1\n")
+
+    assert broken(check) == {("date", "not a date"): 1}
+
+
+def test_words_for_nothing_as_a_channel_are_noted_beside_other_problems(tmp_path):
+    check = checked(tmp_path, "date,channel,clicks\n2026-01-01,Select,-1\n2026-01-02,A,1\n")
+
+    assert broken(check) == {("clicks", "negative"): 1}
+    assert any('"Select"' in note.en for note in check.notes)

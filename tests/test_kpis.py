@@ -686,3 +686,24 @@ def test_an_unknown_or_missing_objective_lists_those_that_there_are(duckdb_engin
 def test_a_misspelt_kpi_is_told_what_was_meant(key, meant):
     with pytest.raises(KpiError, match=f"There is no KPI '{key}'. Did you mean {meant}"):
         kpis.kpi(key)
+
+
+def test_a_week_that_still_runs_on_the_last_day_is_not_read(tmp_path):
+    text = "date,channel,orders\n2026-01-05,A,1\n2026-01-12,A,10\n2026-01-19,A,100\n"
+    (tmp_path / "channel_daily.csv").write_text(text)
+    weekly = connect(tmp_path, {"channel_daily": {"period": "week"}})
+
+    def total(until):
+        return compute(weekly, ["orders"], grain="total", until=until).value[0]
+
+    assert [total(date(2026, 1, day)) for day in (17, 18, 24, 25)] == [1, 11, 11, 111]
+
+
+def test_leads_are_the_main_kpi_of_the_objective_leads():
+    chosen = choose(connect("data/demo"), "leads")
+
+    assert chosen.main == chosen.kpis[0] == "leads"
+
+
+def test_explain_change_is_found_beside_the_kpis():
+    assert kpis.explain_change({"a": (1, 2)}, {"a": (1, 2)}).total == 0

@@ -471,3 +471,10 @@ def test_two_headings_in_one_cell_are_two_sections():
     assert [s.within("h2")[0].text for s in sections] == ["First", "Second"]
     assert len({s.attrs["id"] for s in sections}) == 2
     assert ["one" in sections[0].text, "two" in sections[0].text] == [True, False]
+
+
+def test_warnings_of_the_interpreter_do_not_reach_the_page():
+    said = {"output_type": "stream", "name": "stderr", "text": "/home/x/plots.py:1: UserWarning: ticks"}
+
+    assert pages._output(said, "en") == ""
+    assert "ticks" in pages._output(said | {"name": "stdout"}, "en")

@@ -31,7 +31,8 @@ def spends(folder, cells, **options):
     """Source of a CSV file, separated by semicolons, with each of the cells as spend in a row of its own."""
     lines = [f"2026-01-01;A;{i:03};{cell}\n" for i, cell in enumerate(cells)]
     put(folder, "date;channel;campaign;spend\n" + "".join(lines))
-    return connect(folder, {"channel_daily": options})
+    credits = {"columns": {"spend": {"column": "spend", "signed": True}}}
+    return connect(folder, {"channel_daily": credits | options})
 
 
 def dates(folder, cells, **options):
@@ -377,12 +378,12 @@ def test_one_null_value_is_a_word_not_its_letters(tmp_path):
 
 
 def test_null_values_of_a_column_are_its_own(tmp_path):
-    put(tmp_path, "date,channel,spend,clicks\n2026-01-01,A,-999,-999\n")
+    put(tmp_path, "date,channel,revenue,clicks\n2026-01-01,A,-999,-999\n")
     columns = {"clicks": {"column": "clicks", "null_values": ["-999"]}}
 
     read = rows_of(connect(tmp_path, {"channel_daily": {"columns": columns}}))[0]
 
-    assert (read["clicks"], read["spend"]) == (None, Decimal(-999))
+    assert (read["clicks"], read["revenue"]) == (None, Decimal(-999))
 
 
 def test_a_factor_turns_micros_into_money(tmp_path):
