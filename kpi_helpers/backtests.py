@@ -141,7 +141,8 @@ class BackTest(Result):
             "before": percent(self.error_last_year, language),
         }  # fmt: skip
         kind = "sentence" if math.isfinite(self.error_last_year) else "alone"
-        return say(f"back_test.{kind}", language, **told)
+        worse = self.error > self.error_last_year
+        return say(f"back_test.{kind}", language, **told) + (f" {say('back_test.worse', language)}" if worse else "")
 
     def html(self, language: str = "en") -> str:
         """The sentence, what the rules weigh, a table of the odds; each date folded below."""

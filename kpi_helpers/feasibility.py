@@ -55,6 +55,8 @@ class OddsTable(Result):
 
     def html(self, language: str = "en") -> str:
         """One row a KPI, one column odds; the last row is the chance of all."""
+        if not self.kpi:
+            return f"<p>{say('odds_table.none', language)}</p>"
         frame, odds = self.to_frame(), list(dict.fromkeys(self.odds))
         rows = []
         for key, part in frame.groupby("kpi", sort=False):

@@ -152,7 +152,9 @@ class Plan(Result):
         decimals = int(divisor > 1)
         cells = grid.drop(columns="total")
         step = divisor / 10**decimals  # what is printed must add up as well, so it is rounded by allocation too
-        printed = np.array(allocate(round(self.total / step), cells.to_numpy().ravel())).reshape(cells.shape)
+        printed = np.array(allocate(round(self.total / step), cells.to_numpy().ravel() + (self.total == 0))).reshape(
+            cells.shape
+        )
         printed = np.vstack([printed, printed.sum(axis=0)])
         printed = np.column_stack([printed, printed.sum(axis=1)]) / 10**decimals
         names = [*map(html.escape, grid.index), say("channel.all", language)]
@@ -188,7 +190,7 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
     """
     k, total = kpis.kpi(whole.kpi), round(whole.reference * (1 + share)) if math.isfinite(whole.reference) else -1
     require(k.additive, f"{k.id} is a ratio; only sums are split over channels and months. Choose orders, say.")
-    require(total >= 0, f"{k.id} has no target to split, because its reference is {whole.reference:.0f}.")
+    require(total >= 0, f"{k.id} has no target to split, because it would be below 0. Choose another objective.")
     cells = sorted(
         ((at.replace(day=1), at, o.segment), max(value, 0.0))
         for o in [o for o in channels if not o.reason] or [whole]
