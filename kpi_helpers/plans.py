@@ -152,9 +152,8 @@ class Plan(Result):
         decimals = int(divisor > 1)
         cells = grid.drop(columns="total")
         step = divisor / 10**decimals  # what is printed must add up as well, so it is rounded by allocation too
-        printed = np.array(allocate(round(self.total / step), cells.to_numpy().ravel() + (self.total == 0))).reshape(
-            cells.shape
-        )
+        shares = cells.to_numpy().ravel() + (self.total == 0)
+        printed = np.array(allocate(round(self.total / step), shares)).reshape(cells.shape)
         printed = np.vstack([printed, printed.sum(axis=0)])
         printed = np.column_stack([printed, printed.sum(axis=1)]) / 10**decimals
         names = [*map(html.escape, grid.index), say("channel.all", language)]
