@@ -208,8 +208,7 @@ def explain_change(
     require(unit in ("", "share", "ratio", "money"), f"unit={unit!r} is not share, ratio or money.")
     names = sorted({*before, *after})
     days = [_read(before, names, "before"), _read(after, names, "after")]
-    exact = np.vectorize(Fraction, otypes=[object])  # so that the parts add up to the last digit
-    sums = [exact(period.sum(axis=1)) for period in days]
+    sums = [_sums(period, names) for period in (before, after)]
     counted = all(((n >= 0) & (n <= d)).all() for n, d in sums)
     unit = unit or ("share" if counted else "ratio")
     (mix, rate), margins = _effects(*sums), _margins(days, counted and unit == "share", confidence)
@@ -244,6 +243,13 @@ def _read(given: Mapping[str, Sequence[Any]], names: Sequence[str], at: str) -> 
     require(known, f"The change cannot be computed, because the denominators {at} sum to 0.")
     nothing = np.zeros_like(next(iter(cells.values())))
     return np.stack([cells.get(name, nothing) for name in names], axis=-1)
+
+
+def _sums(given: Mapping[str, Sequence[Any]], names: Sequence[str]) -> Any:
+    """The same as exact fractions (2, segments), so that the parts add up to the last digit."""
+    cells = [given.get(name, (0, 0)) for name in names]
+    parts = [[np.atleast_1d(cell[k]).tolist() for cell in cells] for k in (0, 1)]
+    return np.array([[sum(map(Fraction, days), Fraction()) for days in row] for row in parts], dtype=object)
 
 
 def _effects(before: Any, after: Any) -> tuple[Any, Any]:

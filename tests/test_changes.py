@@ -518,3 +518,11 @@ class TestReader:
 
     def test_named_as_agreed(self):
         assert kpis.explain_change is changes.explain_change
+
+
+def test_large_whole_numbers_and_decimals_are_exact():
+    large, tenth = 2**53, Decimal("0.1")
+
+    assert explain_change({"a": (large, 2 * large)}, {"a": (large + 1, 2 * large)}).numerator_rate == 1
+    three = explain_change({"a": (tenth, 1), "b": (2 * tenth, 1)}, {"a": (3 * tenth, 1), "b": (0, 1)})
+    assert three.total == 0 == three.volume
