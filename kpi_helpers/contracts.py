@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kpi_helpers.result import LANGUAGES, Result, Text, number, say, table
+import yaml
+
+from kpi_helpers.result import LANGUAGES, Result, Text, asset, number, say, table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -18,56 +20,48 @@ BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A",
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a contract; ``data/README.md`` says what each means.
-
-    `kind` is ``date``, ``text`` or ``number`` (exact decimal, six places); `at_most` names the column
-    that it cannot exceed; `money` is in the source's currency; `signed` numbers may be negative.
-    """
+    """One column of a contract, as ``contracts.yaml`` declares it; its kinds and marks are told there."""
 
     name: str
+    about: Text
     kind: str = "number"
     required: bool = False
     money: bool = False
     signed: bool = False
     at_most: str | None = None
+    one_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A contract: its columns and the columns that together occur once."""
+    """A contract: what a row is, the columns that together occur once, the column that dates a row, what to count."""
 
     name: str
+    about: Text
     key: tuple[str, ...]
+    dated: str
     columns: tuple[Column, ...]
+    measures: dict[str, str]
+    rows: str = "one"
 
     @property
-    def measures(self) -> tuple[str, ...]:
-        """Names of the number columns."""
-        return tuple(c.name for c in self.columns if c.kind == "number")
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the number columns, each of which is a measure too."""
+        return tuple(c.name for c in self.columns if c.kind in ("number", "flag"))
 
 
-COLUMNS = (
-    Column("date", "date", required=True),
-    Column("channel", "text", required=True),
-    Column("campaign", "text"),
-    Column("impressions"),
-    Column("clicks", at_most="impressions"),
-    Column("sessions"),
-    Column("pageviews"),
-    Column("spend", money=True),
-    Column("leads"),
-    Column("conversions"),
-    Column("orders"),
-    Column("revenue", money=True, signed=True),
-    Column("sent"),
-    Column("hard_bounces", at_most="sent"),
-    Column("soft_bounces", at_most="sent"),
-    Column("unique_opens", at_most="sent"),
-    Column("unique_clicks", at_most="sent"),
-    Column("unsubscribes", at_most="sent"),
-)
-CHANNEL_DAILY = Table("channel_daily", ("date", "channel", "campaign"), COLUMNS)
-TABLES = {table.name: table for table in (CHANNEL_DAILY,)}
+def _read(name: str, told: dict[str, Any]) -> Table:
+    columns = [
+        Column(column, Text(entry.pop("en"), entry.pop("vi")), one_of=tuple(entry.pop("one_of", ())), **entry)
+        for column, entry in told["columns"].items()
+    ]
+    about = Text(**told["about"])
+    rows, measures = told.get("rows", "one"), told.get("measures", {})
+    return Table(name, about, tuple(told["key"]), told["dated"], tuple(columns), measures, rows)
+
+
+TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contracts.yaml")).items()}
+CHANNEL_DAILY = TABLES["channel_daily"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +188,7 @@ def broken_rules(
         asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
         if rule.settled is not None:
             asked[f"settled{i}"] = rule.settled.fill_null(False).any()
-    if keyed := all(c in held for c in contract.columns if c.required):
+    if keyed := bool(contract.key) and all(c in held for c in contract.columns if c.required):
         key = _key(prepared, contract)
         asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
     found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
@@ -207,7 +201,7 @@ def broken_rules(
     if keyed and (repeated := found["n_key"] - found["n_distinct"]):
         problems.append(_repeated(prepared, contract, repeated, found["n"]))
     if not found["n"]:
-        problems.append(Problem(contract.name, contract.key[0], "no rows", 0, 0))
+        problems.append(Problem(contract.name, contract.columns[0].name, "no rows", 0, 0))
     return found["n"], problems, [name for name in kept if found[name]]
 
 
@@ -215,7 +209,9 @@ def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[
     """The rules of one column that the source has."""
     typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
     if c.kind != "text":
-        yield Rule(c.name, f"not a {c.kind}", raw.notnull() & typed.isnull(), told)
+        yield Rule(
+            c.name, "not a number" if c.kind == "flag" else f"not a {c.kind}", raw.notnull() & typed.isnull(), told
+        )
     if c.kind == "date" and period != "day":
         begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
         yield Rule(c.name, "not the first day", ~begun, period)
@@ -226,6 +222,10 @@ def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[
         yield Rule(c.name, "ambiguous number", pointed & grouped, settled=pointed & ~grouped)
     if c.kind == "number" and not c.signed:
         yield Rule(c.name, "credit" if c.money else "negative", typed < 0)
+    if c.kind == "flag":
+        yield Rule(c.name, "not a flag", (typed != 0) & (typed != 1))
+    if c.one_of:
+        yield Rule(c.name, "unknown word", typed.notnull() & ~typed.isin(c.one_of), ", ".join(c.one_of))
     if c.at_most and c.at_most in prepared.columns:
         yield Rule(c.name, "too large", typed > prepared[c.at_most], c.at_most)
 

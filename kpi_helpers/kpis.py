@@ -277,7 +277,7 @@ def daily_sums(
     without clicks does not lend its conversions to the conversion rate per click.
     """
     rows = data.table("channel_daily")
-    if by is not None and (by not in rows.columns or by in (*CHANNEL_DAILY.measures, "date")):
+    if by is not None and (by not in rows.columns or by in (*CHANNEL_DAILY.numbers, "date")):
         what = "no dimension" if by in rows.columns else "no column"
         raise KpiError(f"by={by!r} is {what} of channel_daily; it has {', '.join(rows.columns)}.")
     lacking = {c for k in wanted for c in k.columns} - set(rows.columns)

@@ -147,7 +147,7 @@ class Source:
             broken = [p for p in broken if p.rule != "credit" or p.column not in credited]
             problems += [self._cured(p, prepared, contract) if p.more.startswith("text") else p for p in broken]
             notes = [*(sheet.notes if sheet else ()), *(note for c in tidied for note in self._tidied(prepared, c))]
-            if {"date", "channel"} <= set(prepared.columns):
+            if name == "channel_daily" and {"date", "channel"} <= set(prepared.columns):
                 notes += self._gaps(prepared.filter(_.date.notnull(), _.channel.notnull()))
             return n // len(self._spec(name).get("channels") or [0]), tuple(problems), tuple(notes)
         except duckdb.Error as error:
@@ -193,7 +193,7 @@ class Source:
     def _blocks(self, contract: Table) -> dict[str | None, dict[str, Any]]:
         """Which column of the source is which of ours, for each channel of a wide table, or once."""
         spec, sheet = self._spec(contract.name), self._sheet(contract.name)
-        wide = {*contract.measures, "channel"} if "channels" in spec else set()  # a block names its own measures
+        wide = {*contract.numbers, "channel"} if "channels" in spec else set()  # a block names its own measures
         # a name that occurs twice is asked for, and lacking
         there = {*self._raw(contract.name).columns, *(sheet.repeated if sheet else ())}
         own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
@@ -229,7 +229,7 @@ class Source:
 
     def _read(self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
         """Typed value, original text, and what the reading was told, of one column."""
-        null = ibis.null({"date": "date", "text": "string", "number": EXACT}[c.kind])
+        null = ibis.null({"date": "date", "time": "timestamp", "text": "string"}.get(c.kind, EXACT))
         if entry is None:
             return null, ibis.null("string"), ""
         column, kind = raw[entry["column"]], raw[entry["column"]].type()
@@ -238,6 +238,9 @@ class Source:
         text = column.cast("string")
         if c.kind == "text":
             return text, text, ""
+        if c.kind == "time":
+            good = kind.is_date() or kind.is_timestamp()
+            return column.cast("timestamp") if good else null, text, "" if good else f"time ({kind})"
         if c.kind == "date":
             good = kind.is_date() or kind.is_timestamp()
             day = column.cast("date") if good else null
@@ -367,8 +370,8 @@ def _absent(contract: Table, given: dict[str, Any], there: Sequence[str], *, wid
             problems.append(Problem(contract.name, c.name, "missing column", 0, 0, wanted, ", ".join(there)))
         elif wanted and c.money and "factor" not in entry and wanted[0].lower().endswith("micros"):
             problems.append(Problem(contract.name, c.name, "micros", 0, 0, wanted))
-    if not set(contract.measures) & set(given):
-        problems.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.measures)))
+    if contract.rows == "day" and not set(contract.numbers) & set(given):
+        problems.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.numbers)))
     return problems
 
 

@@ -346,7 +346,7 @@ def test_every_column_of_a_contract_is_of_a_known_kind():
     for contract in TABLES.values():
         named = {column.name for column in contract.columns}
         for column in contract.columns:
-            assert column.kind in ("date", "text", "number")
+            assert column.kind in ("date", "time", "text", "number", "flag")
             assert column.at_most is None or column.at_most in named
         assert set(contract.key) <= named
 

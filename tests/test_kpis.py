@@ -374,7 +374,7 @@ def test_neither_the_order_of_rows_nor_campaigns_change_a_value_on_each_engine(e
 
 def test_denominators_of_zero_give_no_value(engine):
     ratios = [k.id for k in catalogue().values() if k.denominator]
-    zeros = {measure: [0] for measure in CHANNEL_DAILY.measures}
+    zeros = {measure: [0] for measure in CHANNEL_DAILY.numbers}
 
     table = compute(engine.source(pd.DataFrame({"date": [MONDAY], "channel": ["A"], **zeros})), ratios, grain="day")
 
@@ -544,7 +544,7 @@ def test_the_whole_table_is_read_in_one_query(company, monkeypatch):
 def test_every_kpi_of_the_catalogue_is_whole(k):
     for text in (k.name, k.meaning, k.pitfall):
         assert text.en.strip() and text.vi.strip() and text.en != text.vi
-    assert k.columns <= set(CHANNEL_DAILY.measures)
+    assert k.columns <= set(CHANNEL_DAILY.numbers)
     assert k.unit in {"count", "money", "share", "ratio"}
     assert k.direction in {"up", "down", "none"}
     assert set(k.objectives) <= set(UPSTREAM)
@@ -563,11 +563,11 @@ def test_no_two_kpis_share_a_name_or_a_formula():
 
 
 def test_every_measure_of_the_contract_feeds_a_kpi():
-    assert set().union(*(k.columns for k in catalogue().values())) == set(CHANNEL_DAILY.measures)
+    assert set().union(*(k.columns for k in catalogue().values())) == set(CHANNEL_DAILY.numbers)
 
 
 def test_every_kpi_of_the_catalogue_computes(duckdb_engine):
-    values = {measure: [2.0 ** (20 - i), 3.0] for i, measure in enumerate(CHANNEL_DAILY.measures)}
+    values = {measure: [2.0 ** (20 - i), 3.0] for i, measure in enumerate(CHANNEL_DAILY.numbers)}
     values["sent"] = [5e6, 3e6]
     rows = pd.DataFrame({"date": [MONDAY, MONDAY + timedelta(1)], "channel": "A", **values})
 
