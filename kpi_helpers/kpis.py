@@ -4,85 +4,34 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from ibis import _
 
+from kpi_helpers import views
+from kpi_helpers.catalogue import UPSTREAM, declared
+from kpi_helpers.catalogue import Kpi as Kpi
+from kpi_helpers.catalogue import catalogue as catalogue
+from kpi_helpers.catalogue import cost_per as cost_per
+from kpi_helpers.catalogue import kpi as kpi
+from kpi_helpers.catalogue import suggest as suggest
 from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
-from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.errors import KpiError, require
 from kpi_helpers.mappings import PERIODS
-from kpi_helpers.result import Result, Text, asset, day, measure, say, span, table
+from kpi_helpers.readings import Ask, read
+from kpi_helpers.result import Result, day, measure, say, span, table
+from kpi_helpers.scoring import GRAINS, cells, intervals, lacking
+from kpi_helpers.scoring import feeds as feeds
+from kpi_helpers.scoring import scorecard as scorecard
 from kpi_helpers.sources import Source
-from kpi_helpers.stats import checked_confidence, ratio_margin, wilson
+from kpi_helpers.stats import checked_confidence
 
-GRAINS = PERIODS | {"total": "Y"}
 #: on which days rows are dated, by what they cover
 DATED = {"day": "D", "week": "W-MON", "month": "MS"}
 #: The rate that tells most about channels of a group, whatever the objective.
 OWN_RATE = {"ads": "ctr_ad", "messaging": "ctr_email"}
-#: An objective that the data cannot feed is carried by the next one up the funnel.
-UPSTREAM = {"sales": "leads", "leads": "traffic", "traffic": "awareness", "loyalty": "traffic", "awareness": None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kpi:
-    """One KPI as the catalogue declares it; see ``catalogue.yaml`` for the meaning of each field."""
-
-    id: str
-    name: Text
-    meaning: Text
-    pitfall: Text
-    numerator: tuple[str, ...]
-    denominator: tuple[str, ...] = ()
-    scale: float = 1.0
-    unit: str
-    direction: str
-    group: str
-    objectives: tuple[str, ...]
-    activities: tuple[str, ...] = ()
-    vanity: bool = False
-
-    @property
-    def additive(self) -> bool:
-        """Whether the KPI is a plain sum, which adds up over days and channels."""
-        return not self.denominator
-
-    @property
-    def plannable(self) -> bool:
-        """Whether a target can be set for it: a sum that is better high or low."""
-        return self.additive and self.direction != "none"
-
-    @property
-    def columns(self) -> set[str]:
-        """Columns that the KPI needs."""
-        return {c.lstrip("-") for c in self.numerator + self.denominator}
-
-
-@cache
-def catalogue() -> dict[str, Kpi]:
-    """Every KPI by its id, in the order of importance within an objective.
-
-    >>> catalogue()["open_rate"].name.vi
-    'Tỷ lệ mở'
-    """
-    import yaml
-
-    kpis = {}
-    for key, entry in yaml.safe_load(asset("catalogue.yaml")).items():
-        entry |= {f: Text(**entry[f]) for f in ("name", "meaning", "pitfall")}
-        entry |= {f: tuple(entry.get(f, ())) for f in ("numerator", "denominator", "objectives", "activities")}
-        kpis[key] = Kpi(id=key, **entry)
-    return kpis
-
-
-def kpi(key: str) -> Kpi:
-    """One KPI by its id."""
-    require_known(key, catalogue(), f"There is no KPI {key!r}.")
-    return catalogue()[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -144,8 +93,8 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     """
     told = f"objective={objective!r} is not one of {', '.join(UPSTREAM)}. A plan needs one of them."
     require(objective in UPSTREAM, told)
-    held = set(data.table("channel_daily").columns)
-    possible = [k for k in catalogue().values() if k.columns <= held]
+    held = {"channel_daily": set(data.table("channel_daily").columns)}
+    possible = [k for k in declared().values() if k.kind != "stock" and not lacking(k, held)]
     known = daily_sums(data, possible).notna().any()  # a ratio needs a row that knows both of its parts
     fed = [k for k in possible if known[f"{k.id}__num"]]
     served: str | None = objective
@@ -247,16 +196,18 @@ def compute(
     (0.0164, 0.0162, 0.0166)
     """
     checked_confidence(confidence)
-    require(len(ids) > 0, f"ids is empty. Name at least one KPI of {', '.join(catalogue())}.")
+    require(len(ids) > 0, f"ids is empty. Name at least one KPI of {', '.join(declared())}.")
     require(grain in GRAINS, f"grain={grain!r} is not one of {', '.join(GRAINS)}.")
     data.require_grain(grain)
     wanted = [kpi(k) for k in ids]
+    other = [k.id for k in wanted if k.tables != {"channel_daily"} or k.kind == "stock"]
+    require(not other, f"{', '.join(other)}: no sum or ratio of channel_daily. Use kpis.scorecard for all others.")
     daily = daily_sums(data, wanted, by=by, since=since, until=until)
     told = f"{data.name} has no row between {since or 'its beginning'} and {until or 'its end'}."
     require(not daily.empty, told)
     at = daily["date"].dt.to_period(GRAINS[grain])
     daily["period_at"] = daily["date"].min() if grain == "total" else at.dt.start_time
-    frame = pd.concat([_values(daily, k, confidence) for k in wanted], ignore_index=True)
+    frame = _values(daily, wanted, confidence)
     dates = pd.date_range(at.min().start_time, at.max().end_time, freq=DATED[data.period()]).to_period(GRAINS[grain])
     expected = frame["period_at"].dt.to_period(GRAINS[grain]).map(dates.value_counts())
     frame["complete"] = frame["n_days"] >= (daily["date"].nunique() if grain == "total" else expected)
@@ -280,56 +231,28 @@ def daily_sums(
     if by is not None and (by not in rows.columns or by in (*CHANNEL_DAILY.numbers, "date")):
         what = "no dimension" if by in rows.columns else "no column"
         raise KpiError(f"by={by!r} is {what} of channel_daily; it has {', '.join(rows.columns)}.")
-    lacking = {c for k in wanted for c in k.columns} - set(rows.columns)
-    if lacking:
-        raise KpiError(f"{data.name} has no column {', '.join(sorted(lacking))}. Map it, or choose other KPIs.")
-    if since is not None:
-        rows = rows.filter(_.date >= since)
+    without = set[str]().union(*(lacking(k, {"channel_daily": set(rows.columns)}) for k in wanted))
+    if without:
+        columns = ", ".join(sorted(name.partition(".")[2] for name in without))
+        raise KpiError(f"{data.name} has no column {columns}. Map it, or choose other KPIs.")
     if until is not None:  # a week that is still running on that day is not known
         last = pd.Period(until, PERIODS[data.period()])
-        last = last if last.end_time.date() <= until else last - 1
-        rows = rows.filter(_.date <= last.start_time.date())
-    sums: dict[str, Any] = {}
-    for k in wanted:
-        num = _signed_sum(rows, k.numerator)
-        if k.additive:
-            sums[f"{k.id}__num"] = num.sum()
-            continue
-        den = _signed_sum(rows, k.denominator)
-        sums[f"{k.id}__num"] = den.notnull().ifelse(num, None).sum()
-        sums[f"{k.id}__den"] = num.notnull().ifelse(den, None).sum()
-    keys = ["date", *([by] if by else [])]
-    frame = rows.group_by(keys).aggregate(**sums).to_pyarrow().to_pandas()
-    frame["segment"] = frame[by].fillna("") if by else ""
-    frame["date"] = pd.to_datetime(frame["date"])
-    frame = frame.astype(dict.fromkeys(sums, float))
+        until = (last if last.end_time.date() <= until else last - 1).start_time.date()
+    asks = [Ask(k.id, k.numerator, k.denominator) for k in wanted]
+    dims = (by,) if by else ()
+    frame = read(views.rows(data, "channel_daily", dims, None, None), asks, by=dims, start=since, end=until)
+    frame = frame.assign(segment=frame[by] if by else "").drop(columns=list(dims))
+    sums = [c for c in frame if c not in ("date", "segment")]
     return frame[["date", "segment", *sums]].sort_values(["segment", "date"], ignore_index=True)
 
 
-def _signed_sum(rows: Any, columns: tuple[str, ...]) -> Any:
-    first, *others = (-rows[name[1:]] if name.startswith("-") else rows[name] for name in columns)
-    return sum(others, first)
-
-
-def _values(daily: pd.DataFrame, k: Kpi, confidence: float) -> pd.DataFrame:
-    """One KPI by period and segment from its daily sums."""
-    x = daily[f"{k.id}__num"]
-    y = x * np.nan if k.additive else daily[f"{k.id}__den"]
-    keys = [daily["period_at"], daily["segment"]]
-    summed = pd.DataFrame({"numerator": x, "denominator": y}).groupby(keys).sum(min_count=1)
-    ratio = summed["numerator"] / (1 if k.additive else summed["denominator"].where(summed["denominator"] != 0))
-    known = x.notna() & (k.additive | y.notna())
-    n_days = known.groupby(keys).sum()
-    # each day against what the common ratio would make of it
-    common = pd.MultiIndex.from_arrays(keys).map(ratio).to_numpy(dtype=float)
-    squared = ((x - common * y) ** 2).groupby(keys).sum(min_count=1)
-    low = high = ratio * np.nan
-    if k.unit == "share" and not k.additive:
-        low, high = wilson(summed["numerator"], summed["denominator"], confidence=confidence)
-    if not k.additive:  # days differ by more than chance: the wider of the two intervals holds for a share
-        margin = ratio_margin(n_days, summed["denominator"], squared, confidence=confidence)
-        low, high = np.fmin(low, ratio - margin), np.fmax(high, ratio + margin)
-        if k.unit == "share":
-            low, high = low.clip(lower=0), high.where(high.isna() | (ratio > 1), high.clip(upper=1))
-    out = summed.assign(value=ratio * k.scale, value_low=low * k.scale, value_high=high * k.scale, n_days=n_days)
-    return out.reset_index().assign(kpi=k.id)
+def _values(daily: pd.DataFrame, ks: Sequence[Kpi], confidence: float) -> pd.DataFrame:
+    """KPIs by period and segment from their daily sums; a plain sum was counted and has no interval here."""
+    c = cells(ks, daily, daily[["period_at", "segment"]], daily=True)
+    value, low, high = intervals(ks, c, confidence)
+    scale = np.array([k.scale for k in ks])
+    counted = np.where([k.additive for k in ks], np.nan, 1.0)
+    told = {"numerator": c.num, "denominator": c.den, "value": value * scale, "value_low": low * scale * counted,
+            "value_high": high * scale * counted, "n_days": c.n.astype(int)}  # fmt: skip
+    keys = pd.concat([c.keys] * len(ks), ignore_index=True)
+    return keys.assign(kpi=np.repeat([k.id for k in ks], len(c.keys)), **{f: v.T.ravel() for f, v in told.items()})

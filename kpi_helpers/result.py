@@ -159,7 +159,7 @@ def month(value: date, language: str = "en") -> str:
 
 
 def measure(value: float | None, unit: str, language: str = "en", currency: str = "VND") -> str:
-    """Write a value of a KPI in its `unit`: ``count``, ``money``, ``share`` or ``ratio``.
+    """Write a value of a KPI in its `unit`, one of those that ``catalogue.yaml`` lists.
 
     >>> measure(0.0231, "share"), measure(3950, "count"), measure(3.94, "ratio", "vi")
     ('2.31%', '3,950', '3,94')
@@ -168,7 +168,10 @@ def measure(value: float | None, unit: str, language: str = "en", currency: str 
         return money(value, language, currency)
     if unit == "share":
         return percent(value, language, decimals=2 if value is not None and abs(value) < 0.1 else 1)
-    return number(value, language, decimals=2 if unit == "ratio" else 0)
+    if unit in ("change", "pp") and value is not None and math.isfinite(value):
+        return percent(value, language, sign=True).replace("%", say("unit.pp", language) if unit == "pp" else "%")
+    text = number(value, language, decimals={"ratio": 2, "points": 1, "days": 1}.get(unit, 0))
+    return text + NBSP + say(f"unit.{unit}", language) if unit in ("days", "seconds") else text
 
 
 def span(low: float, high: float, unit: str, language: str = "en", currency: str = "VND") -> str:

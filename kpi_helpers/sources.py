@@ -71,6 +71,11 @@ class Source:
             raise ContractError("\n".join([f"{self.name} breaks its contract.", *check.lines()]))
         return self._kept(name)
 
+    def columns(self, name: str) -> list[str]:
+        """Columns of the contract `name` that this source has, whether or not they keep it."""
+        prepared, _told, _problems = self._prepare(TABLES[name])
+        return [c.name for c in TABLES[name].columns if c.name in prepared.columns]
+
     def check(self, name: str | None = None) -> Check:
         """Check one table or all of them; data problems are returned, never raised.
 

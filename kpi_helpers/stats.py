@@ -1,8 +1,10 @@
 """Kernels on sufficient statistics: vectorised, numpy and scipy.special only."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import gammaincinv, ndtr, ndtri, stdtrit
 
 from kpi_helpers.errors import KpiError
 
@@ -120,3 +122,99 @@ def weighted_quantile(values: ArrayLike, weights: ArrayLike, at: ArrayLike) -> F
     reached = np.cumsum(w[order])
     place = (reached - w[order] / 2) / reached[-1]
     return np.asarray(np.interp(np.asarray(at, dtype=float), place, x[order]))
+
+
+def poisson_interval(count: ArrayLike, *, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    """Exact interval of the expected number of events behind a count.
+
+    References
+    ----------
+    Garwood (1936), Biometrika 28:437-442.
+
+    Examples
+    --------
+    >>> low, high = poisson_interval(10)
+    >>> round(float(low), 4), round(float(high), 4)
+    (4.7954, 18.3904)
+    """
+    x = np.asarray(count, dtype=float)
+    tail = (1 - checked_confidence(confidence)) / 2
+    low = np.where(x > 0, gammaincinv(np.where(x > 0, x, 1.0), tail), 0 * x)
+    return low, gammaincinv(x + 1, 1 - tail)
+
+
+def rate_difference(
+    first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, ArrayLike], *, confidence: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of the difference of two proportions, first less second, each (successes, trials).
+
+    References
+    ----------
+    Newcombe (1998), Statistics in Medicine 17:873-890, method 10.
+
+    Examples
+    --------
+    >>> low, high = rate_difference((56, 70), (48, 80))
+    >>> round(float(low), 4), round(float(high), 4)
+    (0.0524, 0.3339)
+    """
+    (x1, n1), (x2, n2) = ((np.asarray(x, float), np.asarray(n, float)) for x, n in (first, second))
+    (low1, high1), (low2, high2) = (wilson(x, n, confidence=confidence) for x, n in ((x1, n1), (x2, n2)))
+    p1, p2 = x1 / np.where(n1 > 0, n1, np.nan), x2 / np.where(n2 > 0, n2, np.nan)
+    return p1 - p2 - np.hypot(p1 - low1, high2 - p2), p1 - p2 + np.hypot(high1 - p1, p2 - low2)
+
+
+class Survival(NamedTuple):
+    """Share not yet converted just after each `time`, with its interval; `at_risk` just before it."""
+
+    time: Floats
+    at_risk: Floats
+    survival: Floats
+    low: Floats
+    high: Floats
+
+    def reached(self, share: float) -> tuple[float, float, float]:
+        """Time by which `share` has converted, and its interval; NaN where the curve does not go so far.
+
+        The interval holds the times at which the interval of the curve contains 1 - share (Brookmeyer & Crowley 1982,
+        Biometrics 38:29-41).
+        """
+        level = 1 - share + 1e-12
+        first = (self.time[curve <= level][:1] for curve in (self.survival, self.low, self.high))
+        at, low, high = (float(t[0]) if len(t) else np.nan for t in first)
+        return at, low, high
+
+
+def kaplan_meier(time: ArrayLike, n_events: ArrayLike, n_censored: ArrayLike, *, confidence: float = 0.95) -> Survival:
+    """Share of units to which nothing has happened yet, from counts by duration; the unfinished count as they lasted.
+
+    Parameters
+    ----------
+    time : array_like (n,)
+        Durations, any order, each once.
+    n_events, n_censored : array_like (n,)
+        Units that had the event after, and that were last seen at, each duration.
+    confidence : float
+        Coverage of the interval at one time, on the scale log(-log S).
+
+    References
+    ----------
+    Kaplan & Meier (1958), JASA 53:457-481; Greenwood's variance; Kalbfleisch & Prentice (1980), section 1.3.
+
+    Examples
+    --------
+    >>> curve = kaplan_meier([1, 2, 3], [1, 0, 1], [0, 1, 0])
+    >>> curve.survival.round(3).tolist(), curve.reached(0.5)[0]
+    ([0.667, 0.667, 0.0], 3.0)
+    """
+    t, d, c = (np.asarray(a, dtype=float) for a in (time, n_events, n_censored))
+    order = np.argsort(t, kind="stable")
+    t, d, c = t[order], d[order], c[order]
+    at_risk = (d + c)[::-1].cumsum()[::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        survival = np.cumprod(1 - d / at_risk)
+        spread = np.sqrt(np.cumsum(d / (at_risk * (at_risk - d)))) / np.abs(np.log(survival))
+        z = ndtri((1 + checked_confidence(confidence)) / 2)
+        low, high = survival ** np.exp(z * spread), survival ** np.exp(-z * spread)
+    inside = (survival > 0) & (survival < 1)
+    return Survival(t, at_risk, survival, np.where(inside, low, survival), np.where(inside, high, survival))

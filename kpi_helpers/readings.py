@@ -1,0 +1,164 @@
+"""Sums behind the KPIs: one query a table, however many KPIs; rows stay in the engine."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pandas as pd
+
+#: what Ibis calls the beginning of a period; weeks begin on Monday
+STARTS = {"day": "D", "week": "W", "month": "M"}
+MEASURE = re.compile(r"(?:rows|(?P<how>sum|distinct) (?P<column>\w+))(?: if (?P<conditions>.+))?")
+CONDITION = re.compile(r"(?P<column>\w+)(?: (?P<sign>=|!=|>=|<=) (?P<value>.+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One ratio of sums to read: signed measures above and below the line, and whether squares are wanted too."""
+
+    name: str
+    above: tuple[str, ...]
+    below: tuple[str, ...] = ()
+    squares: bool = False
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the measures, without their signs."""
+        return tuple(dict.fromkeys(m.lstrip("-") for m in self.above + self.below))
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows of a table or view, ready to be summed: `measures` are declared as in ``contracts.yaml``.
+
+    The column ``date`` is the day that a row belongs to, where rows are dated; `daily` says that each row is a sum of a
+    day, so that days are the sample; `whole` are measures known in each row.
+    """
+
+    table: ir.Table
+    measures: Mapping[str, str]
+    daily: bool = False
+    whole: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def dated(self) -> bool:
+        """Whether rows have a date."""
+        return "date" in self.table.columns
+
+    def within(self, start: date | None, end: date | None) -> ir.Table:
+        """The rows from the first to the last day; all of them where rows have no date."""
+        bounds = [self.table.date >= ibis.literal(start)] if start and self.dated else []
+        bounds += [self.table.date <= ibis.literal(end)] if end and self.dated else []
+        return self.table.filter(*bounds) if bounds else self.table
+
+
+def columns_of(measure: str) -> set[str]:
+    """Columns that a measure needs.
+
+    >>> sorted(columns_of("sum revenue if status = completed and first != @channel"))
+    ['channel', 'first', 'revenue', 'status']
+    """
+    found = MEASURE.fullmatch(measure)
+    assert found, measure
+    parts = [CONDITION.fullmatch(c) for c in (found["conditions"] or "").split(" and ") if c]
+    named = {c["column"] for c in parts if c} | {c["value"][1:] for c in parts if c and (c["value"] or "")[:1] == "@"}
+    return named | ({found["column"]} if found["column"] else set())
+
+
+def value(rows: ir.Table, measure: str) -> tuple[str, Any]:
+    """How a measure is summed (``rows``, ``sum`` or ``distinct``) and its value in each row, null where unknown."""
+    found = MEASURE.fullmatch(measure)
+    assert found, measure
+    holds = [_holds(rows, text) for text in (found["conditions"] or "").split(" and ") if text]
+    kept = reduce(and_, holds) if holds else None
+    if not found["column"]:
+        return "rows", kept.ifelse(1, 0) if kept is not None else ibis.literal(1)
+    column = rows[found["column"]]
+    return found["how"], kept.ifelse(column, None) if kept is not None else column
+
+
+def _holds(rows: ir.Table, text: str) -> Any:
+    found = CONDITION.fullmatch(text)
+    assert found, text
+    column, sign, told = rows[found["column"]], found["sign"], found["value"]
+    if not sign:
+        return column.notnull()
+    if told.startswith("@"):
+        return (column != rows[told[1:]]).fill_null(False)
+    if sign in ("=", "!="):
+        among = column.isin(told.split("|"))
+        return (among if sign == "=" else ~among).fill_null(False)
+    bound = float(told)
+    return (column >= bound if sign == ">=" else column <= bound).fill_null(False)
+
+
+def read(
+    rows: Rows, asks: Sequence[Ask], *, by: Sequence[str] = (), grain: str | None = None,
+    start: date | None = None, end: date | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Sum every `Ask` in one query, by day (of daily rows) or by period, and by the columns `by`.
+
+    A ratio sums only the rows that know both of its parts, so that a channel without clicks does not lend its
+    conversions to the conversion rate per click. Columns: ``date`` (day, or first day of the period; missing for the
+    whole span of rows that are no sums of a day), `by`, then ``<name>__num``, ``__den``, ``__sq``, and ``__n``.
+    """
+    table = rows.within(start, end)
+    keys: dict[str, Any] = {name: table[name] for name in by}
+    if rows.daily or grain:
+        keys = {"date": table.date if rows.daily else table.date.truncate(STARTS[str(grain)])} | keys
+    atoms = _Atoms(rows, table)
+    plans = [(ask, atoms.plan(ask)) for ask in asks]
+    sums = {name: expression for expression, name in atoms.named.values()}
+    grouped = table.group_by(**keys) if keys else table
+    frame = grouped.aggregate(**sums).to_pyarrow().to_pandas().astype(dict.fromkeys(sums, float))
+    found = frame[list(keys)].copy()
+    for ask, parts in plans:
+        for ending, signed in zip(("num", "den", "sq"), parts, strict=True):
+            if signed:
+                found[f"{ask.name}__{ending}"] = sum(sign * frame[name] for sign, name in signed)
+    if "date" in keys:
+        found["date"] = pd.to_datetime(found["date"])
+    for name in by:
+        found[name] = found[name].fillna("").astype(str)
+    return found.sort_values(list(keys), ignore_index=True) if keys else found
+
+
+class _Atoms:
+    """Sums that the asks share: each measure is summed once for each set of others that must be known."""
+
+    def __init__(self, rows: Rows, table: ir.Table) -> None:
+        self.rows, self.table = rows, table
+        self.named: dict[Any, tuple[Any, str]] = {}
+        self.values: dict[str, tuple[str, Any]] = {}
+
+    def plan(self, ask: Ask) -> list[list[tuple[int, str]]]:
+        """Signed names of the sums above the line, below it, and of the squares."""
+        self.values |= {m: value(self.table, self.rows.measures[m]) for m in ask.measures if m not in self.values}
+        need = frozenset(m for m in ask.measures if self.values[m][0] == "sum" and m not in self.rows.whole)
+        above, below = ([self._sum(m, need) for m in side] for side in (ask.above, ask.below))
+        return [above, below, [self._square(ask, need)] if ask.squares else []]
+
+    def _sum(self, signed: str, need: frozenset[str]) -> tuple[int, str]:
+        name, sign = signed.lstrip("-"), -1 if signed.startswith("-") else 1
+        how, each = self.values[name]
+        need = need - {name} if how != "distinct" else frozenset()
+        told = each.nunique() if how == "distinct" else each.sum(where=self._known(need))
+        return sign, self._named((name, need), told)
+
+    def _square(self, ask: Ask, need: frozenset[str]) -> tuple[int, str]:
+        x = sum((-1 if m.startswith("-") else 1) * self.values[m.lstrip("-")][1] for m in ask.above)
+        told = (x.cast("float64") * x.cast("float64")).sum(where=self._known(need))
+        return 1, self._named((ask.above, need), told)
+
+    def _known(self, need: frozenset[str]) -> Any:
+        known = [self.values[name][1].notnull() for name in sorted(need)]
+        return reduce(and_, known) if known else None
+
+    def _named(self, key: Any, told: Any) -> str:
+        return self.named.setdefault(key, (told, f"a{len(self.named)}"))[1]

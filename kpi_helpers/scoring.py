@@ -1,0 +1,400 @@
+"""Values of any KPIs with their intervals: sums read once a table, then closed forms on the sums."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from ibis import _
+from scipy.special import ndtri
+
+from kpi_helpers import views
+from kpi_helpers.catalogue import Kpi, declared, kpi
+from kpi_helpers.contracts import TABLES
+from kpi_helpers.errors import require
+from kpi_helpers.mappings import PERIODS
+from kpi_helpers.readings import Ask, columns_of, read
+from kpi_helpers.result import say
+from kpi_helpers.sources import Source, connect
+from kpi_helpers.stats import (
+    Floats,
+    checked_confidence,
+    kaplan_meier,
+    poisson_interval,
+    rate_difference,
+    ratio_margin,
+    wilson,
+)
+
+GRAINS = PERIODS | {"total": "Y"}
+#: an excluded audience passes if it surely keeps this share of the conversion rate of its hold-out
+KEPT_SHARE = 0.9
+#: stands for the whole span while cells are worked out
+WHOLE = pd.Timestamp(0)
+HEADS = ("value", "low", "high", "numerator", "denominator", "unit", "direction", "note")
+
+
+def feeds(data: Source) -> dict[str, tuple[str, ...]]:
+    """What is missing for each KPI, as ``table`` or ``table.column``; nothing where the data can feed it."""
+    held = {name: set(data.columns(name)) for name in data.tables}
+    return {k.id: tuple(sorted(lacking(k, held))) for k in declared().values()}
+
+
+def lacking(k: Kpi, held: dict[str, set[str]]) -> set[str]:
+    """Tables and columns that a KPI needs beyond those that are `held`."""
+    needed: dict[str, set[str]] = {}
+    for table, measure in k.measures:
+        if view := views.VIEWS.get(table):
+            for name, columns in view.needs.items():
+                needed.setdefault(name, set()).update(columns)
+            if (column := (view.optional or {}).get(measure)) is not None:
+                needed[next(iter(view.needs))].add(column)
+            continue
+        told = TABLES[table].measures.get(measure)
+        needed.setdefault(table, set()).update(columns_of(told) if told else {measure})
+    tables = {name for name in needed if name not in held}
+    return tables | {f"{t}.{c}" for t, columns in needed.items() if t in held for c in columns - held[t]}
+
+
+def dimensions(data: Source, table: str) -> list[str]:
+    """Columns by which the KPIs of a table can be split."""
+    if table in views.VIEWS:
+        base = data.columns(next(iter(views.VIEWS[table].needs)))
+        return [c for c in views.VIEWS[table].dimensions if c in base]
+    texts = [c.name for c in TABLES[table].columns if c.kind == "text"]
+    return [c for c in texts if c in data.columns(table) and not c.endswith("_id")]
+
+
+def scorecard(
+    source: Source | str | Path, kpis: Sequence[str] | None = None, *, by: str | Sequence[str] = (),
+    grain: str | None = None, start: date | None = None, end: date | None = None, confidence: float = 0.95,
+) -> pd.DataFrame:  # fmt: skip
+    """Compute KPIs from the tables of a source, each with its interval; one query a table, however many KPIs.
+
+    Parameters
+    ----------
+    source : Source, folder, database file or URL
+    kpis : sequence of str, optional
+        Ids of the catalogue; all of them if not given.
+    by : str or sequence of str
+        Dimensions, such as ``("channel", "campaign")``. A KPI whose table has no such column says so in its note.
+    grain : str, optional
+        ``day``, ``week`` or ``month``. Without it the whole span is one, and KPIs that compare periods (retention,
+        growth) compare its last two full months.
+    start, end : date, optional
+        First and last day to read.
+    confidence : float
+        Coverage of the intervals, in (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        A row a KPI, period and segment: ``kpi, period`` (first day, missing for the whole span), the columns of `by`,
+        ``value, low, high, numerator, denominator, unit, direction, note``. A value that cannot be computed is
+        missing, and its note says why.
+
+    Raises
+    ------
+    KpiError
+        If a KPI or the grain is unknown, or the data are coarser than the grain.
+
+    Examples
+    --------
+    >>> scorecard("data/demo", ["open_rate"]).round(3)[["kpi", "value", "low", "high"]].values.tolist()
+    [['open_rate', 0.282, 0.271, 0.294]]
+    """
+    data = source if isinstance(source, Source) else connect(source)
+    chosen, by = [kpi(k) for k in kpis or declared()], (by,) if isinstance(by, str) else tuple(by)
+    checked_confidence(confidence)
+    require(grain is None or grain in PERIODS, f"grain={grain!r} is not one of {', '.join(PERIODS)}.")
+    if grain:
+        data.require_grain(grain)
+    span = Span(by, grain, start, end or data.as_of(None), confidence)
+    missing, batches = feeds(data), dict[Batch, list[Kpi]]()
+    rows = []
+    for k in chosen:
+        absent = {f"{t}.{b}" for t in k.tables for b in by if not missing[k.id] and b not in dimensions(data, t)}
+        if without := missing[k.id] or sorted(absent):
+            rows.append(_row(k, by, say("score.missing", what=", ".join(without))))
+        elif k.kind == "quantile":
+            rows.append(_durations(data, k, span))
+        elif k.passing:
+            rows.append(_scored([k], _passing(data, k, span), span))
+        else:
+            batches.setdefault(_batch(k, span), []).append(k)
+    sums = _sums(data, batches, span)
+    rows += [_scored(ks, _cells(batch, ks, sums, span), span) for batch, ks in batches.items()]
+    frame = pd.concat([f for f in rows if len(f)], ignore_index=True)
+    order = frame["kpi"].map({k.id: i for i, k in enumerate(chosen)})
+    frame = frame.assign(order=order).sort_values(["order", "period", *by], kind="stable", ignore_index=True)
+    return frame[["kpi", "period", *by, *HEADS]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a scorecard covers: dimensions, grain, first and last day, coverage of its intervals."""
+
+    by: tuple[str, ...]
+    grain: str | None
+    start: date | None
+    end: date | None
+    confidence: float
+
+    def of(self, k: Kpi) -> str | None:
+        """Grain of one KPI: those that compare periods take months where the span is one."""
+        return self.grain or ("month" if k.change or k.paired else None)
+
+
+class Batch(NamedTuple):
+    """KPIs that are worked out together: those of the same tables, grain and way of adding up."""
+
+    above: str
+    below: str
+    grain: str | None
+    level: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Sums of KPIs (columns) by period and segment (rows `keys`): arrays (n_cells, n_kpis), NaN where unknown.
+
+    `n` counts days and `squared` compares each day with what the common ratio would make of it; both are NaN for rows
+    that are no sums of a day. `square` sums the squares of the rows' numerators where they were asked for.
+    """
+
+    keys: pd.DataFrame
+    num: Floats
+    den: Floats
+    square: Floats
+    n: Floats
+    squared: Floats
+    less: Floats
+    less_of: Floats
+
+
+def _daily(table: str) -> bool:
+    return table in TABLES and TABLES[table].rows == "day"
+
+
+def _parted(items: tuple[str, ...], table: str) -> tuple[str, tuple[str, ...]]:
+    """Table of the measures, and their names without it: ``costs.amount`` stands in another table than the rest."""
+    first, dot, _rest = items[0].lstrip("-").partition(".") if items else ("", "", "")
+    return (first if dot else table), tuple(m.replace(f"{first}.", "", 1) if dot else m for m in items)
+
+
+def _batch(k: Kpi, span: Span) -> Batch:
+    above, below = _parted(k.numerator, k.table)[0], _parted(k.denominator, k.table)[0]
+    return Batch(above, below if k.denominator else above, span.of(k), k.kind == "stock")
+
+
+def _asks(k: Kpi) -> list[tuple[str, Ask]]:
+    """What to read for a KPI, by table; numerator and denominator of one table are read together."""
+    (table, above), (other, below) = _parted(k.numerator, k.table), _parted(k.denominator, k.table)
+    if below and other != table:
+        return [(table, Ask(k.id, above)), (other, Ask(f"{k.id}__of", below))]
+    squares = not _daily(table) and (k.kind == "mean" or k.unit == "money")
+    asks = [(table, Ask(k.id, above, below, squares))]
+    return [*asks, (table, Ask(f"{k.id}__less", k.less[:1], k.less[1:]))] if k.less else asks
+
+
+def _sums(data: Source, batches: dict[Batch, list[Kpi]], span: Span) -> dict[tuple[str, str | None], pd.DataFrame]:
+    """Read each table once for all KPIs; tables of single rows once for each grain that is asked of them."""
+    jobs: dict[tuple[str, str | None], list[Ask]] = {}
+    for batch, ks in batches.items():
+        for table, ask in (pair for k in ks for pair in _asks(k)):
+            jobs.setdefault((table, None if _daily(table) else batch.grain), []).append(ask)
+    return {job: _read(data, job[0], asks, span, job[1]) for job, asks in jobs.items()}
+
+
+def _read(
+    data: Source, table: str, asks: Sequence[Ask], span: Span, grain: str | None, more: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    rows = views.rows(data, table, (*span.by, *more), grain, span.end)
+    if not rows.dated and (grain or span.start):
+        return pd.DataFrame()
+    return read(rows, asks, by=(*span.by, *more), grain=grain, start=span.start, end=span.end)
+
+
+def _cells(
+    batch: Batch, ks: Sequence[Kpi], sums: dict[tuple[str, str | None], pd.DataFrame], span: Span
+) -> Cells | None:
+    daily = _daily(batch.above)
+    frame = sums[(batch.above, None if daily else batch.grain)]
+    if frame.empty:
+        return None
+    if batch.below != batch.above:  # two tables: a day without a row has none of it
+        other = sums[(batch.below, None if _daily(batch.below) else batch.grain)]
+        renamed = other.rename(columns={f"{k.id}__of__num": f"{k.id}__den" for k in ks})
+        frame = frame.merge(renamed, on=[c for c in ("date", *span.by) if c in frame], how="outer")
+        frame = frame.fillna({f"{k.id}__{e}": 0.0 for k in ks for e in ("num", "den")})
+    if "date" in frame and batch.grain:
+        period = frame["date"].dt.to_period(GRAINS[batch.grain]).dt.start_time
+    else:
+        period = pd.Series(WHOLE, frame.index)
+    return cells(ks, frame, frame[list(span.by)].assign(period=period), daily=daily, level=batch.level)
+
+
+def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: bool, level: bool = False) -> Cells:
+    """Arrange sums by `keys`; sums of days are added up, of levels the last is taken."""
+
+    def matrix(ending: str) -> Floats:
+        return frame.reindex(columns=[f"{k.id}__{ending}" for k in ks]).to_numpy(dtype=float)
+
+    num, den = matrix("num"), matrix("den")
+    nothing = np.full(num.shape, np.nan)
+    if not daily and not level:
+        return Cells(keys, num, den, matrix("sq"), nothing, nothing, matrix("less__num"), matrix("less__den"))
+    group = keys.groupby(list(keys), sort=True).ngroup().to_numpy()
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    first = keys.iloc[order[starts]].reset_index(drop=True)
+    if level:
+        day = frame["date"].to_numpy()[order, None]
+        last = np.maximum.reduceat(np.where(np.isfinite(num[order]), day, np.datetime64("NaT", "ns")), starts)
+        here = day == last[np.cumsum(np.diff(group[order], prepend=group[order[0]]) != 0)]
+        num = np.add.reduceat(np.where(here, np.nan_to_num(num[order]), 0), starts)
+        num = np.where(np.isnat(last), np.nan, num)
+        nothing = np.full(num.shape, np.nan)
+        return Cells(first, num, nothing, nothing, nothing, nothing, nothing, nothing)
+
+    def add(values: Floats) -> Floats:
+        return np.asarray(np.add.reduceat(values[order], starts), dtype=float)
+
+    alone = np.array([not k.denominator for k in ks])
+    known = np.isfinite(num) & (np.isfinite(den) | alone)
+    x, y = np.where(known, num, 0.0), np.where(known, np.where(alone, 1.0, den), 0.0)
+    n, total_x, total_y = add(known.astype(float)), add(x), add(y)
+    ratio = total_x / np.where(total_y != 0, total_y, np.nan)
+    squared = add((x - np.nan_to_num(ratio)[np.searchsorted(group[order][starts], group)] * y) ** 2)
+    less, less_of = (add(np.nan_to_num(matrix(f"less__{e}"))) for e in ("num", "den"))
+    total_x, total_y = (np.where(n > 0, t, np.nan) for t in (total_x, total_y))
+    return Cells(first, total_x, np.where(alone, np.nan, total_y), np.full(n.shape, np.nan), n, squared, less, less_of)
+
+
+def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, Floats, Floats]:
+    """Value, low and high of each cell, before the KPI's scale.
+
+    Shares: Wilson. Counts: Garwood's for Poisson. Means of units and money of single rows: from their squares.
+    Sums of days: from how the days differ; of two intervals the wider one. Levels are counted: no width.
+    """
+    unit, alone = np.array([k.unit for k in ks]), np.array([not k.denominator for k in ks])
+    of = np.where(alone, 1.0, c.den)
+    of = np.where(of != 0, of, np.nan)
+    value = c.num / of
+    low, high = np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+
+    def put(where: Any, ends: tuple[Floats, Floats]) -> None:
+        low[:], high[:] = np.where(where, ends[0], low), np.where(where, ends[1], high)
+
+    z = ndtri((1 + confidence) / 2)
+    counted = poisson_interval(np.where(c.num >= 0, c.num, np.nan), confidence=confidence)
+    put(unit == "count", counted)
+    put((unit == "ratio") & ~alone & np.isnan(c.n), (counted[0] / of, counted[1] / of))
+    put(unit == "share", wilson(c.num, c.den, confidence=confidence))
+    put(alone & np.isfinite(c.square), (value - z * np.sqrt(c.square), value + z * np.sqrt(c.square)))
+    margin = ratio_margin(of, of, (c.square - c.num**2 / of).clip(0), confidence=confidence)
+    put(~alone & np.isfinite(c.square), (value - margin, value + margin))
+    margin = ratio_margin(c.n, np.where(alone, c.n, c.den), c.squared, confidence=confidence) * np.where(alone, c.n, 1)
+    low, high = np.fmin(low, value - margin), np.fmax(high, value + margin)  # days differ by more than chance
+    level = np.array([k.kind == "stock" for k in ks])
+    low, high = np.where(level, value, low), np.where(level, value, high)
+    low = np.where((unit == "share") | (unit == "count"), low.clip(0), low)
+    return value, low, np.where((unit == "share") & (value <= 1), high.clip(None, 1), high)
+
+
+def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
+    """Rows of the scorecard from the sums of some KPIs."""
+    if c is None or not len(c.keys):
+        return pd.concat([_row(k, span.by, say("score.no rows")) for k in ks])
+    value, low, high = intervals(ks, c, span.confidence)
+    if any(k.less for k in ks):
+        value = value - c.less / np.where(c.less_of != 0, c.less_of, np.nan)
+        low, high = rate_difference((c.num, c.den), (c.less, c.less_of), confidence=span.confidence)
+    scale = np.array([k.scale for k in ks])
+    told = {"value": value * scale, "low": low * scale, "high": high * scale, "numerator": c.num, "denominator": c.den}
+    frame = pd.concat([c.keys] * len(ks), ignore_index=True).assign(**{h: v.T.ravel() for h, v in told.items()})
+    for field in ("id", "unit", "direction", "change", "paired"):
+        frame["kpi" if field == "id" else field] = np.repeat([getattr(k, field) for k in ks], len(c.keys))
+    if ks[0].change:
+        frame = _changed(frame, str(span.of(ks[0])), span.by, level=ks[0].kind == "stock")
+    compared = ks[0].change or ks[0].paired
+    if compared and not span.grain:
+        frame = frame[frame["period"] == _last_full(frame["period"], span)]
+    gone = [k for k in ks if k.id not in set(frame["kpi"])]
+    unknown = frame["numerator"].isna()
+    note = np.where(frame["denominator"].eq(0), say("score.zero"), np.where(unknown, say("score.no rows"), ""))
+    note = np.where((frame["unit"] == "share") & (frame["value"] > 1), say("score.above one"), note)
+    if compared and span.end:
+        running = frame["period"].dt.to_period(GRAINS[str(span.of(ks[0]))]).dt.end_time.dt.date > span.end
+        note = np.where(running & (note == ""), say("score.running"), note)
+    frame = frame.assign(note=note, period=frame["period"].where(frame["period"] != WHOLE))
+    none = [_row(k, span.by, say("score.one period")) for k in gone]
+    return pd.concat([frame[["kpi", "period", *span.by, *HEADS]], *none])
+
+
+def _changed(frame: pd.DataFrame, grain: str, by: tuple[str, ...], *, level: bool) -> pd.DataFrame:
+    """Change against the period before; of sums with the interval of a ratio of two, of levels without width."""
+    before = frame.assign(period=(frame["period"].dt.to_period(GRAINS[grain]) + 1).dt.start_time)
+    before = before[["kpi", "period", *by, "low", "high", "numerator"]]
+    both = frame.merge(before, on=["kpi", "period", *by], suffixes=("", "_was"))
+    was = both["numerator_was"]
+    ratio = both["numerator"] / was.where(was != 0)
+    spread = pd.Series(0.0, both.index)
+    if not level:
+        spread = np.hypot((both["high"] - both["low"]) / 2 / both["numerator"].where(both["numerator"] != 0),
+                          (both["high_was"] - both["low_was"]) / 2 / was.where(was != 0))  # fmt: skip
+    low, high = ratio * np.exp(-spread) - 1, ratio * np.exp(spread) - 1
+    return both.assign(value=ratio - 1, low=low, high=high, denominator=was)
+
+
+def _last_full(periods: pd.Series, span: Span) -> pd.Timestamp:
+    """First day of the last month that is over by the end of the span."""
+    full = periods[periods.dt.to_period("M").dt.end_time.dt.date <= span.end] if span.end else periods
+    return pd.Timestamp(full.max())
+
+
+def _durations(data: Source, k: Kpi, span: Span) -> pd.DataFrame:
+    """Median time of those who convert in the end, the unfinished counted as far as they got (Kaplan-Meier)."""
+    rows = views.rows(data, k.table, span.by, span.of(k), span.end)
+    lasted = [*span.by, *(["date"] if span.grain else []), "days"]
+    counts = rows.within(span.start, span.end).group_by(lasted).aggregate(events=_.event.sum(), n=_.count())
+    frame = counts.to_pyarrow().to_pandas()
+    at = pd.to_datetime(frame["date"]).dt.to_period(GRAINS[span.grain]).dt.start_time if span.grain else pd.NaT
+    frame = (
+        frame.assign(period=at).groupby([*span.by, "period", "days"], dropna=False).sum(numeric_only=True).reset_index()
+    )
+    out = []
+    for key, part in frame.groupby(["period", *span.by], dropna=False):
+        curve = kaplan_meier(part["days"], part["events"], part["n"] - part["events"], confidence=span.confidence)
+        events, n = float(part["events"].sum()), float(part["n"].sum())
+        half = (1 - curve.survival[-1]) / 2
+        value, low, high = curve.reached(half) if events else (np.nan,) * 3
+        note = "" if events else say("score.no events")
+        out.append((k.id, *key, value, low, high, events, n, k.unit, k.direction, note))
+    if not out:
+        return _row(k, span.by, say("score.no rows"))
+    return pd.DataFrame(out, columns=["kpi", "period", *span.by, *HEADS]).sort_values(["period", *span.by])
+
+
+def _passing(data: Source, k: Kpi, span: Span) -> Cells:
+    """Excluded people of the groups that surely lose little against their hold-out, and of all groups."""
+    sides = ("excluded_conversions", "holdout", "holdout_conversions")
+    asks = [Ask("all", k.numerator), *(Ask(name, (name,)) for name in sides)]
+    days = _read(data, k.table, asks, span, None, (k.passing,))
+    at = days["date"].dt.to_period(GRAINS[span.grain]).dt.start_time if span.grain else WHOLE
+    groups = days.assign(period=at).groupby(["period", *span.by, k.passing]).sum(numeric_only=True).reset_index()
+    n, x, m, y = (groups[f"{c}__num"] for c in ("all", *sides))
+    low, _high = rate_difference((x, n), (y, m), confidence=span.confidence)
+    passed = low > -(1 - KEPT_SHARE) * y / m.where(m > 0)
+    groups = groups.assign(**{f"{k.id}__num": n.where(passed, 0.0), f"{k.id}__den": n})
+    added = groups.groupby([*span.by, "period"])[[f"{k.id}__num", f"{k.id}__den"]].sum().reset_index()
+    return cells([k], added, added[[*span.by, "period"]], daily=False)
+
+
+def _row(k: Kpi, by: Sequence[str], note: str) -> pd.DataFrame:
+    """The one row of a KPI that cannot be computed."""
+    told = {"kpi": k.id, "period": pd.NaT, **dict.fromkeys(by, ""), **dict.fromkeys(HEADS[:5], np.nan)}
+    return pd.DataFrame([told | {"unit": k.unit, "direction": k.direction, "note": note}])

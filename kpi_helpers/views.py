@@ -1,0 +1,255 @@
+"""Tables that are made of contract tables: a customer in a period, a cart, a contact and what came of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pandas as pd
+from ibis import _
+
+from kpi_helpers.contracts import TABLES
+from kpi_helpers.readings import STARTS, Rows
+from kpi_helpers.sources import Source
+
+WITHIN_DAYS, DORMANT_DAYS, CART_DAYS, STEP_DAYS = 30, 90, 7, 7
+DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A made table: what it needs of which contract table, what can be counted in it, and how it is made.
+
+    `make` takes the source, the dimensions wanted, the grain (None is the whole span) and the last day, and returns
+    rows with the columns ``date``, the dimensions and what `measures` name. `optional` measures need a column each.
+    """
+
+    needs: Mapping[str, tuple[str, ...]]
+    dimensions: tuple[str, ...]
+    measures: Mapping[str, str]
+    make: Callable[[Source, Sequence[str], str | None, date | None], ir.Table]
+    optional: Mapping[str, str] | None = None
+
+
+def rows(data: Source, name: str, by: Sequence[str], grain: str | None, end: date | None) -> Rows:
+    """Rows of a contract table or a view, with what can be counted in them."""
+    if name in VIEWS:
+        view = VIEWS[name]
+        table = view.make(data, by, grain, end)
+        return Rows(table, view.measures)
+    contract, table = TABLES[name], data.table(name)
+    there = {c: f"sum {c}" for c in contract.numbers if c in table.columns}
+    if contract.dated in table.columns and contract.dated != "date":
+        table = table.mutate(date=table[contract.dated].cast("date"))
+    return Rows(table, there | contract.measures, daily=contract.rows == "day")
+
+
+def _bought(data: Source) -> ir.Table:
+    orders = data.table("orders")
+    return orders.filter(_.status.fill_null("completed") == "completed") if "status" in orders.columns else orders
+
+
+def _around(events: ir.Table, marks: ir.Table, who: str) -> ir.Table:
+    """`events` (who, at, …) with the time of the last mark before and the first at or after, of the same person."""
+    rest = {c: ibis.null(events[c].type()) for c in events.columns if c not in (who, "at")}
+    both = events.mutate(mark=0).union(marks.select(who, "at").mutate(**rest, mark=1).select(*events.columns, "mark"))
+    order: dict[str, Any] = {"group_by": who, "order_by": ["at", "mark"]}
+    marked = (both.mark == 1).ifelse(both["at"], None)
+    told = both.mutate(
+        before=marked.max().over(ibis.window(**order, preceding=None, following=0)),
+        after=marked.min().over(ibis.window(**order, preceding=0, following=None)),
+        until=both["at"].max().over(ibis.window()),
+    )
+    return told.filter(_.mark == 0)
+
+
+def _seconds(later: Any, earlier: Any) -> Any:
+    return later.epoch_seconds() - earlier.epoch_seconds()
+
+
+def _buyers(data: Source, by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
+    bought = _bought(data)
+    day = bought.ordered_at.cast("date")
+    start = day.truncate(STARTS[grain]) if grain else ibis.literal(date(1900, 1, 1))
+    sums = {"margin": _.margin.sum()} if "margin" in bought.columns else {}
+    grouped = bought.mutate(start=start, date=day).group_by("customer_id", "start", *by)
+    return grouped.aggregate(n_orders=_.count(), date=_.date.max(), **sums)
+
+
+def _returning(data: Source, by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
+    unit = STARTS[grain or "month"]
+    bought = _bought(data)
+    seen = bought.mutate(start=bought.ordered_at.cast("date").truncate(unit)).select("customer_id", "start", *by)
+    seen = seen.distinct()
+    following = seen.start + ibis.interval(1, unit=unit)
+    nxt = seen.start.lead().over(ibis.window(group_by=["customer_id", *by], order_by="start"))
+    return seen.select(
+        *by, date=following.cast("date"), kept=(nxt == following.cast("date")).fill_null(False).ifelse(1, 0)
+    )
+
+
+def _contacts(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+    sent = data.table("messages").filter(_.sent_at.notnull())
+    told = _around(sent.select("customer_id", *by, at=_.sent_at), _bought(data).select("customer_id", at=_.ordered_at),
+                   "customer_id")  # fmt: skip
+    ripe = _seconds(told.until, told["at"]) >= WITHIN_DAYS * DAY
+    within = _seconds(told.after, told["at"]) <= WITHIN_DAYS * DAY
+    asleep = _seconds(told["at"], told.before) > DORMANT_DAYS * DAY
+    return told.select(
+        "customer_id", *by, date=told["at"].cast("date"), ripe=ripe.ifelse(1, 0),
+        ordered=within.fill_null(False).ifelse(1, 0), asleep=asleep.fill_null(False).ifelse(1, 0),
+    )  # fmt: skip
+
+
+def _touched(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+    touches = data.table("touchpoints").select("customer_id", *by, at=_.touched_at)
+    told = _around(touches, _bought(data).select("customer_id", at=_.ordered_at), "customer_id")
+    ripe = _seconds(told.until, told["at"]) >= WITHIN_DAYS * DAY
+    within = (_seconds(told.after, told["at"]) <= WITHIN_DAYS * DAY).fill_null(False)
+    return told.select("customer_id", *by, date=told["at"].cast("date"), ripe=ripe.ifelse(1, 0),
+                       converted=within.ifelse(1, 0))  # fmt: skip
+
+
+def _reached(data: Source, _by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
+    touches = data.table("touchpoints")
+    day = touches.touched_at.cast("date")
+    start = day.truncate(STARTS[grain]) if grain else ibis.literal(date(1900, 1, 1))
+    clicked = (touches.kind == "click").fill_null(False).ifelse(touches.channel, None)
+    people = touches.mutate(start=start, date=day, clicked=clicked).group_by("customer_id", "start")
+    return people.aggregate(n_channels=_.clicked.nunique(), date=_.date.max())
+
+
+def _conversion_times(data: Source, _by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+    first = data.table("touchpoints").group_by("customer_id").aggregate(at=_.touched_at.min())
+    told = _around(first, _bought(data).select("customer_id", at=_.ordered_at), "customer_id")
+    return _lasting(told, told["at"], told.after, told.until)
+
+
+def _deals(data: Source, by: Sequence[str], _grain: str | None, end: date | None) -> ir.Table:
+    leads = data.table("leads").filter(_.opportunity_at.notnull())
+    last = ibis.greatest(leads.won_at.max().over(ibis.window()), leads.created_at.max().over(ibis.window()))
+    if end is not None:
+        last = ibis.literal(pd.Timestamp(end)).cast("timestamp")
+    return _lasting(leads.mutate(until=last), leads.opportunity_at, leads.won_at, None, by)
+
+
+def _lasting(table: ir.Table, begun: Any, done: Any, until: Any, by: Sequence[str] = ()) -> ir.Table:
+    """Whole days from `begun` to `done`, or as far as is known; `done` is null where it did not happen yet."""
+    until = table.until if until is None else until
+    happened = done.notnull() & (done <= until)
+    days = (_seconds(happened.ifelse(done, until), begun) / DAY).floor().cast("int64")
+    return table.select(*by, date=begun.cast("date"), days=days, event=happened.ifelse(1, 0)).filter(_.days >= 0)
+
+
+def _carts(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+    events = data.table("web_events").filter(_.happened_at.notnull())
+    carts = events.filter(_.event.isin(["cart", "checkout"])).mutate(day=_.happened_at.cast("date"))
+    carts = carts.group_by("visitor_id", "day", "event", *by).aggregate(at=_.happened_at.min())
+    bought = events.filter(_.event == "purchase").select("visitor_id", at=_.happened_at)
+    told = _around(carts.drop("day"), bought, "visitor_id")
+    ripe = _seconds(told.until, told["at"]) >= CART_DAYS * DAY
+    within = (_seconds(told.after, told["at"]) <= CART_DAYS * DAY).fill_null(False)
+    return told.select("event", *by, date=told["at"].cast("date"), ripe=ripe.ifelse(1, 0), bought=within.ifelse(1, 0))
+
+
+def _lead_stages(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+    leads = data.table("leads")
+    there = [c for c in ("mql_at", "sal_at", "opportunity_at") if c in leads.columns]
+    parts = [leads.filter(leads[c].notnull()).select(*by, date=leads[c].cast("date"), stage=ibis.literal(c[:-3]))
+             for c in there]  # fmt: skip
+    return ibis.union(*parts) if len(parts) > 1 else parts[0]
+
+
+def _steps(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+    sent = data.table("messages").filter(_.workflow.notnull(), _.step.notnull(), _.sent_at.notnull())
+    begun = sent.group_by("customer_id", "workflow", "step", *by).aggregate(at=_.sent_at.min())
+    nxt = begun.step.lead().over(ibis.window(group_by=["customer_id", "workflow", *by], order_by="step"))
+    last = begun.step.max().over(ibis.window(group_by="workflow"))
+    until = begun["at"].max().over(ibis.window())
+    told = begun.mutate(went_on=(nxt == begun.step + 1).fill_null(False).ifelse(1, 0), last=last, until=until)
+    ripe = _seconds(told.until, told["at"]) >= STEP_DAYS * DAY
+    return told.filter(told.step < told["last"], ripe).select(*by, "went_on", date=told["at"].cast("date"))
+
+
+def _running(table: str, begun: str, over: str) -> Callable[..., ir.Table]:
+    """What runs at the end of each period, one row a thing and period end."""
+
+    def make(data: Source, by: Sequence[str], grain: str | None, end: date | None) -> ir.Table:
+        things = data.table(table)
+        ended = things[over] if over in things.columns else ibis.null("date")
+        things = things.mutate(begun_on=things[begun].cast("date"), over_on=ended.cast("date"))
+        if end is None:  # a thing that is over was seen to be over
+            span = things.aggregate(last=ibis.greatest(_.begun_on.max(), _.over_on.max().fill_null(_.begun_on.max())))
+            end = span.to_pyarrow()["last"][0].as_py()
+        first = things.aggregate(first=_.begun_on.min()).to_pyarrow()["first"][0].as_py()
+        frequency = {"day": "D", "week": "W-SUN", "month": "M"}[grain or "month"]
+        periods = pd.period_range(first or end, end, freq=frequency)
+        days = sorted({min(p.end_time.date(), end) for p in periods})
+        ends = ibis.memtable({"date": days}, schema={"date": "date"})
+        kept = ends.cross_join(things).filter(_.begun_on <= _.date, _.over_on.isnull() | (_.over_on > _.date))
+        return kept.select("date", *by, *(["price"] if "price" in things.columns else []))
+
+    return make
+
+
+def _campaign_results(data: Source, _by: Sequence[str], _grain: str | None, end: date | None) -> ir.Table:
+    targets, daily = data.table("targets"), data.table("channel_daily")
+    last = ibis.literal(end) if end else daily.date.max().as_scalar()
+    held = [c for c in TABLES["channel_daily"].numbers if c in daily.columns]
+    joined = targets.join(daily.rename(on_campaign="campaign"),
+                          [targets.campaign == _.on_campaign, targets.starts_on <= _.date, targets.ends_on >= _.date],
+                          how="left")  # fmt: skip
+    actual = ibis.cases(*((joined.kpi == c, joined[c]) for c in held))
+    late = "registered_on" in targets.columns
+    joined = joined.mutate(actual=actual, last=last, registered=joined.registered_on if late else ibis.null("date"))
+    keys = ["campaign", "kpi", "target", "starts_on", "ends_on", "registered", "last"]
+    summed = joined.filter(_.kpi.isin(held)).group_by(keys).aggregate(actual=_.actual.sum())
+    done = summed.filter(_.ends_on <= _["last"], _.registered.isnull() | (_.registered <= _.starts_on))
+    return done.select("campaign", date=_.ends_on, met=(_.actual >= _.target).fill_null(False).ifelse(1, 0))
+
+
+BOUGHT = ("customer_id", "ordered_at")
+CONTACTS = "distinct customer_id if ripe >= 1"
+VIEWS = {
+    "buyers": View(
+        {"orders": BOUGHT}, ("channel", "campaign"),
+        {"buyers": "rows", "repeaters": "rows if n_orders >= 2", "margin": "sum margin"}, _buyers,
+        optional={"margin": "margin"},
+    ),
+    "returning": View({"orders": BOUGHT}, ("channel", "campaign"), {"active_before": "rows", "kept": "sum kept"},
+                      _returning),
+    "contacts": View(
+        {"messages": ("customer_id", "sent_at"), "orders": BOUGHT}, ("channel", "campaign", "workflow"),
+        {"contacted": CONTACTS, "ordered": f"{CONTACTS} and ordered >= 1", "dormant": f"{CONTACTS} and asleep >= 1",
+         "reengaged": f"{CONTACTS} and asleep >= 1 and ordered >= 1"}, _contacts,
+    ),
+    "touched": View({"touchpoints": ("customer_id", "touched_at"), "orders": BOUGHT}, ("channel", "campaign"),
+                    {"people": CONTACTS, "converted": f"{CONTACTS} and converted >= 1"}, _touched),
+    "reached": View({"touchpoints": ("customer_id", "touched_at", "channel", "kind")}, (),
+                    {"reached": "rows", "on_two_channels": "rows if n_channels >= 2"}, _reached),
+    "conversion_times": View({"touchpoints": ("customer_id", "touched_at"), "orders": BOUGHT}, (),
+                             {"days": "sum days"}, _conversion_times),
+    "deals": View({"leads": ("opportunity_at", "won_at")}, ("channel", "campaign", "owner"), {"days": "sum days"},
+                  _deals),
+    "carts": View(
+        {"web_events": ("visitor_id", "happened_at", "event")}, ("channel", "device", "segment"),
+        {"carts": "rows if event = cart and ripe >= 1", "bought": "rows if event = cart and ripe >= 1 and bought >= 1",
+         "checkouts": "rows if event = checkout and ripe >= 1",
+         "checkouts_bought": "rows if event = checkout and ripe >= 1 and bought >= 1"}, _carts,
+    ),
+    "lead_stages": View(
+        {"leads": ("lead_id",)}, ("channel", "campaign", "owner"),
+        {s: f"rows if stage = {s}" for s in ("mql", "sal", "opportunity")}, _lead_stages,
+        optional={s: f"{s}_at" for s in ("mql", "sal", "opportunity")},
+    ),
+    "steps": View({"messages": ("customer_id", "sent_at", "workflow", "step")}, ("channel", "campaign", "workflow"),
+                  {"begun": "rows", "went_on": "sum went_on"}, _steps),
+    "running_subscriptions": View({"subscriptions": ("started_at", "price")}, ("channel", "plan"),
+                                  {"price": "sum price"}, _running("subscriptions", "started_at", "ended_at")),
+    "active_partners": View({"partners": ("joined_at",)}, ("channel",), {"partners": "rows"},
+                            _running("partners", "joined_at", "left_at")),
+    "campaign_results": View({"targets": ("campaign", "kpi", "target"), "channel_daily": ("campaign",)}, ("campaign",),
+                             {"finished": "rows", "met": "sum met"}, _campaign_results),
+}  # fmt: skip
