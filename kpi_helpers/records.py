@@ -1,51 +1,20 @@
 """Smaller tables of the simulated company: sales, members, surveys, audiences, calls, content, costs, targets."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import yaml
 
 SEED = 20241101
-#: stage of a lead: chance to reach it from the one before, median days until then
-STAGES = {"mql": (0.58, 3), "sal": (0.72, 2), "opportunity": (0.60, 9), "negotiation": (0.62, 14), "won": (0.48, 12)}
-#: sales person: how much more often an opportunity in negotiation is won
-OWNERS = {"An": 1.0, "Bình": 1.15, "Chi": 0.85, "Dũng": 1.0, "Hà": 1.0}
-#: welcome messages: days after the first order, chance to get the next one, share of opens and clicks
-WELCOME, WELCOME_DAYS, WELCOME_NEXT, OPENS, CLICKS = "Chào mừng", (0, 2, 5, 10), 0.78, 0.40, 0.12
-WINBACK, WINBACK_QUIET_DAYS, WINBACK_WITHIN_DAYS, WINBACK_LIFT = "Nhắc khách cũ", 90, 30, 1.4
-#: plan: price a month before and after prices rose
-PLANS, PRICES_ROSE = {"Bạc": (49_000, 59_000), "Vàng": (99_000, 119_000)}, "2026-01-01"
-#: chance to leave in a month, different between members: mean, and members of the beta distribution it stands for
-CHURN, CHURN_SPREAD = 0.07, 10
-#: satisfaction 1 to 5: share of buyers, and how likely they answer a survey
-SATISFACTION = {1: (0.05, 0.10), 2: (0.08, 0.12), 3: (0.17, 0.16), 4: (0.38, 0.26), 5: (0.32, 0.36)}
-AWARE_UNAIDED, AWARE_AIDED = 0.21, 0.54
-#: audience: people a day, share excluded, conversion when shown the ads, and when excluded
-AUDIENCES = {
-    "Mua trong 30 ngày": (9000, 0.60, 0.0180, 0.0178),
-    "Đang khiếu nại": (1500, 0.80, 0.0060, 0.0060),
-    "Nhân viên và đối tác": (700, 0.90, 0.0100, 0.0100),
-    "Bỏ giỏ hàng": (4000, 0.50, 0.0420, 0.0240),
-}
-HOLDOUT_SHARE, VIEW_COST, ORDER_MARGIN = 0.10, 80, 125_000
-ANSWERED, TALK_SECONDS = 0.83, 190
-#: experiment: conversion of control, and how many times as often the treated convert
-CONTROL_RATE, EXPERIMENT_LIFT = 0.062, 1.15
-KINDS = {"photo": 0.030, "video": 0.048, "article": 0.022}
-#: result of a campaign divided by its target
-REACHED = {"orders": (1.06, 0.91, 1.12, 0.97), "revenue": (0.94, 1.05, 1.08), "leads": (1.03, 0.88)}
-
-PLANTED = {
-    "lead_stages": {name: {"chance": p, "median_days": days} for name, (p, days) in STAGES.items()},
-    "owner_win_factor": OWNERS, "welcome_next_step": WELCOME_NEXT, "automation_open_rate": OPENS,
-    "win_back": {"quiet_days": WINBACK_QUIET_DAYS, "within_days": WINBACK_WITHIN_DAYS, "lift": WINBACK_LIFT},
-    "member_churn_a_month": CHURN, "prices_rose": PRICES_ROSE,
-    "satisfaction": {k: {"share": p, "answers": a} for k, (p, a) in SATISFACTION.items()},
-    "aware": {"unaided": AWARE_UNAIDED, "aided": AWARE_AIDED},
-    "exclusion": {name: {"shown_rate": a[2], "excluded_rate": a[3]} for name, a in AUDIENCES.items()},
-    "calls": {"answered": ANSWERED, "talk_seconds": TALK_SECONDS}, "engagement_by_kind": KINDS,
-    "experiment": {"control_rate": CONTROL_RATE, "lift": EXPERIMENT_LIFT},
-}  # fmt: skip
+ALWAYS = "Always on"
+#: what is planted, as ``company.yaml`` tells it
+PLANTED: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("company.yaml").read_text(encoding="utf-8"))
+HOURS = np.repeat(np.arange(24), PLANTED["hours"])
 
 
 def generator(name: str) -> np.random.Generator:
@@ -53,15 +22,22 @@ def generator(name: str) -> np.random.Generator:
     return np.random.default_rng([SEED, *name.encode()])
 
 
-def names(letter: str, n: int) -> np.ndarray:
-    """Codes such as C000001 to the `n`-th."""
-    return np.array([f"{letter}{i:06}" for i in range(1, n + 1)], dtype=object)
+def words(told: Iterable[Any]) -> Any:
+    """Array of texts, from which many can be taken fast."""
+    return pd.array([str(word) for word in told], dtype="str")
 
 
-def with_flags(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages with their flags as 0 and 1."""
-    flags = ["opened", "clicked", "replied", "unsubscribed", "step"]
-    return rows.astype(dict.fromkeys(flags, "Int8")).astype({"sent_at": "datetime64[s]"})
+def names(letter: str, n: int) -> Any:
+    """Codes such as C000001, from the first to the `n`-th."""
+    begin = 10 ** max(6, len(str(n)))
+    numbers = pc.cast(pa.array(np.arange(begin + 1, begin + n + 1)), pa.string())
+    return pd.array(pc.utf8_replace_slice(numbers, 0, 1, letter), dtype="str")
+
+
+def clock(dates: pd.Series, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Times on the `dates` at the places `row`, in the hours in which people buy."""
+    seconds = 3600 * rng.choice(HOURS, len(row)) + rng.integers(3600, size=len(row))
+    return np.asarray(dates.to_numpy("datetime64[s]")[row] + seconds)
 
 
 def tables(
@@ -69,305 +45,263 @@ def tables(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The smaller tables, and what was counted while they were made."""
     last = daily["date"].max()
-    survey, satisfied = surveys(orders, customers, last, scale)
+    survey, satisfied = surveys(orders, last, scale)
     targeted, met = targets(daily)
     made = {
-        "leads": leads(last, round(4000 * scale)), "subscriptions": subscriptions(customers, last, round(3000 * scale)),
-        "surveys": survey, "audience_daily": audience_daily(last, scale), "calls": calls(last, scale),
-        "content": content(daily, 700), "partners": partners(daily), "costs": costs(daily),
-        "search_rankings": search_rankings(last), "targets": targeted,
-        "experiment_units": experiment_units(last, round(20_000 * scale)),
+        "leads": leads(last, scale), "subscriptions": subscriptions(customers, last, scale), "surveys": survey,
+        "audience_daily": audience_daily(last, scale), "calls": calls(last, scale), "content": content(daily),
+        "partners": partners(daily), "costs": costs(daily), "search_rankings": search_rankings(last),
+        "targets": targeted, "experiment_units": experiment_units(last, scale),
     }  # fmt: skip
     return made, {"satisfied_share_of_invited": satisfied, "targets_met": met}
 
 
-def _pick(rng: np.random.Generator, words: Any, n: int) -> np.ndarray:
-    return np.array(list(words), dtype=object)[rng.integers(len(words), size=n)]
+def _pick(rng: np.random.Generator, told: Iterable[Any], n: int) -> Any:
+    told = list(told)
+    return words(told)[rng.integers(len(told), size=n)]
 
 
 def _moments(rng: np.random.Generator, last: pd.Timestamp, days: int, n: int) -> np.ndarray:
-    """Times of office hours in the last `days` (n,), in order."""
-    day = rng.integers(days, size=n) * 86_400
-    return np.sort(np.datetime64(last, "s") - day + rng.integers(8 * 3600, 21 * 3600, n))
+    """Times of the `days` that end with `last` (n,), in order."""
+    dates = pd.Series(pd.date_range(end=last, periods=days))
+    return np.sort(clock(dates, rng.integers(days, size=n), rng))
 
 
-def leads(last: pd.Timestamp, n: int) -> pd.DataFrame:
-    """Wholesale leads of eighteen months; stages after the last day have not happened yet."""
-    rng = generator("leads")
-    created, owner = _moments(rng, last, 548, n), _pick(rng, OWNERS, n)
-    rows = pd.DataFrame({"lead_id": names("L", n), "created_at": created})
-    rows["channel"] = _pick(rng, ["Organic search", "Organic search", "Paid search", "Direct", "Email", "Affiliate"], n)
-    rows["campaign"], rows["owner"] = "Bán sỉ", owner
-    at, open_, lost = created, np.ones(n, bool), np.full(n, np.datetime64("NaT"), "datetime64[s]")
-    for stage, (chance, days) in STAGES.items():
-        at = at + np.round(days * 86_400 * np.exp(0.8 * rng.standard_normal(n))).astype("timedelta64[s]")
-        better = np.array([OWNERS[o] for o in owner]) if stage == "won" else 1.0
-        on, told = rng.random(n) < chance * better, rng.random(n) < 0.9  # the others are never closed
-        lost = np.where(open_ & ~on & told, at, lost)
-        open_ = open_ & on
-        rows[f"{stage}_at"] = np.where(open_, at, np.datetime64("NaT"))
+def _later(times: Any, low: int, high: int, rng: np.random.Generator) -> pd.Series:
+    """Each of the times and `low` to `high` seconds."""
+    return pd.Series(times + rng.integers(low, high, len(times)).astype("timedelta64[s]"))
+
+
+def leads(last: pd.Timestamp, scale: float) -> pd.DataFrame:
+    """Wholesale leads; stages after the last day have not happened yet."""
+    rng, known = generator("leads"), PLANTED["leads"]
+    n = round(known["count"] * scale)
+    rows = pd.DataFrame({"lead_id": names("L", n), "created_at": _moments(rng, last, known["days"], n)})
+    rows["channel"], rows["campaign"] = _pick(rng, known["channels"], n), "Bán sỉ"
+    rows["owner"] = _pick(rng, known["owner_win_factor"], n)
+    at, open_, lost = rows["created_at"], np.ones(n, bool), pd.Series(pd.NaT, index=rows.index, dtype="datetime64[s]")
+    for stage, told in known["stages"].items():
+        days = told["days"] * np.exp(0.8 * rng.standard_normal(n))
+        at = at + np.round(86_400 * days).astype("timedelta64[s]")
+        better = rows["owner"].map(known["owner_win_factor"]) if stage == "won" else 1.0
+        reached = rng.random(n) < told["chance"] * better
+        lost = lost.mask(open_ & ~reached & (rng.random(n) < known["closed"]), at)
+        open_ = open_ & reached
+        rows[f"{stage}_at"] = at.where(open_)
     rows["lost_at"] = lost
-    stages = [c for c in rows if c.endswith("_at")]
+    stages = list(rows.columns[5:])
     rows[stages] = rows[stages].where(rows[stages] < last + pd.Timedelta(1, "D"))
-    value = (np.exp(0.7 * rng.standard_normal(n)) * 18).round() * 1_000_000 + 2_000_000
-    return rows.assign(value=pd.Series(value).where(rows["opportunity_at"].notna()).astype("Int64"))
+    value = 2_000_000 + 1_000_000 * np.round(18 * np.exp(0.7 * rng.standard_normal(n))).astype(np.int64)
+    return rows.assign(value=pd.Series(value, dtype="Int64").where(rows["opportunity_at"].notna()))
 
 
-def subscriptions(customers: pd.DataFrame, last: pd.Timestamp, n: int) -> pd.DataFrame:
+def subscriptions(customers: pd.DataFrame, last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """Members of two plans: some leave each month; a new row where the price or the plan changed."""
-    rng = generator("subscriptions")
-    known = customers[customers["registered_at"] > last - pd.DateOffset(months=30)]
-    who = known.iloc[np.sort(rng.choice(len(known), min(n, len(known)), replace=False))].reset_index(drop=True)
-    n = len(who)
-    start = who["registered_at"].dt.normalize() + pd.to_timedelta(rng.integers(60, size=n), unit="D")
-    risk = rng.beta(CHURN * CHURN_SPREAD, (1 - CHURN) * CHURN_SPREAD, n).clip(0.001)
-    months = np.minimum(rng.geometric(np.round(risk, 4)), 60)
+    rng, known = generator("subscriptions"), PLANTED["members"]
+    able = customers[customers["registered_at"].between(last - pd.DateOffset(months=30), last - pd.Timedelta(60, "D"))]
+    chosen = np.sort(rng.choice(len(able), min(round(known["count"] * scale), len(able)), replace=False))
+    who, n = able.iloc[chosen].reset_index(drop=True), len(chosen)
     rows = pd.DataFrame({"subscription_id": names("M", n), "customer_id": who["customer_id"]})
     rows["plan"], rows["channel"] = _pick(rng, ["Bạc", "Bạc", "Vàng"], n), who["channel"]
-    rows["started_at"], rows["ended_at"] = start, start + pd.to_timedelta(months * 30, unit="D")
-    rows["price"] = rows["plan"].map({plan: p[0] for plan, p in PLANS.items()})
-    rose = pd.Timestamp(PRICES_ROSE)
-    after = rows[rows["ended_at"] > rose].copy()
-    moved = rng.random(len(after)) < after["plan"].map({"Bạc": 0.10, "Vàng": 0.12})
-    moved &= after["started_at"] < rose
-    after["plan"] = after["plan"].where(~moved, after["plan"].map({"Bạc": "Vàng", "Vàng": "Bạc"}))
-    after["price"] = after["plan"].map({plan: p[1] for plan, p in PLANS.items()})
-    after["started_at"] = after["started_at"].clip(lower=rose)
-    before = rows[rows["started_at"] < rose].assign(ended_at=lambda r: r["ended_at"].clip(upper=rose))
-    both = pd.concat([before, after]).query("started_at <= @last")
-    both["ended_at"] = both["ended_at"].where(both["ended_at"] <= last)
-    return both.sort_values(["started_at", "subscription_id"], kind="stable", ignore_index=True)
+    rows["started_at"] = who["registered_at"].dt.normalize() + pd.to_timedelta(rng.integers(60, size=n), unit="D")
+    risk = rng.beta(known["leave"] * known["leave_spread"], (1 - known["leave"]) * known["leave_spread"], n)
+    months = rng.geometric(np.round(risk.clip(0.01), 4))
+    rows["ended_at"] = rows["started_at"] + pd.to_timedelta(30 * months, unit="D")
+    rose = pd.Timestamp(known["rose"])
+    before = rows[rows["started_at"] < rose].assign(ended_at=rows["ended_at"].clip(upper=rose))
+    after = rows[rows["ended_at"] > rose].assign(started_at=rows["started_at"].clip(lower=rose))
+    moved = (rng.random(len(after)) < after["plan"].map(known["moved"])) & after.index.isin(before.index)
+    after["plan"] = after["plan"].mask(moved, after["plan"].map({"Bạc": "Vàng", "Vàng": "Bạc"}))
+    parts = [rows.assign(price=rows["plan"].map(known["prices"]).str[i]) for i, rows in enumerate((before, after))]
+    both = pd.concat(parts).sort_values(["started_at", "subscription_id"], kind="stable", ignore_index=True)
+    return both[both["started_at"] <= last].assign(ended_at=both["ended_at"].where(both["ended_at"] <= last))
 
 
-def surveys(
-    orders: pd.DataFrame, customers: pd.DataFrame, last: pd.Timestamp, scale: float
-) -> tuple[pd.DataFrame, float]:
+def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> tuple[pd.DataFrame, float]:
     """A survey after purchase, which the satisfied answer more often, and one about the brand."""
-    rng, n, blank = generator("surveys"), round(8000 * scale), round(3000 * scale)
-    late = orders[(orders["ordered_at"] > last - pd.Timedelta(90, "D")) & (orders["ordered_at"] < last)]
-    late = late[late["status"] == "completed"].drop_duplicates("customer_id")
-    late = late.iloc[np.sort(rng.choice(len(late), min(n, len(late)), replace=False))]
-    n = len(late)
-    share, answers = np.array(list(SATISFACTION.values())).T
-    felt = 1 + np.searchsorted(np.cumsum(share), rng.random(n) * 0.999999, side="right")
-    nps = np.clip(2 * felt + rng.integers(-2, 2, n), 0, 10)
-    sent = late["ordered_at"] + pd.to_timedelta(rng.integers(3600, 86_400, n), unit="s")
-    rows = pd.DataFrame(
-        {
-            "survey": "Sau mua hàng",
-            "customer_id": late["customer_id"],
-            "channel": _pick(rng, ["Email", "Zalo OA", "SMS"], n),
-        }
+    rng, known, felt_as = generator("surveys"), PLANTED["surveys"], PLANTED["satisfaction"]
+    late = orders[orders["ordered_at"].between(last - pd.Timedelta(90, "D"), last) & (orders["status"] == "completed")]
+    late = late.drop_duplicates("customer")
+    n, m = min(round(known["invited"] * scale), len(late)), round(known["brand_invited"] * scale)
+    late = late.iloc[np.sort(rng.choice(len(late), n, replace=False))]
+    felt = rng.choice(list(felt_as["share"]), n, p=list(felt_as["share"].values()))
+    rows = pd.DataFrame({"survey": "Sau mua hàng", "customer_id": late["customer_id"].array, "csat": felt})
+    rows["channel"], rows["sent_at"] = (
+        _pick(rng, ["Email", "Zalo OA", "SMS"], n),
+        _later(late["ordered_at"].array, 3600, 86_400, rng),
     )
-    rows["sent_at"] = sent
-    rows["answered_at"] = sent + pd.to_timedelta(rng.integers(300, 172_800, n), unit="s")
-    rows["csat"], rows["nps"], answered = felt, nps, rng.random(n) < answers[felt - 1]
-    when = _moments(rng, last, 60, blank)
-    brand = pd.DataFrame(
-        {"survey": "Thương hiệu", "customer_id": names("B", blank), "channel": "Panel", "sent_at": when}
-    )
-    brand["answered_at"] = brand["sent_at"] + pd.to_timedelta(rng.integers(300, 172_800, blank), unit="s")
-    aware = rng.random(blank)
-    brand["aware_unaided"], brand["aware_aided"] = aware < AWARE_UNAIDED, aware < AWARE_AIDED
-    brand["discovery"] = np.where(
-        aware < AWARE_AIDED, _pick(rng, ["Facebook", "Google", "Zalo", "Bạn bè", "TikTok"], blank), None
-    )
+    rows["nps"] = np.clip(2 * felt + rng.integers(-2, 2, n), 0, 10)
+    rows["says"] = rng.random(n) < rows["csat"].map(felt_as["answers"])
+    brand = pd.DataFrame({"survey": "Thương hiệu", "customer_id": names("B", m), "channel": "Panel"})
+    brand["sent_at"], aware = _moments(rng, last, 60, m), rng.random(m)
+    brand["aware_unaided"], brand["aware_aided"] = aware < known["aware_unaided"], aware < known["aware_aided"]
+    found = pd.Series(_pick(rng, ["Facebook", "Google", "Zalo", "Bạn bè", "TikTok"], m))
+    brand["discovery"], brand["says"] = found.where(brand["aware_aided"]), rng.random(m) < known["brand_answers"]
     both = pd.concat([rows, brand], ignore_index=True)
-    known = np.r_[answered, rng.random(blank) < 0.45] & (both["answered_at"] < last + pd.Timedelta(1, "D"))
+    both["answered_at"] = _later(both["sent_at"], 300, 172_800, rng)
+    says = both.pop("says").astype(bool) & (both["answered_at"] < last + pd.Timedelta(1, "D"))
     told = ["answered_at", "csat", "nps", "aware_unaided", "aware_aided", "discovery"]
-    both[told] = both[told].where(known, axis=0)
-    both = both.astype(dict.fromkeys(told[1:5], "Int8"))
-    return both, round(float((felt >= 4).mean()), 6)
+    both[told] = both[told].where(says, axis=0)
+    return both.astype(dict.fromkeys(told[1:5], "Int8")), round(float((felt >= 4).mean()), 6)
 
 
 def audience_daily(last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """Audiences left out of two campaigns, beside people of them who saw the ads all the same."""
-    rng = generator("audiences")
-    index = pd.MultiIndex.from_product([
-        pd.date_range(last - pd.Timedelta(119, "D"), last), AUDIENCES, ["Back to school 2026", "11.11 2026"],
-        ["Hà Nội", "TP. Hồ Chí Minh"],
-    ], names=["date", "audience", "campaign", "segment"])  # fmt: skip
-    rows = index.to_frame(index=False).assign(channel="Paid social")
-    size, share, shown, out = (np.array([AUDIENCES[a][i] for a in rows["audience"]]) for i in range(4))
-    rows["eligible"] = rng.poisson(size * scale / 4)
-    fits = rng.binomial(rows["eligible"], share)
-    rows["holdout"] = rng.binomial(fits, HOLDOUT_SHARE)
-    rows["excluded"] = fits - rows["holdout"]
-    rows["excluded_conversions"] = rng.binomial(rows["excluded"], out)
-    rows["holdout_conversions"] = rng.binomial(rows["holdout"], shown)
-    rows["included"] = rows["eligible"] - fits
-    rows["included_conversions"] = rng.binomial(rows["included"], shown * 1.1)
-    rows["avoided_cost"] = rows["excluded"] * 3 * VIEW_COST
-    rows["lost_margin"] = (rows["excluded"] * (shown - out) * ORDER_MARGIN).round().astype(np.int64)
+    rng, known = generator("audiences"), PLANTED["exclusion"]
+    keys = {"date": pd.date_range(end=last, periods=120), "audience": list(known)}
+    keys |= {"campaign": ["Back to school 2026", "11.11 2026"], "segment": ["Hà Nội", "TP. Hồ Chí Minh"]}
+    rows = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False).assign(channel="Paid social")
+    rule = pd.DataFrame(known).T.loc[rows["audience"]].reset_index(drop=True)
+    rows["eligible"] = rng.poisson(np.round(rule["people"] * scale / 2, 6))
+    fits = rng.binomial(rows["eligible"], rule["fits"])
+    rows["holdout"] = rng.binomial(fits, PLANTED["exclusion_holdout"])
+    rows["excluded"], rows["included"] = fits - rows["holdout"], rows["eligible"] - fits
+    for part, rate in {"excluded": "excluded", "holdout": "shown", "included": "shown"}.items():
+        rows[f"{part}_conversions"] = rng.binomial(rows[part], rule[rate])
+    rows["avoided_cost"] = rows["excluded"] * 240  # three views at 80 VND each
+    rows["lost_margin"] = (rows["excluded"] * (rule["shown"] - rule["excluded"]) * 125_000).round().astype(np.int64)
     rows["reach_without"] = rng.binomial(rows["eligible"], 0.7)
-    rows["reach"] = rng.binomial(rows["reach_without"], 1 - 0.8 * share)
-    rows["excluded_sessions"], rows["baseline_sessions"] = (
-        rng.binomial(rows["excluded"], 0.2),
-        rng.poisson(300 * scale, len(rows)),
-    )
-    rows["excluded_exits"], rows["baseline_exits"] = (
-        rng.binomial(rows["excluded_sessions"], 0.61),
-        rng.binomial(rows["baseline_sessions"], 0.43),
-    )
+    rows["reach"] = rng.binomial(rows["reach_without"], 1 - 0.8 * rule["fits"])
+    for part, people, leaving in (("excluded", "excluded", 0.61), ("baseline", "included", 0.43)):
+        rows[f"{part}_sessions"] = rng.binomial(rows[people], 0.2)
+        rows[f"{part}_exits"] = rng.binomial(rows[f"{part}_sessions"], leaving)
     return rows
 
 
 def calls(last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    """Calls to the hotline over half a year."""
-    rng, n = generator("calls"), round(7000 * scale)
-    rows = pd.DataFrame({"call_id": names("T", n), "called_at": _moments(rng, last, 182, n)})
-    rows["channel"], rows["agent"] = (
-        _pick(rng, ["Hotline", "Hotline", "Paid search", "Zalo OA"], n),
-        _pick(rng, ["Lan", "Minh", "Ngọc", "Phúc"], n),
-    )
-    answered, talk = rng.random(n) < ANSWERED, np.round(rng.gamma(1.6, TALK_SECONDS / 1.6, n)) + 1
-    rows["status"] = np.where(answered, "answered", "missed")
-    return rows.assign(talk_seconds=pd.Series(talk).where(answered).astype("Int64"))
+    """Calls to the hotline."""
+    rng, known = generator("calls"), PLANTED["calls"]
+    n = round(known["count"] * scale)
+    rows = pd.DataFrame({"call_id": names("T", n), "called_at": _moments(rng, last, known["days"], n)})
+    rows["channel"] = _pick(rng, ["Hotline", "Hotline", "Paid search", "Zalo OA"], n)
+    rows["agent"], answered = _pick(rng, ["Lan", "Minh", "Ngọc", "Phúc"], n), rng.random(n) < known["answered"]
+    rows["status"] = words(["missed", "answered"])[answered.astype(int)]
+    talk = np.round(rng.gamma(1.6, known["talk_seconds"] / 1.6, n)).astype(np.int64) + 1
+    return rows.assign(talk_seconds=pd.Series(talk, dtype="Int64").where(answered))
 
 
-def content(daily: pd.DataFrame, n: int) -> pd.DataFrame:
+def content(daily: pd.DataFrame) -> pd.DataFrame:
     """Posts of a year; videos and evenings bring more interactions."""
-    rng, last = generator("content"), daily["date"].max()
-    at, kind = _moments(rng, last, 365, n), _pick(rng, ["photo", "photo", "video", "article"], n)
-    rows = pd.DataFrame({"content_id": names("N", n), "published_at": at, "kind": kind})
-    rows["channel"] = np.where(kind == "article", "Organic search", _pick(rng, ["Paid social", "Zalo OA"], n))
+    rng, known, last = generator("content"), PLANTED["content"], daily["date"].max()
+    n = known["count"]
+    rows = pd.DataFrame({"content_id": names("N", n), "published_at": _moments(rng, last, 365, n)})
+    rows["kind"] = _pick(rng, ["photo", "photo", "video", "article"], n)
+    article, video = rows["kind"] == "article", rows["kind"] == "video"
+    rows["channel"] = pd.Series(_pick(rng, ["Paid social", "Zalo OA"], n)).mask(article, "Organic search")
     size = daily.dropna(subset=["followers"]).set_index(["date", "channel"])["followers"]
-    day = rows["published_at"].dt.normalize().astype(daily["date"].dtype)
-    rows["followers"] = size.reindex(pd.MultiIndex.from_arrays([day, rows["channel"]])).to_numpy()
-    people = rows["followers"].fillna(round(size.mean() / 4)).to_numpy(float)
+    at = rows["published_at"].dt.normalize().astype(daily["date"].dtype)
+    rows["followers"] = size.reindex(pd.MultiIndex.from_arrays([at, rows["channel"]])).array
+    people = rows["followers"].fillna(round(size.mean() / 4)).astype(float)
     rows["reach"] = np.round(people * 0.12 * np.exp(0.4 * rng.standard_normal(n))).astype(np.int64)
     rows["impressions"] = rows["reach"] + rng.binomial(rows["reach"], 0.35)
-    rate = np.array([KINDS[k] for k in kind]) * np.where(pd.DatetimeIndex(at).hour >= 19, 1.5, 1.0)
-    for column, part in {"likes": 0.75, "comments": 0.12, "shares": 0.08, "saves": 0.05}.items():
+    rate = rows["kind"].map(known["rates"]) * np.where(rows["published_at"].dt.hour >= 19, known["evening"], 1.0)
+    for column, part in known["parts"].items():
         rows[column] = rng.binomial(rows["reach"], rate * part)
-    rows["video_views"] = pd.Series(rng.binomial(rows["reach"], 0.3)).where(kind == "video").astype("Int64")
-    rows["downloads"] = pd.Series(rng.binomial(rows["reach"], 0.01)).where(kind == "article").astype("Int64")
+    for column, part, of in (("video_views", 0.3, video), ("downloads", 0.01, article)):
+        rows[column] = pd.Series(rng.binomial(rows["reach"], part), dtype="Int64").where(of)
     return rows
 
 
 def partners(daily: pd.DataFrame, n: int = 120) -> pd.DataFrame:
-    """Partners who joined over the three years, and those who left."""
+    """Partners who joined over the years, and those who left."""
     rng, first, last = generator("partners"), daily["date"].min(), daily["date"].max()
-    joined = first + pd.to_timedelta(np.sort(rng.integers((last - first).days, size=n)), unit="D")
-    left = joined + pd.to_timedelta(rng.integers(60, 2400, n), unit="D")
-    rows = pd.DataFrame({"partner_id": names("A", n), "joined_at": joined, "left_at": left})
-    rows["left_at"] = rows["left_at"].where(rows["left_at"] <= last)
-    return rows.assign(channel=_pick(rng, ["Affiliate", "KOL", "Đại lý"], n))
+    rows = pd.DataFrame({"partner_id": names("A", n), "channel": _pick(rng, ["Affiliate", "KOL", "Đại lý"], n)})
+    rows["joined_at"] = first + pd.to_timedelta(np.sort(rng.integers((last - first).days, size=n)), unit="D")
+    left = rows["joined_at"] + pd.to_timedelta(rng.integers(60, 2400, n), unit="D")
+    return rows.assign(left_at=left.where(left <= last))
 
 
 def costs(daily: pd.DataFrame) -> pd.DataFrame:
-    """Ads as `daily` has them, and production, tools and salaries on the first of each month."""
-    ads = daily.groupby(["date", "channel"], as_index=False)["spend"].sum(min_count=1).dropna().assign(category="ads")
+    """Ads as `daily` has them, and production, salaries and tools on the first of each month."""
     rng, months = generator("costs"), pd.date_range(daily["date"].min(), daily["date"].max(), freq="MS")
-    monthly = {"production": 0.18, "tools": 0.04, "salaries": 0.35}  # of the year's average spend
-    usual = float(daily["spend"].sum()) / len(months)
-    fixed = pd.DataFrame({"date": months.repeat(3), "category": list(monthly) * len(months), "channel": None})
-    noise = np.where(fixed["category"] == "production", np.exp(0.2 * rng.standard_normal(len(fixed))), 1.0)
-    fixed["spend"] = (fixed["category"].map(monthly) * usual * noise / 100_000).round() * 100_000
-    both = pd.concat([ads, fixed]).sort_values(["date", "category", "channel"], kind="stable", ignore_index=True)
-    return both.rename(columns={"spend": "amount"})[["date", "category", "channel", "amount"]].astype(
-        {"amount": "Int64"}
-    )
+    ads = daily.groupby(["date", "channel"], as_index=False)["spend"].sum(min_count=1).dropna().assign(category="ads")
+    fixed = pd.MultiIndex.from_product([months, PLANTED["costs"]], names=["date", "category"]).to_frame(index=False)
+    usual = int(daily["spend"].sum()) / len(months) * fixed["category"].map(PLANTED["costs"])
+    usual *= np.where(fixed["category"] == "production", np.exp(0.2 * rng.standard_normal(len(fixed))), 1.0)
+    both = pd.concat([ads, fixed.assign(spend=(usual / 100_000).round().astype("Int64") * 100_000)])
+    both = both.sort_values(["date", "category", "channel"], kind="stable", ignore_index=True)
+    return both.rename(columns={"spend": "amount"})
 
 
 def search_rankings(last: pd.Timestamp, n: int = 60, weeks: int = 26) -> pd.DataFrame:
     """Weekly places of keywords, which slowly rise; empty beyond the hundredth."""
     rng = generator("rankings")
-    moves = np.column_stack([rng.integers(3, 110, n), rng.integers(-6, 5, (n, weeks - 1))]).cumsum(axis=1)
-    place = pd.Series(np.maximum(moves, 1).ravel(order="F"))
+    moves = np.vstack([rng.integers(3, 110, (1, n)), rng.integers(-6, 5, (weeks - 1, n))])
+    place = pd.Series(moves.cumsum(axis=0).clip(1).ravel(), dtype="Int64")
     days = pd.date_range(end=last, periods=weeks, freq="7D").repeat(n)
     keyword = [f"từ khóa {i:02}" for i in range(1, n + 1)] * weeks
-    return pd.DataFrame({"date": days, "keyword": keyword, "position": place.where(place <= 100).astype("Int64")})
+    return pd.DataFrame({"date": days, "keyword": keyword, "position": place.where(place <= 100)})
 
 
 def targets(daily: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, bool]]:
     """What each campaign should reach, written down before it began; and whether it did."""
-    sums = (
-        daily[daily["campaign"] != "Always on"]
-        .groupby("campaign")
-        .agg(
-            starts_on=("date", "min"),
-            ends_on=("date", "max"),
-            orders=("orders", "sum"),
-            revenue=("revenue", "sum"),
-            leads=("leads", "sum"),
-        )
-    )
     rows, met = [], {}
-    for i, (campaign, r) in enumerate(sums.sort_values("starts_on").iterrows()):
-        for kpi, reached in REACHED.items():
-            factor = reached[i % len(reached)]
-            goal = int(round(int(r[kpi]) / factor, -1 if kpi != "revenue" else -6))
-            met[f"{campaign}: {kpi}"] = bool(r[kpi] >= goal)
-            on = r["starts_on"] - pd.Timedelta(7 + 3 * (i % 4), "D")
-            rows.append((campaign, kpi, goal, r["starts_on"], r["ends_on"], on))
+    for i, (name, c) in enumerate(PLANTED["campaigns"].items()):
+        own = daily[daily["campaign"] == name]
+        registered = pd.Timestamp(c["first"]) - pd.Timedelta(7 + 3 * (i % 4), "D")
+        for kpi, factors in PLANTED["target_reached"].items():
+            reached = int(own[kpi].sum())
+            goal = round(reached / factors[i % len(factors)], -6 if kpi == "revenue" else 0)
+            met[f"{name}: {kpi}"] = reached >= goal
+            rows.append((name, kpi, int(goal), c["first"], c["last"], registered.date()))
     return pd.DataFrame(rows, columns=["campaign", "kpi", "target", "starts_on", "ends_on", "registered_on"]), met
 
 
-def experiment_units(last: pd.Timestamp, n: int) -> pd.DataFrame:
+def experiment_units(last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """A new checkout shown to every second visitor; what they spent before tells part of what they spend now."""
-    rng = generator("experiment")
+    rng, known = generator("experiment"), PLANTED["experiment"]
+    n = round(known["units"] * scale)
     treated = rng.permutation(np.arange(n) % 2)
-    before = np.where(rng.random(n) < 0.45, np.round(np.exp(0.6 * rng.standard_normal(n)) * 420) * 1000, 0).astype(
-        np.int64
-    )
-    rate = CONTROL_RATE * (0.7 + 0.3 / 0.45 * (before > 0)) * np.where(treated == 1, EXPERIMENT_LIFT, 1.0)
-    converted = (rng.random(n) < rate).astype(np.int8)
-    size = np.exp(0.4 * rng.standard_normal(n)) * (300 + 0.35 * before / 1000)
-    rows = pd.DataFrame({"experiment": "Trang thanh toán mới", "unit_id": names("U", n)})
-    rows["variant"] = np.where(treated == 1, "treatment", "control")
+    rows = pd.DataFrame({"experiment": known["name"], "unit_id": names("U", n)})
+    rows["variant"] = words(["control", "treatment"])[treated]
     rows["assigned_at"] = _moments(rng, last - pd.Timedelta(7, "D"), 28, n)
     rows["segment"] = _pick(rng, ["mobile", "mobile", "mobile", "desktop"], n)
-    rows["converted"], rows["revenue"] = converted, np.round(size).astype(np.int64) * 1000 * converted
-    return rows.assign(sessions=1 + rng.poisson(1.4, n), revenue_before=before)
+    bought = rng.random(n) < 0.45
+    before = np.round(420 * np.exp(0.6 * rng.standard_normal(n))).astype(np.int64) * bought
+    rate = known["control_rate"] * (0.7 + 0.3 / 0.45 * bought) * np.where(treated == 1, known["lift"], 1.0)
+    rows["converted"] = (rng.random(n) < rate).astype(np.int8)
+    size = np.round(np.exp(0.4 * rng.standard_normal(n)) * (300 + 0.35 * before)).astype(np.int64)
+    rows["revenue"], rows["revenue_before"] = 1000 * size * rows["converted"], 1000 * before
+    return rows.assign(sessions=1 + rng.poisson(1.4, n))
 
 
 def automation(orders: pd.DataFrame, customers: pd.DataFrame) -> pd.DataFrame:
-    """Messages of two automations: a welcome in four steps, and a reminder to customers who had gone quiet."""
-    rng, end = generator("automation"), orders["ordered_at"].max().normalize() + pd.Timedelta(1, "D")
-    fresh = customers[customers["registered_at"] > end - pd.Timedelta(60, "D")]
-    stays = np.cumprod(rng.random((len(fresh), 3)) < WELCOME_NEXT, axis=1)
+    """Messages of two automations: a welcome in steps, and a reminder to customers who had gone quiet."""
+    rng, hello, back = generator("automation"), PLANTED["welcome"], PLANTED["win_back"]
+    end = orders["ordered_at"].max().normalize() + pd.Timedelta(1, "D")
+    fresh = customers[customers["registered_at"] >= end - pd.Timedelta(hello["days"], "D")]
+    steps = (rng.random((len(fresh), len(hello["after_days"]) - 1)) < hello["next"]).cumprod(axis=1).sum(axis=1) + 1
     parts = []
-    for i, days in enumerate(WELCOME_DAYS):
-        got = fresh if i == 0 else fresh[stays[:, i - 1] == 1]
-        when = got["registered_at"] + pd.Timedelta(days, "D") + pd.Timedelta(30, "min")
-        parts.append(
-            pd.DataFrame(
-                {
-                    "customer_id": got["customer_id"],
-                    "sent_at": when,
-                    "channel": "Web push",
-                    "workflow": WELCOME,
-                    "step": i + 1,
-                }
-            )
-        )
-    since = end - pd.Timedelta(WINBACK_WITHIN_DAYS, "D")
-    bought = orders[orders["status"] == "completed"]
-    latest = bought[bought["ordered_at"] < since].groupby("customer_id")["ordered_at"].max()
-    quiet = latest.index[latest < since - pd.Timedelta(WINBACK_QUIET_DAYS, "D")]
-    back = quiet.isin(bought.loc[bought["ordered_at"] >= since, "customer_id"].unique())
-    chosen = rng.random(len(quiet)) < 0.08 * np.where(back, WINBACK_LIFT, 1.0)  # reminded people came back more often
-    parts.append(
-        pd.DataFrame(
-            {
-                "customer_id": quiet[chosen],
-                "sent_at": since + pd.Timedelta(10, "h"),
-                "channel": "SMS",
-                "workflow": WINBACK,
-                "step": 1,
-            }
-        )
+    for step, days in enumerate(hello["after_days"], 1):
+        part = fresh.loc[steps >= step, ["customer_id"]].assign(step=step, workflow=hello["workflow"])
+        parts.append(part.assign(channel=hello["channel"], sent_at=fresh["registered_at"] + pd.Timedelta(days, "D")))
+    since = np.datetime64(end - pd.Timedelta(back["within_days"], "D"), "s")
+    who, at = (orders.loc[orders["status"] == "completed", c].to_numpy() for c in ("customer", "ordered_at"))
+    latest = np.full(len(customers), np.datetime64("NaT"), "datetime64[s]")
+    latest[who[at < since]] = at[at < since]  # in the order of time: the last one stays
+    quiet = latest < since - np.timedelta64(back["quiet_days"], "D")
+    returned = np.isin(np.arange(len(customers)), who[at >= since])
+    chosen = quiet & (rng.random(len(customers)) < back["share"] * np.where(returned, back["lift"], 1.0))
+    part = customers.loc[chosen, ["customer_id"]].assign(step=1, workflow=back["workflow"], channel=back["channel"])
+    rows = pd.concat([*parts, part.assign(sent_at=pd.Timestamp(since) + pd.Timedelta(10, "h"))])
+    rows = rows[rows["sent_at"] < end].sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True)
+    known, fate, act = PLANTED["automation"], rng.random(len(rows)), rng.random(len(rows))
+    good = fate >= known["hard_bounce"] + known["soft_bounce"]
+    rows["status"] = words(["hard_bounce", "soft_bounce", "delivered"])[good + (fate >= known["hard_bounce"]) * 1]
+    rows["opened"], rows["clicked"] = good & (act < known["opened"]), good & (act < known["clicked"])
+    rows["replied"], rows["unsubscribed"] = (
+        pd.Series(act < known["replied"]).where(good),
+        good & (act > 1 - known["left"]),
     )
-    rows = pd.concat(parts).query("sent_at < @end").sort_values(["sent_at", "customer_id"], ignore_index=True)
-    fate, act = rng.random(len(rows)), rng.random(len(rows))
-    good = fate >= 0.02
-    rows["campaign"] = "Always on"
-    rows["status"] = np.select([fate < 0.008, fate < 0.02], ["hard_bounce", "soft_bounce"], "delivered")
-    rows["opened"], rows["clicked"] = good & (act < OPENS), good & (act < CLICKS)
-    rows["replied"] = pd.Series(act < 0.05).astype("Int8").where(good)
-    rows["unsubscribed"] = good & (act > 0.996)
-    return with_flags(rows)
+    return as_messages(rows.assign(campaign=ALWAYS))
+
+
+def as_messages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Messages with their columns in order and flags as 0 and 1."""
+    flags = ["opened", "clicked", "replied", "unsubscribed"]
+    heads = ["customer_id", "sent_at", "channel", "campaign", "workflow", "step", "status", *flags]
+    rows = rows.reindex(columns=heads).astype({"sent_at": "datetime64[s]", "workflow": "str", "step": "Int8"})
+    return rows.astype(dict.fromkeys(flags, "boolean")).astype(dict.fromkeys(flags, "Int8"))
 
 
 def automation_runs(sent: pd.DataFrame) -> pd.DataFrame:
@@ -375,9 +309,8 @@ def automation_runs(sent: pd.DataFrame) -> pd.DataFrame:
     rng = generator("runs")
     rows = sent.rename(columns={"sent_at": "run_at"})[["run_at", "workflow", "channel", "customer_id"]]
     rows = rows.assign(action="send", status="executed")
-    extra = rows[rng.random(len(rows)) < 0.06].assign(
-        status=lambda r: _pick(rng, ["failed", "skipped", "skipped"], len(r))
-    )
-    begun = rows[sent["step"] == 1].assign(action="trigger")
-    rows = pd.concat([begun, rows, extra]).sort_values(["run_at", "customer_id"], kind="stable", ignore_index=True)
+    extra = rows[rng.random(len(rows)) < PLANTED["automation"]["unexecuted"]]
+    extra = extra.assign(status=_pick(rng, ["failed", "skipped", "skipped"], len(extra)))
+    rows = pd.concat([rows[sent["step"] == 1].assign(action="trigger"), rows, extra])
+    rows = rows.sort_values(["run_at", "customer_id"], kind="stable", ignore_index=True)
     return rows.assign(run_id=names("R", len(rows)))

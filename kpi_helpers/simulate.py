@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 from datetime import date
 from itertools import accumulate
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from kpi_helpers import company, records
 from kpi_helpers.errors import require
@@ -118,7 +117,7 @@ def truth() -> dict[str, object]:
         "level_shift": shift, "rate_drop": drop,
         "spend_response": {name: {"most_sessions": p[1], "half_spend": p[2]} for name, p in PAID.items()},
         "order_rate": {name: rate for name, (_, rate, _) in CHANNELS.items()},
-        "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()}, **company.PLANTED,
+        "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()}, **records.PLANTED,
     }  # fmt: skip
     written: dict[str, object] = json.loads(json.dumps(planted, default=str))
     return written
@@ -137,11 +136,12 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
     """
     folder, size = Path(folder), CUSTOMERS if customers is None else customers
     require(size >= 1000, f"customers={size}: a company so small shows nothing. Give 1000 or more.")
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (sys.modules[__name__], company, records))
+    sources = (__file__, company.__file__, records.__file__, Path(records.__file__).with_name("company.yaml"))
+    code = b"".join(Path(source).read_bytes() for source in sources)
     made_by, known = hashlib.sha256(code + str(size).encode()).hexdigest()[:12], folder / "truth.json"
-    if known.exists() and (told := json.loads(known.read_text(encoding="utf-8"))).get("made_by") == made_by:
-        if all((folder / file).exists() for file in told["files"]):
-            return folder
+    told = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    if told.get("made_by") == made_by and all((folder / file).exists() for file in told["files"]):
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
     try:
@@ -188,8 +188,8 @@ def _channel(
     table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
     expected = base * scale * mood
     if name in PAID:
-        budget, most, half, per_click, per_impression = PAID[name]
-        budget, most, half = budget * scale, most * scale, half * scale
+        *bought, per_click, per_impression = PAID[name]
+        budget, most, half = (scale * each for each in bought)
         campaign = np.repeat(rng.choice([0.6, 1.0, 1.0, 1.5], size=n // 28 + 1), 28)[:n]  # four-week flights
         spend = np.round(budget * campaign * np.exp(0.12 * rng.standard_normal(n)), -3)
         expected = expected + most * spend / (spend + half) * mood
