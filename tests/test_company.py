@@ -1,5 +1,7 @@
 """Rows of the simulated company: they add up to its channels, they nest, and what was planted is found again."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -218,7 +220,7 @@ def test_steps_on_the_website_are_nested_and_as_frequent_as_planted(tables, dail
     assert close_to(n["visit"] / int(late["sessions"].sum()), web["panel_share"], int(late["sessions"].sum()))
     assert n["purchase"] / (web["panel_share"] * int(late["orders"].sum())) == pytest.approx(1, abs=0.2)
     assert events.groupby("session_id")["visitor_id"].nunique().max() == 1
-    assert (events.groupby("session_id")["device"].nunique() == 1).all()
+    assert events.groupby("session_id")["device"].nunique().max() == 1
 
 
 def test_messages_add_up_to_the_channels(tables, daily):
@@ -287,14 +289,14 @@ def test_stages_of_leads_follow_each_other_as_planted():
     rows, stages = company.records.leads(BASE["date"].max(), 10.0), PLANTED["leads"]["stages"]
     times = ["created_at", *(f"{stage}_at" for stage in stages)]
 
-    for before, after in zip(times, times[1:], strict=False):
+    for before, after in pairwise(times):
         assert rows.loc[rows[after].notna(), before].notna().all(), after
         assert not (rows[after] < rows[before]).any(), after
     assert rows[[*times, "lost_at"]].max().max() < BASE["date"].max() + pd.Timedelta(1, "D")
     assert not (rows["won_at"].notna() & rows["lost_at"].notna()).any()
     ripe = rows[rows["created_at"] < rows["created_at"].max() - pd.Timedelta(240, "D")]
     n = ripe[times].notna().sum()
-    for before, after in zip(times, times[1:], strict=False):
+    for before, after in pairwise(times):
         assert close_to(n[after] / n[before], stages[after.removesuffix("_at")]["chance"], n[before]), after
     days = (ripe["mql_at"] - ripe["created_at"]).dt.total_seconds().median() / 86_400
     assert days == pytest.approx(stages["mql"]["days"], rel=0.06)

@@ -105,7 +105,7 @@ def test_another_size_is_another_company(tmp_path):
 
     assert small["files"]["customers.parquet"] == pytest.approx(1000, rel=0.1)
     assert larger["files"]["customers.parquet"] == pytest.approx(2000, rel=0.1)
-    with pytest.raises(KpiError, match="customers=999: .* Give 1000 or more"):
+    with pytest.raises(KpiError, match=r"customers=999: .* Give 1000 or more"):
         simulate.write(tmp_path / "demo", 999)
 
 
