@@ -31,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours (data/README.md)")
     demo = commands.add_parser("demo", help="write the simulated company into a folder")
     demo.add_argument("folder", help="folder to write into")
+    demo.add_argument("--customers", type=int, metavar="N",
+                      help="size of the company after three years (default: 290000; 5000 takes a second)")  # fmt: skip
     run = commands.add_parser(
         "run", help="run notebooks and publish their reports", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,8 +99,8 @@ def _check(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from kpi_helpers import simulate
 
-    folder = simulate.write(options.folder)
-    print(f"The simulated company is in {folder}: channel_daily.csv, and truth.json with what was planted.")
+    folder = simulate.write(options.folder, options.customers)
+    print(f"The simulated company is in {folder}: its eighteen tables, and truth.json with what was planted.")
     return 0
 
 

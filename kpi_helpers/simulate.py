@@ -10,11 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from kpi_helpers import company, records
+from kpi_helpers.errors import require
 
 HOME = "data/demo"
 FIRST, LAST = date(2023, 11, 1), date(2026, 11, 21)
 SEED = 20241101
 CURRENCY = "VND"
+#: customers of the ordinary size after three years, rounded
+CUSTOMERS = 290_000
+#: endings of columns that hold a day without an hour
+DATES = ("date", "_on", "started_at", "ended_at", "joined_at", "left_at")
 
 #: First day of the lunar year; Vietnam counts in UTC+7.
 TET = (date(2024, 2, 10), date(2025, 1, 29), date(2026, 2, 17))
@@ -77,8 +86,10 @@ def demand(days: pd.DatetimeIndex) -> np.ndarray:
     return np.asarray(growth * week * sale * tet)
 
 
-def channel_daily() -> pd.DataFrame:
-    """Daily table of the seven channels, one row a day and channel, in the contract's columns.
+def channel_daily(scale: float = 1.0) -> pd.DataFrame:
+    """Daily sums of the seven channels, one row a day and channel, before they are split into campaigns.
+
+    `scale` multiplies what is expected of each day.
 
     >>> channel_daily().shape
     (7819, 17)
@@ -86,7 +97,7 @@ def channel_daily() -> pd.DataFrame:
     rng = np.random.default_rng(SEED)
     days = pd.date_range(FIRST, LAST)
     pull = demand(days)
-    tables = [_channel(name, days, pull, rng) for name in CHANNELS]
+    tables = [_channel(name, days, pull, rng, scale) for name in CHANNELS]
     table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
     gap = table["date"].between(pd.Timestamp(TRACKING_GAP[0]), pd.Timestamp(TRACKING_GAP[1]))
     table.loc[gap, TRACKED] = pd.NA
@@ -106,46 +117,79 @@ def truth() -> dict[str, object]:
         "level_shift": shift, "rate_drop": drop,
         "spend_response": {name: {"most_sessions": p[1], "half_spend": p[2]} for name, p in PAID.items()},
         "order_rate": {name: rate for name, (_, rate, _) in CHANNELS.items()},
-        "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()},
+        "average_order": {name: ticket for name, (_, _, ticket) in CHANNELS.items()}, **records.PLANTED,
     }  # fmt: skip
     written: dict[str, object] = json.loads(json.dumps(planted, default=str))
     return written
 
 
-def write(folder: str | Path) -> Path:
+def write(folder: str | Path, customers: int | None = None) -> Path:
     """Write the company into `folder` unless this version of it is already there.
 
-    Returns the folder: ``channel_daily.csv`` (about 0.4 MB) and ``truth.json``. Takes about a second.
+    `customers` is its size, about `CUSTOMERS` if not given. Returns the folder: a file for each table, and
+    ``truth.json`` with what was planted. Takes some six seconds for the ordinary size.
+
+    Raises
+    ------
+    KpiError
+        If `customers` is below 1,000.
     """
-    folder = Path(folder)
-    made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    text = json.dumps({"made_by": made_by, **truth()}, ensure_ascii=False, indent=1) + "\n"
-    known = folder / "truth.json"
-    if (folder / "channel_daily.csv").exists() and known.exists() and known.read_text(encoding="utf-8") == text:
+    folder, size = Path(folder), CUSTOMERS if customers is None else customers
+    require(size >= 1000, f"customers={size}: a company so small shows nothing. Give 1000 or more.")
+    sources = (__file__, company.__file__, records.__file__, Path(records.__file__).with_name("company.yaml"))
+    code = b"".join(Path(source).read_bytes() for source in sources)
+    made_by, known = hashlib.sha256(code + str(size).encode()).hexdigest()[:12], folder / "truth.json"
+    told = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    if told.get("made_by") == made_by and all((folder / file).exists() for file in told["files"]):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
     try:
-        channel_daily().to_csv(staging / "channel_daily.csv", index=False, lineterminator="\n")
-        (staging / "truth.json").write_text(text, encoding="utf-8")
+        made, counted = company.tables(channel_daily(size / CUSTOMERS), size / CUSTOMERS)
+        files = {_store(table, staging / name).name: len(table) for name, table in made.items()}
+        text = json.dumps({"made_by": made_by, "files": files, **truth(), **counted}, ensure_ascii=False, indent=1)
+        known = staging / "truth.json"
+        known.write_text(text + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
-        for name in ("channel_daily.csv", "truth.json"):  # the file that says "done" comes last
+        for name in (*files, known.name):  # the file that says "done" comes last
             (staging / name).replace(folder / name)
+            for other in {".csv", ".parquet"} - {Path(name).suffix}:  # as another version may have written it
+                (folder / name).with_suffix(other).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging)
     return folder
 
 
-def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+def _store(table: pd.DataFrame, path: Path) -> Path:
+    """Write a small table without times as CSV, any other as Parquet, the same bytes every time."""
+    timed = any(kind.kind == "M" and not name.endswith(DATES) for name, kind in table.dtypes.items())
+    if len(table) < 10_000 and not timed:
+        table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
+        return path.with_suffix(".csv")
+    rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
+    codes = [name for name in rows.column_names if name.endswith("_id") or name == "referred_by"]
+    packed = dict.fromkeys(codes, "DELTA_BYTE_ARRAY")
+    packed |= {f.name: "DELTA_BINARY_PACKED" for f in rows.schema if pa.types.is_timestamp(f.type)}
+    pq.write_table(
+        rows, path.with_suffix(".parquet"), compression="zstd", compression_level=5, store_schema=False,
+        use_dictionary=[name for name in rows.column_names if name not in packed], column_encoding=packed,
+    )  # fmt: skip
+    return path.with_suffix(".parquet")
+
+
+def _channel(
+    name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random.Generator, scale: float
+) -> pd.DataFrame:
     base, order_rate, ticket = CHANNELS[name]
     n = len(days)
     mood = np.exp(_slow_noise(n, rng, scale=0.05))  # weeks in which a channel does better or worse
     if name == LEVEL_SHIFT[1]:
         mood = mood * np.where(days >= pd.Timestamp(LEVEL_SHIFT[0]), LEVEL_SHIFT[2], 1.0)
     table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
-    expected = base * mood
+    expected = base * scale * mood
     if name in PAID:
-        budget, most, half, per_click, per_impression = PAID[name]
+        *bought, per_click, per_impression = PAID[name]
+        budget, most, half = (scale * each for each in bought)
         campaign = np.repeat(rng.choice([0.6, 1.0, 1.0, 1.5], size=n // 28 + 1), 28)[:n]  # four-week flights
         spend = np.round(budget * campaign * np.exp(0.12 * rng.standard_normal(n)), -3)
         expected = expected + most * spend / (spend + half) * mood
@@ -153,7 +197,7 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
         table["spend"], table["clicks"] = spend.astype(np.int64), clicks
         table["impressions"] = _count(clicks / per_impression, rng) + clicks
     if name in LISTS:
-        table[MESSAGES] = _messages(name, days, rng)
+        table[MESSAGES] = _messages(name, days, rng, scale)
         table["clicks"] = table["unique_clicks"]
     sessions = _count(expected * pull, rng)
     rate = np.full(n, order_rate)
@@ -168,11 +212,11 @@ def _channel(name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random
     return table
 
 
-def _messages(name: str, days: pd.DatetimeIndex, rng: np.random.Generator) -> np.ndarray:
+def _messages(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Columns sent, hard and soft bounces, unique opens and clicks, unsubscribes (n, 6)."""
     start, weekly, opened, clicked = LISTS[name]
     n = len(days)
-    subscribers = start * np.exp(0.18 * np.arange(n) / 365.25)
+    subscribers = start * scale * np.exp(0.18 * np.arange(n) / 365.25)
     sending = np.isin(days.day_of_week, (1, 4) if weekly == 2 else (3,))
     sent = np.where(sending, _count(subscribers, rng), 0)
     hard, soft = rng.binomial(sent, 0.009), rng.binomial(sent, 0.012)

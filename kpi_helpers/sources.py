@@ -81,8 +81,8 @@ class Source:
 
         Examples
         --------
-        >>> connect("data/demo").check()
-        Read channel_daily (7,819 rows): every rule of the contract holds.
+        >>> connect("data/demo").check("channel_daily")
+        Read channel_daily (8,508 rows): every rule of the contract holds.
         """
         names = [name] if name else self.tables
         if not self.tables or (name and name not in self.tables):
@@ -340,7 +340,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     path = locate(name)
     if path == project_root() / simulate.HOME or name == simulate.HOME:
         simulate.write(path)
-        rules = {"channel_daily": {"currency": simulate.CURRENCY}} | rules
+        rules = {name: {"currency": simulate.CURRENCY} for name in TABLES} | rules
     if path.is_dir():
         return Source(name, ibis.duckdb.connect(), path, rules)
     if path.suffix in DATABASES and path.exists():

@@ -132,24 +132,35 @@ def test_check_reads_the_mapping(capsys, shop):
 
 
 def test_demo_writes_the_same_bytes_every_time(tmp_path, capsys):
-    assert [kpi("demo", tmp_path / name) for name in ("one", "deeper/two", "one")] == [0, 0, 0]
+    places = [tmp_path / name for name in ("one", "deeper/two", "one")]
+    assert [kpi("demo", place, "--customers", "2000") for place in places] == [0, 0, 0]
 
-    for name in ("channel_daily.csv", "truth.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "deeper" / "two" / name).read_bytes()
+    written = [{file.name: file.read_bytes() for file in place.iterdir()} for place in places]
+    assert written[0] == written[1]
+    assert len(written[0]) == 19  # eighteen tables and their truth
     assert str(tmp_path / "one") in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {"one", "deeper"}  # no rest of the staging
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {"channel_daily.csv", "truth.json"}
 
 
 def test_demo_mends_a_folder_that_another_version_wrote(tmp_path):
-    folder = simulate.write(tmp_path / "demo")
+    folder = simulate.write(tmp_path / "demo", 2000)
     good = (folder / "channel_daily.csv").read_bytes()
     (folder / "channel_daily.csv").write_text("old", encoding="utf-8")
     (folder / "truth.json").write_text('{"made_by": "another version"}', encoding="utf-8")
 
-    assert kpi("demo", folder) == 0
+    assert kpi("demo", folder, "--customers", "2000") == 0
 
     assert (folder / "channel_daily.csv").read_bytes() == good
+
+
+def test_demo_tells_how_large_it_is_and_how_small_it_can_be(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        kpi("demo", "--help")
+    assert f"default: {simulate.CUSTOMERS}" in " ".join(capsys.readouterr().out.split())
+
+    assert kpi("demo", tmp_path / "demo", "--customers", "10") == 2
+    assert "customers=10" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- wrong calls

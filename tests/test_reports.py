@@ -307,7 +307,7 @@ def test_foot_of_the_report_tells_where_the_numbers_come_from(published):
     foot = (published / "report.html").read_text(encoding="utf-8").partition("<footer")[2]
     digest = hashlib.sha256((published / "results.json").read_bytes()).hexdigest()[:12]
 
-    for told in ("data/demo", "21 Nov 2026", "01_kpi_setup", "7,819 rows", digest, "confidence 0.9"):
+    for told in ("data/demo", "21 Nov 2026", "01_kpi_setup", "8,508 rows", digest, "confidence 0.9"):
         assert told in foot
 
 

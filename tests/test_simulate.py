@@ -1,5 +1,6 @@
 """The simulated company: same bytes every time, and what was planted can be found again in the data."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,8 +14,11 @@ import pytest
 from scipy.optimize import curve_fit
 
 from kpi_helpers import simulate, sources
+from kpi_helpers.contracts import TABLES
+from kpi_helpers.errors import KpiError
 
 TRUTH = simulate.truth()
+SMALL = 2000
 UNPAID = ["Organic search", "Email", "Direct"]
 
 
@@ -25,7 +29,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return simulate.write(tmp_path_factory.mktemp("company") / "demo")
+    return simulate.write(tmp_path_factory.mktemp("company") / "demo", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -35,57 +39,93 @@ def sessions(rows):
     return wide.div(simulate.demand(wide.index), axis=0)
 
 
-def test_two_folders_hold_the_same_bytes(folder, tmp_path):
-    other = simulate.write(tmp_path / "deeper" / "demo")
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
-    assert sorted(p.name for p in other.iterdir()) == ["channel_daily.csv", "truth.json"]
+
+def test_two_folders_hold_the_same_bytes(folder, tmp_path):
+    other = simulate.write(tmp_path / "deeper" / "demo", SMALL)
+
+    assert {name.partition(".")[0] for name in contents(other)} == {*TABLES, "truth"}
     assert [p.name for p in other.parent.iterdir()] == ["demo"]  # and nothing half-written beside it
-    for file in other.iterdir():
-        assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
+    assert contents(other) == contents(folder)
 
 
 def test_another_process_writes_the_same_bytes(folder, tmp_path):
-    code = f"from kpi_helpers import simulate; simulate.write({str(tmp_path / 'demo')!r})"
+    code = f"from kpi_helpers import simulate; simulate.write({str(tmp_path / 'demo')!r}, {SMALL})"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
 
-    assert (tmp_path / "demo/channel_daily.csv").read_bytes() == (folder / "channel_daily.csv").read_bytes()
+    assert contents(tmp_path / "demo") == contents(folder)
 
 
-def test_a_folder_that_is_up_to_date_is_left_alone(tmp_path):
-    made = simulate.write(tmp_path / "demo")
-    before = {p: p.stat().st_mtime_ns for p in made.iterdir()}
+def test_two_processes_may_write_at_once(folder, tmp_path):
+    code = f"from kpi_helpers import simulate; simulate.write({str(tmp_path / 'demo')!r}, {SMALL})"
+    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
 
-    simulate.write(made)
+    assert [each.wait() for each in running] == [0, 0]
+    assert contents(tmp_path / "demo") == contents(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
 
-    assert {p: p.stat().st_mtime_ns for p in made.iterdir()} == before
+
+def test_a_folder_that_is_up_to_date_is_left_alone(folder):
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+
+    simulate.write(folder, SMALL)
+
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("truth", ['{"made_by": "an older version"}', "{}"])
+@pytest.mark.parametrize("truth", ['{"made_by": "an older version"}', "{}", None])
 def test_a_stale_folder_is_rewritten(folder, tmp_path, truth):
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo/channel_daily.csv").write_text("date,channel\n", encoding="utf-8")
-    (tmp_path / "demo/truth.json").write_text(truth, encoding="utf-8")
+    made = tmp_path / "demo"
+    made.mkdir()
+    (made / "leads.csv").write_text("an older version wrote it as CSV\n", encoding="utf-8")
+    (made / "channel_daily.csv").write_text("date,channel\n", encoding="utf-8")
+    if truth:
+        (made / "truth.json").write_text(truth, encoding="utf-8")
 
-    made = simulate.write(tmp_path / "demo")
+    simulate.write(made, SMALL)
 
-    for name in ("channel_daily.csv", "truth.json"):
-        assert (made / name).read_bytes() == (folder / name).read_bytes()
+    assert contents(made) == contents(folder)
 
 
-def test_a_table_that_was_deleted_is_written_again(folder, tmp_path):
-    made = simulate.write(tmp_path / "demo")
-    (made / "channel_daily.csv").unlink()
+@pytest.mark.parametrize("name", ["channel_daily.csv", "orders.parquet"])
+def test_a_table_that_was_deleted_is_written_again(folder, name):
+    whole = contents(folder)
+    (folder / name).unlink()
 
-    simulate.write(made)
+    simulate.write(folder, SMALL)
 
-    assert (made / "channel_daily.csv").read_bytes() == (folder / "channel_daily.csv").read_bytes()
+    assert contents(folder) == whole
+
+
+def test_another_size_is_another_company(tmp_path):
+    small = json.loads((simulate.write(tmp_path / "demo", 1000) / "truth.json").read_text(encoding="utf-8"))
+    larger = json.loads((simulate.write(tmp_path / "demo", 2000) / "truth.json").read_text(encoding="utf-8"))
+
+    assert small["files"]["customers.parquet"] == pytest.approx(1000, rel=0.1)
+    assert larger["files"]["customers.parquet"] == pytest.approx(2000, rel=0.1)
+    with pytest.raises(KpiError, match=r"customers=999: .* Give 1000 or more"):
+        simulate.write(tmp_path / "demo", 999)
 
 
 def test_the_company_keeps_the_contract(folder):
     check = sources.connect(folder).check()
 
     assert check.ok, check.lines()
-    assert check.n_rows == (1117 * 7,)
+    assert check.tables == tuple(TABLES)
+    assert min(check.n_rows) > 10
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    assert dict(zip(check.tables, check.n_rows, strict=True)) == {
+        name.partition(".")[0]: n for name, n in truth["files"].items()
+    }
+
+
+def test_sums_of_channels_are_those_of_earlier_versions(rows):
+    # of the table as it was before it was split into campaigns: notebook 01 rests on it
+    written = rows.to_csv(index=False, lineterminator="\n").encode()
+
+    assert hashlib.sha256(written).hexdigest() == "93a74f1b424619b36994cf88387a80705e77318f611801557e02d08f266b84af"
 
 
 def test_every_day_of_three_years_has_seven_channels(rows):
@@ -111,7 +151,7 @@ def test_counts_are_whole_and_possible(rows):
 
 
 def test_counts_are_written_as_whole_numbers(folder):
-    written = (folder / "channel_daily.csv").read_text(encoding="utf-8")
+    written = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.csv"))
 
     assert re.findall(r"\d\.0\b", written)[:3] == []  # 1569.0 sessions is what no export writes
 
@@ -239,8 +279,8 @@ def test_order_rates_and_baskets_are_the_planted_ones(rows):
 def test_the_truth_stands_beside_the_data(folder):
     written = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
 
-    assert written.pop("made_by")
-    assert written == json.loads(json.dumps(TRUTH))
+    assert written["made_by"]
+    assert {name: written[name] for name in TRUTH} == TRUTH
     assert written["first"] == "2023-11-01"
     assert written["last"] == "2026-11-21"
     assert written["seed"] == simulate.SEED

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from kpi_helpers.contracts import TABLES
 from kpi_helpers.errors import ContractError, KpiError
 from kpi_helpers.sources import connect
 
@@ -289,8 +290,10 @@ def test_files_of_a_source_are_those_behind_its_tables(tmp_path, engine):
 def test_the_simulated_company_is_written_on_first_use():
     source = connect("data/demo")
 
-    assert source.check().ok
-    assert [file.resolve() for file in source.files()] == [ROOT / "data" / "demo" / "channel_daily.csv"]
+    assert source.check("channel_daily").ok
+    assert source.tables == list(TABLES)
+    assert {file.resolve().parent for file in source.files()} == {ROOT / "data" / "demo"}
+    assert source.currency() == "VND"
 
 
 # --- options of a mapping ---------------------------------------------------------------------------
