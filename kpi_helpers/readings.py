@@ -78,7 +78,7 @@ def value(rows: ir.Table, measure: str) -> tuple[str, Any]:
     holds = [_holds(rows, text) for text in (found["conditions"] or "").split(" and ") if text]
     kept = reduce(and_, holds) if holds else None
     if not found["column"]:
-        return "rows", kept.ifelse(1, 0) if kept is not None else ibis.literal(1)
+        return "rows", (kept if kept is not None else rows[rows.columns[0]].isnull() | True).ifelse(1, 0)
     column = rows[found["column"]]
     return found["how"], kept.ifelse(column, None) if kept is not None else column
 

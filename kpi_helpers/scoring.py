@@ -175,10 +175,6 @@ class Cells:
     less_of: Floats
 
 
-def _daily(table: str) -> bool:
-    return table in TABLES and TABLES[table].rows == "day"
-
-
 def _parted(items: tuple[str, ...], table: str) -> tuple[str, tuple[str, ...]]:
     """Table of the measures, and their names without it: ``costs.amount`` stands in another table than the rest."""
     first, dot, _rest = items[0].lstrip("-").partition(".") if items else ("", "", "")
@@ -195,7 +191,7 @@ def _asks(k: Kpi) -> list[tuple[str, Ask]]:
     (table, above), (other, below) = _parted(k.numerator, k.table), _parted(k.denominator, k.table)
     if below and other != table:
         return [(table, Ask(k.id, above)), (other, Ask(f"{k.id}__of", below))]
-    squares = not _daily(table) and (k.kind == "mean" or k.unit == "money")
+    squares = not views.is_daily(table) and (k.kind == "mean" or k.unit == "money")
     asks = [(table, Ask(k.id, above, below, squares))]
     return [*asks, (table, Ask(f"{k.id}__less", k.less[:1], k.less[1:]))] if k.less else asks
 
@@ -205,7 +201,7 @@ def _sums(data: Source, batches: dict[Batch, list[Kpi]], span: Span) -> dict[tup
     jobs: dict[tuple[str, str | None], list[Ask]] = {}
     for batch, ks in batches.items():
         for table, ask in (pair for k in ks for pair in _asks(k)):
-            jobs.setdefault((table, None if _daily(table) else batch.grain), []).append(ask)
+            jobs.setdefault((table, None if views.is_daily(table) else batch.grain), []).append(ask)
     return {job: _read(data, job[0], asks, span, job[1]) for job, asks in jobs.items()}
 
 
@@ -221,12 +217,12 @@ def _read(
 def _cells(
     batch: Batch, ks: Sequence[Kpi], sums: dict[tuple[str, str | None], pd.DataFrame], span: Span
 ) -> Cells | None:
-    daily = _daily(batch.above)
+    daily = views.is_daily(batch.above)
     frame = sums[(batch.above, None if daily else batch.grain)]
     if frame.empty:
         return None
     if batch.below != batch.above:  # two tables: a day without a row has none of it
-        other = sums[(batch.below, None if _daily(batch.below) else batch.grain)]
+        other = sums[(batch.below, None if views.is_daily(batch.below) else batch.grain)]
         renamed = other.rename(columns={f"{k.id}__of__num": f"{k.id}__den" for k in ks})
         frame = frame.merge(renamed, on=[c for c in ("date", *span.by) if c in frame], how="outer")
         frame = frame.fillna({f"{k.id}__{e}": 0.0 for k in ks for e in ("num", "den")})
@@ -291,7 +287,7 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
 
     z = ndtri((1 + confidence) / 2)
     counted = poisson_interval(np.where(c.num >= 0, c.num, np.nan), confidence=confidence)
-    put(unit == "count", counted)
+    put(alone & ((unit == "count") | (unit == "change")), counted)
     put((unit == "ratio") & ~alone & np.isnan(c.n), (counted[0] / of, counted[1] / of))
     put(unit == "share", wilson(c.num, c.den, confidence=confidence))
     put(alone & np.isfinite(c.square), (value - z * np.sqrt(c.square), value + z * np.sqrt(c.square)))
@@ -310,9 +306,10 @@ def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
     if c is None or not len(c.keys):
         return pd.concat([_row(k, span.by, say("score.no rows")) for k in ks])
     value, low, high = intervals(ks, c, span.confidence)
-    if any(k.less for k in ks):
-        value = value - c.less / np.where(c.less_of != 0, c.less_of, np.nan)
-        low, high = rate_difference((c.num, c.den), (c.less, c.less_of), confidence=span.confidence)
+    if (less := np.array([bool(k.less) for k in ks])).any():
+        gap = rate_difference((c.num, c.den), (c.less, c.less_of), confidence=span.confidence)
+        value = np.where(less, value - c.less / np.where(c.less_of != 0, c.less_of, np.nan), value)
+        low, high = np.where(less, gap[0], low), np.where(less, gap[1], high)
     scale = np.array([k.scale for k in ks])
     told = {"value": value * scale, "low": low * scale, "high": high * scale, "numerator": c.num, "denominator": c.den}
     frame = pd.concat([c.keys] * len(ks), ignore_index=True).assign(**{h: v.T.ravel() for h, v in told.items()})

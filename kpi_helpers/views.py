@@ -23,7 +23,8 @@ class View:
     """A made table: what it needs of which contract table, what can be counted in it, and how it is made.
 
     `make` takes the source, the dimensions wanted, the grain (None is the whole span) and the last day, and returns
-    rows with the columns ``date``, the dimensions and what `measures` name. `optional` measures need a column each.
+    rows with the columns ``date``, the dimensions and what `measures` name. `optional` measures need a column each;
+    `levels` are what is there at the end of each period.
     """
 
     needs: Mapping[str, tuple[str, ...]]
@@ -31,6 +32,7 @@ class View:
     measures: Mapping[str, str]
     make: Callable[[Source, Sequence[str], str | None, date | None], ir.Table]
     optional: Mapping[str, str] | None = None
+    levels: bool = False
 
 
 def rows(data: Source, name: str, by: Sequence[str], grain: str | None, end: date | None) -> Rows:
@@ -38,12 +40,17 @@ def rows(data: Source, name: str, by: Sequence[str], grain: str | None, end: dat
     if name in VIEWS:
         view = VIEWS[name]
         table = view.make(data, by, grain, end)
-        return Rows(table, view.measures)
+        return Rows(table, view.measures, daily=view.levels)
     contract, table = TABLES[name], data.table(name)
     there = {c: f"sum {c}" for c in contract.numbers if c in table.columns}
     if contract.dated in table.columns and contract.dated != "date":
         table = table.mutate(date=table[contract.dated].cast("date"))
     return Rows(table, there | contract.measures, daily=contract.rows == "day")
+
+
+def is_daily(name: str) -> bool:
+    """Whether the rows of a table or view are sums, or levels, of a day."""
+    return VIEWS[name].levels if name in VIEWS else TABLES[name].rows == "day"
 
 
 def _bought(data: Source) -> ir.Table:
@@ -52,17 +59,17 @@ def _bought(data: Source) -> ir.Table:
 
 
 def _around(events: ir.Table, marks: ir.Table, who: str) -> ir.Table:
-    """`events` (who, at, …) with the time of the last mark before and the first at or after, of the same person."""
+    """`events` (who, at, …) with the time of the last mark up to then and the first one later, of the same person."""
     rest = {c: ibis.null(events[c].type()) for c in events.columns if c not in (who, "at")}
-    both = events.mutate(mark=0).union(marks.select(who, "at").mutate(**rest, mark=1).select(*events.columns, "mark"))
+    both = events.mutate(mark=1).union(marks.select(who, "at").mutate(**rest, mark=0).select(*events.columns, "mark"))
     order: dict[str, Any] = {"group_by": who, "order_by": ["at", "mark"]}
-    marked = (both.mark == 1).ifelse(both["at"], None)
+    marked = (both.mark == 0).ifelse(both["at"], None)
     told = both.mutate(
         before=marked.max().over(ibis.window(**order, preceding=None, following=0)),
         after=marked.min().over(ibis.window(**order, preceding=0, following=None)),
         until=both["at"].max().over(ibis.window()),
     )
-    return told.filter(_.mark == 0)
+    return told.filter(_.mark == 1)
 
 
 def _seconds(later: Any, earlier: Any) -> Any:
@@ -198,9 +205,9 @@ def _campaign_results(data: Source, _by: Sequence[str], _grain: str | None, end:
     targets, daily = data.table("targets"), data.table("channel_daily")
     last = ibis.literal(end) if end else daily.date.max().as_scalar()
     held = [c for c in TABLES["channel_daily"].numbers if c in daily.columns]
-    joined = targets.join(daily.rename(on_campaign="campaign"),
-                          [targets.campaign == _.on_campaign, targets.starts_on <= _.date, targets.ends_on >= _.date],
-                          how="left")  # fmt: skip
+    rows = daily.select("date", *held, on_campaign=daily.campaign)
+    during = [targets.campaign == rows.on_campaign, targets.starts_on <= rows.date, targets.ends_on >= rows.date]
+    joined = targets.join(rows, during, how="left")
     actual = ibis.cases(*((joined.kpi == c, joined[c]) for c in held))
     late = "registered_on" in targets.columns
     joined = joined.mutate(actual=actual, last=last, registered=joined.registered_on if late else ibis.null("date"))
@@ -247,9 +254,9 @@ VIEWS = {
     "steps": View({"messages": ("customer_id", "sent_at", "workflow", "step")}, ("channel", "campaign", "workflow"),
                   {"begun": "rows", "went_on": "sum went_on"}, _steps),
     "running_subscriptions": View({"subscriptions": ("started_at", "price")}, ("channel", "plan"),
-                                  {"price": "sum price"}, _running("subscriptions", "started_at", "ended_at")),
+                                  {"price": "sum price"}, _running("subscriptions", "started_at", "ended_at"), levels=True),
     "active_partners": View({"partners": ("joined_at",)}, ("channel",), {"partners": "rows"},
-                            _running("partners", "joined_at", "left_at")),
+                            _running("partners", "joined_at", "left_at"), levels=True),
     "campaign_results": View({"targets": ("campaign", "kpi", "target"), "channel_daily": ("campaign",)}, ("campaign",),
                              {"finished": "rows", "met": "sum met"}, _campaign_results),
 }  # fmt: skip
