@@ -12,8 +12,6 @@ from kpi_helpers.candidates import drift, follow, repeat, smooth
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
-#: periods in a year by grain; 364 days keep the weekday
-SEASONS = {"day": 364, "week": 52, "month": 12}
 #: longest season that smoothing follows phase by phase; beyond it each phase is seen too seldom
 SMOOTHED = 24
 FEWEST_ERRORS = 4

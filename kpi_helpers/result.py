@@ -6,13 +6,13 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ LANGUAGES = ("en", "vi")
 #: bounds of grades and statuses, which a rounded chance must not step over
 BOUNDS = ("5%", "10%", "20%", "40%", "50%", "80%")
 NBSP, MINUS = "\u00a0", "\u2212"
+KEPT = "\x1f"  # stands in a template's text for the ends of lines that are not its own
 
 
 class Text(NamedTuple):
@@ -236,13 +237,44 @@ def _cells(row: Sequence[str], head: Sequence[str], numeric: Sequence[int]) -> s
     return "".join(cells)
 
 
+def _table_of_lines(text: str, **options: Any) -> str:
+    """A table as a template writes it: heads first, a row a line, cells between bars."""
+    head, *rows = ([cell.strip(" ") for cell in line.split("|")] for line in text.split("\n") if line.strip(" "))
+    return table(head, rows, **options)
+
+
+@cache
+def _templates() -> Any:
+    import jinja2
+
+    made = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
+    made.filters["kept"] = lambda text: text.replace("\n", KEPT)
+    made.filters["e"] = lambda text: html.escape(text).replace("\n", KEPT).replace("|", "&#124;")
+    made.filters |= {"table": _table_of_lines, "abs": abs}
+    made.tests["finite"] = math.isfinite
+    made.globals |= {"zip": zip, "tone": TONES.get, "labelled_pill": labelled_pill}
+    made.globals |= {"small": "<small>{}</small>".format, "whole": "{:.0%}".format}
+    return made.from_string(asset("results.html.j2"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Result(ABC):
     """Base of every answer: a frozen record that shows itself and never computes.
 
-    Fields that are tuples are the columns of its table; the others hold for the whole of it.
+    Fields that are tuples are the columns of its table; the others hold for the whole of it; those named in `aside`
+    are not in it. Its HTML is the macro of its name in ``results.html.j2``, which may call `ways` too.
     Displaying it in a notebook also emits its JSON, which the runner collects into ``results.json``.
     """
+
+    aside: ClassVar[tuple[str, ...]] = ()
+    ways: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Any]], **whole: Any) -> Self:
+        """The answer made of `rows`, each with the fields that are not given as a `whole`, in their order."""
+        names = [f.name for f in fields(cls) if f.name not in whole]
+        columns = list(zip(*rows, strict=True)) or [()] * len(names)
+        return cls(**dict(zip(names, columns, strict=True)), **whole)
 
     @property
     def name(self) -> str:
@@ -257,7 +289,7 @@ class Result(ABC):
         """Return the rows as a DataFrame, one column a field."""
         import pandas as pd
 
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.aside}
         columns = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
         scalars = {k: v for k, v in values.items() if k not in columns}
         return pd.DataFrame(columns).assign(**scalars) if columns else pd.DataFrame([scalars])
@@ -270,7 +302,13 @@ class Result(ABC):
 
     def html(self, language: str = "en") -> str:
         """HTML of the answer as it stands in a report: its sentence, where it has no table or chart."""
-        return f"<p>{html.escape(self.sentence(language))}</p>"
+        spoken = (say, number, percent, probability, uplift, day, month, pill)
+        told: dict[str, Any] = {f.__name__: partial(f, language=language) for f in spoken}
+        currency = getattr(self, "currency", "")
+        told |= {f.__name__: partial(f, language=language, currency=currency) for f in (measure, span)}
+        told |= {"r": self, "rows": list(self.to_frame().itertuples()), "language": language, **self.ways}
+        macros = _templates().make_module(told)
+        return re.sub(" *\n *", "", getattr(macros, self.name, macros.said)()).replace(KEPT, "\n")
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         made = {language: self.html(language) for language in LANGUAGES}
