@@ -29,14 +29,8 @@ SHOWN_AT = 0.01
 class Total:
     """Distribution of a sum over several periods: two halves of a Student's t, with a spread each below and above.
 
-    Attributes
-    ----------
-    mean : float
-        Sum of the expected values, its median.
-    spread_low, spread_high : float
-        Scales of the two halves; of the logarithm if `multiplicative`. NaN if not known.
-    multiplicative : bool
-        Whether errors are factors, so that the sum stays above 0.
+    `mean`: sum of the expected values, its median. `spread_low`, `spread_high`: scales of the halves, NaN if not known;
+    of the logarithm if `multiplicative`, where errors are factors and the sum stays above 0.
     """
 
     mean: float
@@ -72,26 +66,13 @@ class Total:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Forecast:
-    """Forecast of a series, with intervals from the errors that the same rules made in the past.
+    """Forecast `mean` (horizon,) of a series, with intervals from the errors that the same rules made in the past.
 
-    Attributes
-    ----------
-    mean : array (horizon,)
-        Expected values.
-    season : int
-        Season of the heaviest rule, in periods; 1 where the past declined every season.
-    weights : dict
-        Rule -> weight, such as ``{"smooth 7": 0.8, "repeat 364": 0.2}``.
-    multiplicative : bool
-        Whether errors are factors (every known value is above 0) or differences.
-    scale : array (horizon,)
-        Size of the past errors of each step, widened for how few of them are independent.
-    shape : (errors, weights)
-        Past errors over their size, all steps pooled, and how much each counts.
-    paths, path_weights : arrays (origins, horizon) and (origins,)
-        Errors of whole paths, each from one origin, and how much each counts.
-    noise : array (horizon, horizon)
-        Covariance of the effects of the regressors.
+    `season`: of the heaviest rule, 1 where the past declined every season. `weights`: rule -> weight, such as
+    ``{"smooth 7": 0.8, "repeat 364": 0.2}``. `multiplicative`: errors are factors (every known value is above 0).
+    `scale` (horizon,): size of the past errors of each step, widened for how few are independent; `shape`: past errors
+    over their size, all steps pooled, and how much each counts. `paths` (origins, horizon), `path_weights`: errors of
+    whole paths. `noise` (horizon, horizon): covariance of the effects of the regressors.
     """
 
     mean: Floats
@@ -167,38 +148,22 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """Forecast a series by a weighted mean of simple rules, with intervals from their past forecast errors.
 
-    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one
-    season ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each
-    forecasts from every point of the past; the smaller its errors there, the more it weighs, so that a season which
-    does not help is declined.
+    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one season
+    ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each forecasts
+    from every point of the past; the smaller its errors, the more it weighs: a season which does not help is declined.
+    Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, sections 5.5, 5.8, 5.10, 13.4; `candidates`.
 
     Parameters
     ----------
-    values : array_like (n,)
-        History, oldest first; NaN is a missing period.
-    season : int
-        Longest season to consider, in periods (52 for weeks of a year, 364 for days, which have a week of 7 too).
-        It is considered once the history holds two of them.
-    horizon : int
-        Periods to forecast, at least 1.
-    levels : sequence of float
-        Coverages that will be asked for, each in (0, 1); `interval` and `total` take any.
-    regressors : array_like (n + horizon, k), optional
-        What moves the series and is known ahead, such as the days of Tết in each period. Its effects are
-        factors where all values are above 0, and are estimated on changes from season to season.
+    values : array_like (n,), oldest first; NaN is a missing period
+    season : longest season in periods (52 for weeks, 364 for days, which have a week of 7 too), taken once seen twice
+    horizon : periods to forecast, at least 1
+    levels : coverages that will be asked for, each in (0, 1); `interval` and `total` take any
+    regressors : array_like (n + horizon, k), what moves the series and is known ahead, such as the days of Tết in each
+        period; effects are factors where all values are above 0, estimated on changes from season to season
 
-    Raises
-    ------
-    KpiError
-        If an argument is out of range, or the history is too short to have made errors.
+    Raises `KpiError` if an argument is out of range, or the history is too short to have made errors.
 
-    References
-    ----------
-    Combination and multi-step errors from the past: Hyndman & Athanasopoulos (2021), Forecasting: Principles and
-    Practice, 3rd ed., sections 5.5, 5.8, 5.10 and 13.4. Rules: see `candidates`.
-
-    Examples
-    --------
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]
     """

@@ -13,31 +13,13 @@ CHANGES = (0.0, 0.03, 0.1, 0.25, 0.5, 0.8)
 
 
 def smooth(y: Floats, season: int, horizon: int) -> Floats:
-    """Forecast by additive exponential smoothing with damped trend and season, from every origin.
+    """Forecast by additive exponential smoothing with damped trend and season, from every origin: array (n, horizon).
 
-    All combinations of gains run side by side; each origin uses the combination whose one-step errors have
-    been smallest up to there. Gains begin as those of a running mean, so that no first value is special.
+    All combinations of gains run side by side; each origin takes the one whose one-step errors have been smallest up to
+    there. Gains begin as those of a running mean, so that no first value is special. Row t holds the forecasts made
+    from y[:t+1], NaN in the first season; at a NaN the state is carried on. Gardner (2006), IJF 22:637-666 (error
+    correction).
 
-    Parameters
-    ----------
-    y : array (n,)
-        History; at a NaN the state is carried on.
-    season : int
-        Periods in a season, 1 for none.
-    horizon : int
-        Steps ahead.
-
-    Returns
-    -------
-    array (n, horizon)
-        Row t holds the forecasts of t+1 ... t+horizon made from y[:t+1]; NaN in the first season.
-
-    References
-    ----------
-    Gardner (2006), Exponential smoothing: the state of the art, part II; IJF 22:637-666 (error-correction form).
-
-    Examples
-    --------
     >>> smooth(np.array([1.0, 3.0] * 6), 2, 2)[-1].tolist()
     [1.0, 3.0]
     """

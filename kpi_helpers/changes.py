@@ -154,30 +154,20 @@ def explain_change(
 ) -> Change:
     """Explain the change of a ratio of sums by shares that shifted (mix) and ratios within segments that moved (rate).
 
-    With w the share of a segment in the denominators D, r its ratio, R the ratio of all, and means of the two
-    periods barred: rate = w̄·Δr, mix = Δw·(r̄ − R̄), and the sum of numerators changes by ΔD·R̄ (volume) + D̄·ΔR.
-    Both add up exactly. A segment without denominator in one period is all mix. Never add across dimensions.
+    With w the share of a segment in the denominators D, r its ratio, R the ratio of all, and means of the two periods
+    barred: rate = w̄·Δr, mix = Δw·(r̄ − R̄), and the sum of numerators changes by ΔD·R̄ (volume) + D̄·ΔR. Both add up
+    exactly. A segment without denominator in one period is all mix. Never add across dimensions. Bennet (1920), Journal
+    of the Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3.
 
     Parameters
     ----------
-    before, after : mapping of segment -> (numerator, denominator)
-        Sums; or lists of them by day, and then the days are the sample. Single sums have intervals for a share only.
-    confidence : float
-        Coverage of the intervals (delta method, independent periods), in (0, 1).
-    unit : {"share", "ratio", "money"}, optional
-        A share counts units out of units; assumed where no numerator leaves [0, denominator].
+    before, after : segment -> (numerator, denominator); or lists of them by day, and then the days are the sample;
+        single sums have intervals for a share only
+    confidence : coverage of the intervals (delta method, independent periods), in (0, 1)
+    unit : "share", "ratio" or "money"; a share is assumed where no numerator leaves [0, denominator]
 
-    Raises
-    ------
-    KpiError
-        If the sums are impossible, or a period has no denominator at all.
+    Raises `KpiError` if the sums are impossible, or a period has no denominator at all.
 
-    References
-    ----------
-    Bennet (1920), Journal of the Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3.
-
-    Examples
-    --------
     >>> change = explain_change({"1": (50, 1000), "2": (20, 200)}, {"1": (33, 600), "2": (81, 900)})
     >>> round(change.mix, 8), round(change.rate, 8), round(change.volume, 2)
     (0.01841667, -0.00075, 20.15)

@@ -71,16 +71,9 @@ def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | N
     is what stood out near the same date of another year, three periods in a row, or one of the last three. A series
     often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`.
 
-    Parameters
-    ----------
-    values : array_like (n,) or Series with a PeriodIndex
-        Oldest first; NaN is missing.
-    season : int
-        Season in periods: 7 for days, 1 for weeks and months; 12 for months that have five years.
-    expected : array_like of bool (n,), optional
-        Periods to leave alone, such as Tết and days of sale.
-
-    Raises `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
+    `values` (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for
+    weeks and months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and
+    sales. Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
 
     >>> clean([100, 120, 90] * 3 + [0, 0, 90] + [100, 120, 90] * 3, season=3)
     Set aside: 1 tracking gap (2 periods).

@@ -22,8 +22,7 @@ SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
 class Parameter:
     """One line of a notebook's parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``.
 
-    The comment says what it is; ``in (0, 1)`` or ``in [1, 24]`` at its end is its range, ``one of a, b``
-    its choices.
+    The comment says what it is; ``in (0, 1)`` at its end is its range, ``one of a, b`` its choices.
     """
 
     name: str
@@ -101,12 +100,9 @@ def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the given parameters against the notebook's and return all of them, defaults included.
+    """Check the given parameters against the notebook's and return all, defaults included.
 
-    Raises
-    ------
-    KpiError
-        For an unknown name, a wrong type, a value out of range, or a secret.
+    Raises a `KpiError` for an unknown name, a wrong type, a value out of range, or a secret.
     """
     for name, value in given.items():
         require_known(name, known, f"There is no parameter {name!r}.")

@@ -33,7 +33,6 @@ class Elasticity(Result):
     reason: str = ""
 
     def sentence(self, language: str = "en") -> str:
-        """The estimate with its interval, or why there is none."""
         told = {k: number(getattr(self, k), language, decimals=2) for k in ("elasticity", "low", "high")}
         said = say(f"elasticity.{self.reason or 'sentence'}", language, n=self.n, n_zero=self.n_zero, **told)
         return f"{said} {say('elasticity.shrunk', language)}" if self.shrunk else said

@@ -22,23 +22,13 @@ class Verdict(Result):
     heard: str
 
     def sentence(self, language: str = "en") -> str:
-        """Right, or what probably went wrong."""
         key = self.heard if self.heard in ("right", "wrong") else f"{self.exercise}.{self.heard}"
         return say(f"lesson.{key}", language)
 
 
 def check(exercise: str, value: float, *, tolerance: float = 0.005) -> Verdict:
-    """Check the answer to an exercise on the simulated company, within a relative `tolerance`.
+    """Check an answer to the exercise ``pooled_rate``, ``one_in_three`` or ``year_end``, within a relative `tolerance`.
 
-    Parameters
-    ----------
-    exercise : str
-        ``pooled_rate``, ``one_in_three`` or ``year_end``.
-    value : float
-        Your answer.
-
-    Examples
-    --------
     >>> check("pooled_rate", 0.05)
     Not yet. Write the sum that you took, and over which rows.
     """

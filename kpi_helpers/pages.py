@@ -18,8 +18,8 @@ VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)
 def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any]) -> str:
     """HTML of an executed notebook in one language.
 
-    Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a
-    section. A markdown cell carries its Vietnamese in ``<details lang="vi">``.
+    Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a section. A
+    markdown cell carries its Vietnamese in ``<details lang="vi">``.
     """
     answer = "".join(_outputs(c, language) for c in notebook["cells"] if "answer" in tags(c))
     lead = "".join(_outputs(c, language) for c in notebook["cells"] if "lead" in tags(c))
@@ -114,10 +114,7 @@ def _output(output: Mapping[str, Any], language: str) -> str:
 
 
 def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], language: str) -> str:
-    """HTML of the index: failures first, then each report with its answer and its last six runs.
-
-    `runs` are the ``run.json`` records of the published reports, `failures` the ``failure.json`` records.
-    """
+    """HTML of the index from the records of runs and failures: failures first, then each report with its last runs."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"])):
         groups.setdefault((run["notebook"], run["key"]), []).append(run)

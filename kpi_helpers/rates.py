@@ -26,7 +26,6 @@ class ShrunkRates(Result):
     pooled: bool
 
     def sentence(self, language: str = "en") -> str:
-        """How many rates, and where they lie."""
         low, high = (measure(f(self.mean), "share", language) for f in (min, max))
         kind = "pooled" if self.pooled else "sentence"
         return say(f"shrunk_rates.{kind}", language, n=len(self.mean), low=low, high=high)
@@ -120,7 +119,6 @@ class FunnelNeeds(Result):
     target: int
 
     def sentence(self, language: str = "en") -> str:
-        """What the first step needs."""
         told = {k: getattr(self, k)[0] for k in ("need", "need_low", "need_high")} | {"target": self.target}
         return say("funnel_needs.sentence", language, **{k: number(v, language) for k, v in told.items()})
 

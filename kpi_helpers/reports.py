@@ -71,16 +71,10 @@ def run(
 ) -> int:  # fmt: skip
     """Run notebooks, publish their reports and the index, and return the exit code.
 
-    `names` are notebooks, such as ``01_kpi_setup``; `given` the parameters that differ from the defaults, each of
-    which every notebook must know. As many as `jobs` run at once; `say` receives a line of progress for each step.
-    Returns 0 if all were published, 1 if a notebook failed, 4 if data break their contract (the worst of all).
-
-    Raises
-    ------
-    KpiError
-        If a name or parameter is wrong; no kernel has then been started.
-    BlockingIOError
-        If another run is writing into `out`.
+    `given` are the parameters that differ from the defaults, each of which every notebook must know. As many as `jobs`
+    run at once; `say` receives each line of progress. Returns 0 if all were published, 1 if a notebook failed, 4 if
+    data break their contract (the worst of all). Raises a `KpiError` if a name or parameter is wrong, before a kernel
+    starts, and a `BlockingIOError` if another run is writing into `out`.
     """
     out = Path(out)
     # first every name and parameter, then the data: a misspelt option must not cost a scan

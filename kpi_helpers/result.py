@@ -216,31 +216,19 @@ def table(
 
     `kind` is ``stack`` (cards on a phone) or ``tight``; `numeric` are the columns aligned to the right.
     """
-    scope = [' class="n"' if i in numeric else "" for i in range(len(head))]
-    heads = "".join(f'<th scope="col" role="columnheader"{scope[i]}>{label}</th>' for i, label in enumerate(head))
-    body = ['<tr role="row">' + _cells(row, head, numeric) + "</tr>" for row in rows]
-    foot = f'<tfoot role="rowgroup">{body.pop()}</tfoot>' if total else ""
-    small = f"<small>{note}</small>" if note else ""
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(caption)}">'
-        f'<table class="{kind}" role="table"><caption>{html.escape(caption)}{small}</caption>'
-        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
-        f'<tbody role="rowgroup">{"".join(body)}</tbody>{foot}</table></div>'
-    )
+    return _finished(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
 
 
-def _cells(row: Sequence[str], head: Sequence[str], numeric: Sequence[int]) -> str:
-    cells = [f'<th scope="row" role="rowheader">{row[0]}</th>']
-    for i, cell in enumerate(row[1:], start=1):
-        kind = ' class="n"' if i in numeric else ' class="w graded"' if "odds" in cell else ""
-        cells.append(f'<td role="cell"{kind} data-label="{html.escape(head[i])}">{cell}</td>')
-    return "".join(cells)
-
-
-def _table_of_lines(text: str, **options: Any) -> str:
+def _grid_of_lines(
+    text: str, caption: str, note: str = "", kind: str = "stack", total: bool = False, numeric: Sequence[int] = ()
+) -> str:
     """A table as a template writes it: heads first, a row a line, cells between bars."""
     head, *rows = ([cell.strip(" ") for cell in line.split("|")] for line in text.split("\n") if line.strip(" "))
-    return table(head, rows, **options)
+    return str(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
+
+
+def _finished(text: str) -> str:
+    return re.sub(" *\n *", "", text).replace(KEPT, "\n")
 
 
 @cache
@@ -248,9 +236,8 @@ def _templates() -> Any:
     import jinja2
 
     made = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
-    made.filters["kept"] = lambda text: text.replace("\n", KEPT)
+    made.filters |= {"table": _grid_of_lines, "abs": abs, "kept": lambda text: text.replace("\n", KEPT)}
     made.filters["e"] = lambda text: html.escape(text).replace("\n", KEPT).replace("|", "&#124;")
-    made.filters |= {"table": _table_of_lines, "abs": abs}
     made.tests["finite"] = math.isfinite
     made.globals |= {"zip": zip, "tone": TONES.get, "labelled_pill": labelled_pill}
     made.globals |= {"small": "<small>{}</small>".format, "whole": "{:.0%}".format}
@@ -308,7 +295,7 @@ class Result(ABC):
         told |= {f.__name__: partial(f, language=language, currency=currency) for f in (measure, span)}
         told |= {"r": self, "rows": list(self.to_frame().itertuples()), "language": language, **self.ways}
         macros = _templates().make_module(told)
-        return re.sub(" *\n *", "", getattr(macros, self.name, macros.said)()).replace(KEPT, "\n")
+        return _finished(getattr(macros, self.name, macros.said)())
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         made = {language: self.html(language) for language in LANGUAGES}

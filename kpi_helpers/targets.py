@@ -40,7 +40,6 @@ class TargetGrades(Result):
     spend_growth: float
 
     def sentence(self, language: str = "en") -> str:
-        """Each uplift with its chance and grade, and why it is rejected."""
         graded, refused = list[str](), list[str]()
         known = "supported" if self.most_elastic > MOST_ELASTIC else "plausible"
         most = number(self.most_elastic, language, decimals=2)
