@@ -39,24 +39,14 @@ class Total:
     multiplicative: bool
 
     def quantile(self, probability: ArrayLike) -> Floats:
-        """Value that is not exceeded with that probability: the target at odds p is ``quantile(1 - p)``.
-
-        >>> total = Total(mean=100.0, spread_low=10.0, spread_high=20.0, multiplicative=False)
-        >>> total.quantile([0.5, 0.975]).round(1).tolist()
-        [100.0, 155.5]
-        """
+        """Value that is not exceeded with that probability: the target at odds p is ``quantile(1 - p)``."""
         p = np.asarray(probability, dtype=float)
         t = np.where(p == 0, -np.inf, stdtrit(SHAPE, p))  # scipy answers +inf at 0
         step = np.where(t < 0, self.spread_low, self.spread_high) * t
         return np.asarray(self.mean * np.exp(step) if self.multiplicative else self.mean + step)
 
     def chance_above(self, value: ArrayLike) -> Floats:
-        """Probability that the sum exceeds `value`; NaN if the spread is not known or 0.
-
-        >>> total = Total(mean=100.0, spread_low=10.0, spread_high=20.0, multiplicative=False)
-        >>> total.chance_above([90, 100]).round(3).tolist()
-        [0.813, 0.5]
-        """
+        """Probability that the sum exceeds `value`; NaN if the spread is not known or 0."""
         x = np.asarray(value, dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
             far = np.log(np.maximum(x, 0.0) / self.mean) if self.multiplicative else x - self.mean
@@ -94,8 +84,9 @@ class Forecast:
         True
         """
         checked_confidence(level)
-        below, above = min(self._shape_at((1 - level) / 2), 0.0), max(self._shape_at((1 + level) / 2), 0.0)
-        return self._moved(self.scale * below), self._moved(self.scale * above)
+        ends = [(1 - level) / 2, (1 + level) / 2]
+        below, above = weighted_quantile(*self.shape, ends) if len(self.shape[0]) else np.zeros(2)
+        return self._moved(self.scale * min(below, 0.0)), self._moved(self.scale * max(above, 0.0))
 
     def total(self, level: float, *, weights: ArrayLike | None = None) -> tuple[float, float, float]:
         """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high).
@@ -111,11 +102,8 @@ class Forecast:
     def whole(self, weights: ArrayLike | None = None) -> Total:
         """Distribution of Σ weights × periods (horizon,): all 1 by default, 0 leaves a period out.
 
-        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances
-        of the periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
-
-        >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).whole([0, 0, 0.5, 0.5]).mean
-        12.0
+        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances of the
+        periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
         """
         w = np.ones(len(self.mean)) if weights is None else np.asarray(weights, dtype=float)
         centre, low, high = float(w @ self.mean), math.nan, math.nan
@@ -133,9 +121,6 @@ class Forecast:
         if not (self.multiplicative and w @ self.mean > 0):
             return np.asarray(self.paths @ w)
         return np.asarray(np.log(np.exp(self.paths) @ (w * self.mean) / (w @ self.mean)))
-
-    def _shape_at(self, probability: float) -> float:
-        return float(weighted_quantile(*self.shape, probability)) if len(self.shape[0]) else 0.0
 
     def _moved(self, by: Floats) -> Floats:
         moved = self.mean * np.exp(by) if self.multiplicative else self.mean + by

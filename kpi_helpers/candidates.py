@@ -58,11 +58,7 @@ def smooth(y: Floats, season: int, horizon: int) -> Floats:
 
 
 def repeat(y: Floats, season: int, horizon: int) -> Floats:
-    """Forecast the latest value of the same season (seasonal naive), from every origin: array (n, horizon).
-
-    >>> repeat(np.array([1.0, 3.0, 5.0]), 2, 3)[-1].tolist()
-    [3.0, 5.0, 3.0]
-    """
+    """Forecast the latest value of the same season (seasonal naive), from every origin: array (n, horizon)."""
     back = _same_season(len(y), season, horizon)
     return np.where(back >= 0, filled(y, season)[np.maximum(back, 0)], np.nan)
 
@@ -70,11 +66,8 @@ def repeat(y: Floats, season: int, horizon: int) -> Floats:
 def drift(y: Floats, season: int, horizon: int) -> Floats:
     """Forecast the latest value of the same season plus the change from season to season, from every origin.
 
-    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans
-    several seasons the plain mean is taken: a recent change that is added several times is mostly noise.
-
-    >>> drift(np.array([1.0, 2.0, 2.0, 3.0, 3.0, 4.0]), 2, 4)[-1].tolist()
-    [4.0, 5.0, 5.0, 6.0]
+    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans several
+    seasons the plain mean is taken: a recent change that is added several times is mostly noise.
     """
     n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
     change = np.full(n, np.nan)
@@ -98,10 +91,6 @@ def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
 
     The move is that of a centred mean over a twelfth of the season; half of it, since one year is one sample. A move
     that is not fully known at an origin gives NaN, so the horizon must be shorter than the season by that much.
-
-    >>> ramp = np.tile(np.repeat([10.0, 20.0], 26), 3)
-    >>> follow(ramp[:110], 1, 52, 30)[-1, [0, 29]].round(1).tolist()
-    [10.0, 14.1]
     """
     n, half = len(y), max(season // 24, 1)
     padded = np.pad(filled(y, season), half, mode="edge")
@@ -116,11 +105,7 @@ def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
 
 
 def filled(y: Floats, season: int) -> Floats:
-    """Stand-ins for missing values: the same season before, else the first known of its kind, else the mean.
-
-    >>> filled(np.array([1.0, 3.0, np.nan, 4.0]), 2).tolist()
-    [1.0, 3.0, 1.0, 4.0]
-    """
+    """Stand-ins for missing values: the same season before, else the first known of its kind, else the mean."""
     out = y.copy()
     for i in np.flatnonzero(np.isnan(y)):
         same = y[i % season :: season]

@@ -31,11 +31,7 @@ class Parameter:
     comment: str
 
     def read(self, given: Any) -> Any:
-        """Return `given` (text from a command line, or a value) in the parameter's type and range.
-
-        >>> Parameter("confidence", "float", 0.9, "coverage, in (0, 1)").read("0.8")
-        0.8
-        """
+        """Return `given` (text from a command line, or a value) in the parameter's type and range."""
         optional = self.kind.endswith("| None")
         if optional and (given is None or str(given).lower() in ("none", "null", "")):
             return None
@@ -83,11 +79,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
-    """Read the typed parameters of a notebook from the cell tagged ``parameters``.
-
-    >>> list(parameters(load("01_kpi_setup")))[:2]
-    ['source', 'mapping']
-    """
+    """Read the typed parameters of a notebook from the cell tagged ``parameters``."""
     source = "".join(source_of(c) for c in notebook["cells"] if "parameters" in tags(c))
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:

@@ -14,7 +14,7 @@ from kpi_helpers import kpis
 from kpi_helpers.calendars import SEASONS
 from kpi_helpers.elasticities import Elasticity, estimate_elasticity
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.outlooks import Outlook
+from kpi_helpers.outlooks import OfKpis, Outlook
 from kpi_helpers.plans import Plan, TargetTable
 from kpi_helpers.rates import shrink_rates, upstream_needs
 from kpi_helpers.result import LANGUAGES, Result, measure, number, probability, say, uplift
@@ -33,7 +33,7 @@ MOST = 5  # KPIs on a channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class OddsTable(Result):
+class OddsTable(OfKpis):
     """Targets at chosen odds, one row a KPI and odds; `together` is the chance that all KPIs meet theirs at once.
 
     `change` is the target against last year, a fraction; `together` is NaN where the past is too short to tell.
@@ -45,8 +45,6 @@ class OddsTable(Result):
     change: tuple[float, ...]
     together: tuple[float, ...]
     currency: str
-
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     def sentence(self, language: str = "en") -> str:
         n = len(set(self.kpi))
@@ -81,7 +79,7 @@ def _together(outlooks: Sequence[Outlook], odds: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Needs(Result):
+class Needs(OfKpis):
     """What a planned total needs upstream at the rates of the last weeks, from the outcome up.
 
     `need` and its 90% interval are totals over the plan; of the outcome itself they are the target.
@@ -131,7 +129,7 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SpendCheck(Result):
+class SpendCheck(OfKpis):
     """Whether planned spend can carry each uplift over last year: the elasticity that it implies, beside history's.
 
     `implied` is ln(target / expected total) / ln(1 + spend growth); `rejected` where it exceeds `most`, which is 1.5
@@ -149,7 +147,6 @@ class SpendCheck(Result):
     currency: str
 
     aside: ClassVar = ("most", "elasticity", "currency")
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     def to_frame(self) -> pd.DataFrame:
         e = self.elasticity or Elasticity(n=0, n_zero=0)
@@ -186,7 +183,7 @@ def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class PlanReview(Result):
+class PlanReview(OfKpis):
     """Warnings on a plan: many, vanity, unmatched or cold (little engagement); `kpi` is empty for a whole channel."""
 
     channel: tuple[str, ...]
@@ -194,8 +191,6 @@ class PlanReview(Result):
     warning: tuple[str, ...]
     words: tuple[str, ...]
     words_vi: tuple[str, ...]
-
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     def sentence(self, language: str = "en") -> str:
         kind = "some" if self.warning else "none"
@@ -208,18 +203,10 @@ def review_plan(
 ) -> PlanReview:  # fmt: skip
     """Warn of too many KPIs, vanity metrics, KPIs that nothing planned moves, ambition where few engage.
 
-    Parameters
-    ----------
-    kpis_by_channel : channel -> ids of the catalogue, at most five without a warning
-    grades : (channel, KPI) -> grade of its target, or a frame with the columns channel, kpi, grade
-    engagement : channel -> (successes, trials) of one rate that means the same on all; shrunk, and little where
-        it is below half of their median
-    activities : channel -> planned words of `ACTIVITIES`; without it nothing is matched
-
-    Raises `KpiError` if a KPI or an activity is unknown, or a target has two grades.
-
-    >>> review_plan({"Blog": ["pageviews", "leads"]}, activities={"Blog": ["content"]}).warning
-    ('vanity', 'unmatched')
+    By channel: ids of the catalogue, at most five without a warning; grades by (channel, KPI), or a frame with the
+    columns channel, kpi, grade; `engagement`: (successes, trials) of one rate that means the same on all, shrunk, and
+    little below half of their median; `activities`: planned words of `ACTIVITIES`, without which nothing is matched.
+    Raises a `KpiError` if a KPI or an activity is unknown, or a target has two grades.
     """
     if isinstance(grades, pd.DataFrame):
         keyed = grades.set_index(["channel", "kpi"])["grade"]

@@ -27,11 +27,7 @@ class Verdict(Result):
 
 
 def check(exercise: str, value: float, *, tolerance: float = 0.005) -> Verdict:
-    """Check an answer to the exercise ``pooled_rate``, ``one_in_three`` or ``year_end``, within a relative `tolerance`.
-
-    >>> check("pooled_rate", 0.05)
-    Not yet. Write the sum that you took, and over which rows.
-    """
+    """Check an answer to `exercise` (pooled_rate, one_in_three, year_end) within a relative `tolerance`."""
     if exercise not in EXERCISES:
         raise KpiError(f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
     answers = EXERCISES[exercise]()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, ClassVar
@@ -24,7 +25,14 @@ UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Outlook(Result):
+class OfKpis(Result):
+    """A result that speaks of KPIs: its HTML names them and writes them in their units."""
+
+    ways: ClassVar = {"kpi": kpis.kpi}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Outlook(OfKpis):
     """Where one KPI is heading in the plan's periods (`period_at`: first days) if nothing changes.
 
     `segment`: a channel, empty for all. `expected` and its interval, and `last_year` (NaN if unknown as of then), by
@@ -64,7 +72,6 @@ class Outlook(Result):
         "grain", "currency", "total", "total_low", "total_high", "odds", "cleaned", "weights", "missed", "reference",
         "history_at", "history", "bridge_at", "bridge", "reason", "seasonal",
     )  # fmt: skip
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     @property
     def knows_last_year(self) -> bool:
@@ -244,16 +251,13 @@ def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options:
 def _outlook_or_reason(
     values: kpis.KpiTable, key: str, segment: str, *, as_of: date, confidence: float = 0.9, **options: Any
 ) -> Outlook:
-    series, reason = _complete(values, key, segment, as_of).dropna(), "short"
+    series = _complete(values, key, segment, as_of).dropna()
     checked_confidence(confidence)  # what was asked for wrongly is no short history
     holiday_regressors(series.index, options.get("holidays"))
     require(options.get("months", 1) >= 1, f"months={options.get('months')} must be at least 1.")
-    if len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS:
-        reason = "ended"
-    else:
-        try:
+    ended = len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS
+    if not ended:
+        with suppress(KpiError):
             return outlook(values, key, segment=segment, as_of=as_of, confidence=confidence, **options)
-        except KpiError:
-            pass
-    return Outlook(kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-                   reason=reason)  # fmt: skip
+    told: dict[str, Any] = {"kpi": key, "segment": segment, "grain": values.grain, "currency": values.currency}
+    return Outlook(**told, confidence=confidence, reason="ended" if ended else "short")

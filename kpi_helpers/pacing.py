@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,8 @@ from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.calendars import SEASONS, holiday_regressors
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.result import Result, probability, say
+from kpi_helpers.outlooks import OfKpis
+from kpi_helpers.result import probability, say
 from kpi_helpers.result import uplift as written
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import project, rank
@@ -24,7 +25,7 @@ UNKNOWN = (math.nan,) * 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Pace(Result):
+class Pace(OfKpis):
     """The running calendar year against its target, one row a KPI.
 
     `actual`: sum of the complete periods so far; `projected` with its interval: that and the forecast of the rest.
@@ -46,8 +47,6 @@ class Pace(Result):
     uplift: float
     confidence: float
     currency: str
-
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     def sentence(self, language: str = "en") -> str:
         kind = "sentence" if math.isfinite(self.probability[0]) else "unknown"
@@ -109,7 +108,7 @@ def _pace_row(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Watch(Result):
+class Watch(OfKpis):
     """Rates and costs that moved clearly against the same weeks of last year, largest change first.
 
     Clear means that the two intervals do not overlap, which is stricter than a test at the same level.
@@ -125,8 +124,6 @@ class Watch(Result):
     confidence: float
     currency: str
     known: bool = True
-
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     def sentence(self, language: str = "en") -> str:
         kind = "unknown" if not self.known else "some" if self.kpi else "none"

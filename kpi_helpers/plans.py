@@ -12,13 +12,13 @@ import pandas as pd
 
 from kpi_helpers import kpis
 from kpi_helpers.errors import require
-from kpi_helpers.outlooks import Outlook
+from kpi_helpers.outlooks import OfKpis, Outlook
 from kpi_helpers.result import Result, measure, one_unit, plain, probability, say, uplift
 from kpi_helpers.targets import GRADES, allocate, allocate_levels, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class TargetTable(Result):
+class TargetTable(OfKpis):
     """Uplifts over last year for several KPIs and channels, graded; one row a KPI, segment and uplift.
 
     `grade` is "not enough data" and `probability` NaN where the odds cannot be computed.
@@ -39,7 +39,6 @@ class TargetTable(Result):
     missing: tuple[Outlook, ...] = ()
 
     aside: ClassVar = ("missing",)
-    ways: ClassVar = {"kpi": kpis.kpi}
 
     def sentence(self, language: str = "en") -> str:
         return say("target_table.sentence", language, safe=self.grade.count("safe"), n=len(self.grade))
@@ -65,7 +64,7 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Plan(Result):
+class Plan(OfKpis):
     """What to reach, by month, period and channel, in whole numbers that add up to the target at every level."""
 
     kpi: str
@@ -115,7 +114,7 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Answer(Result):
+class Answer(OfKpis):
     """What to commit to and how sure that is: the head of the report.
 
     `uplift`, `probability` and `grade` are those of the target to commit to; `top_uplift` and
