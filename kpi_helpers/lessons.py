@@ -61,11 +61,8 @@ def _one_in_three() -> dict[str, float]:
 def _year_end() -> dict[str, float]:
     """Orders of 2026, projected on 30 June by the weeks of 2025."""
     series = kpis.compute(connect(simulate.HOME), ["orders"]).series("orders")
-    begun = series.index.start_time
-    last, now = (
-        series[begun.year == 2025],
-        series[(begun.year == 2026) & (series.index.end_time.date <= date(2026, 6, 30))],
-    )
+    year, known = series.index.start_time.year, series.index.end_time.date <= date(2026, 6, 30)
+    last, now = series[year == 2025], series[(year == 2026) & known]
     return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
 
 

@@ -57,8 +57,8 @@ def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float,
     mean = x.sum() / n.sum() + 0 * x if pooled else (a + x) / (a + b + n)
     shapes = (a + x, b + n - x) if prior else _beta_of_each(x, n)
     low, high = (betaincinv(*shapes, tail) for tail in (0.05, 0.95))
-    columns = (tuple(v.tolist()) for v in (mean, np.minimum(low, mean), np.maximum(high, mean)))
-    return ShrunkRates(**dict(zip(("mean", "mean_low", "mean_high"), columns, strict=True)), a=a, b=b, pooled=pooled)
+    rows = np.column_stack([mean, np.minimum(low, mean), np.maximum(high, mean)]).tolist()
+    return ShrunkRates.of(rows, a=a, b=b, pooled=pooled)
 
 
 def _beta_of_each(x: Floats, n: Floats) -> tuple[Floats, Floats]:
@@ -150,5 +150,5 @@ def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNee
     more, fewer = (np.exp(np.sqrt(np.cumsum(np.log(end * n / x) ** 2))) for end in wilson(x, n, confidence=0.9))
     exact = needs[0] / np.cumprod(x / n)
     ends = np.maximum(exact / fewer, needs[0]), np.maximum(exact * more, needs[1:])
-    need, low, high = (tuple(math.ceil(v) for v in column[::-1]) for column in (needs[1:], *ends))
-    return FunnelNeeds(need=need, need_low=low, need_high=high, target=needs[0])
+    rows = [[math.ceil(v) for v in row] for row in zip(needs[1:], *ends, strict=True)]
+    return FunnelNeeds.of(rows[::-1], target=needs[0])

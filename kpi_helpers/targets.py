@@ -96,13 +96,10 @@ def grade_uplifts(
     chances = above if direction == "up" else 1 - above
     implied = np.log(factor) / math.log1p(growth) if growth > 0 else up * np.nan
     most = max(MOST_ELASTIC, slope + 1.96 * slope_se)
-    rejected = (implied > most) & (direction == "up")
-    return TargetGrades(
-        uplift=tuple(up.tolist()), target=tuple((mean * factor).tolist()), probability=tuple(chances.tolist()),
-        grade=tuple(rank(p, GRADES) for p in chances), implied_elasticity=tuple(implied.tolist()),
-        rejected=tuple(rejected.tolist()), most_elastic=most,
-        spend_growth=math.nan if spend_growth is None else spend_growth,
-    )  # fmt: skip
+    grades, rejected = [rank(p, GRADES) for p in chances], (implied > most) & (direction == "up")
+    columns = (up.tolist(), (mean * factor).tolist(), chances.tolist(), grades, implied.tolist(), rejected.tolist())
+    spent = math.nan if spend_growth is None else spend_growth
+    return TargetGrades.of(zip(*columns, strict=True), most_elastic=most, spend_growth=spent)
 
 
 def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = "up") -> Floats:
