@@ -139,7 +139,7 @@ def back_test(
         periods.append(_scored(told, came, y[:o], season))
     today, _found = baseline(series, horizon, holidays)
     names = ("covered_80", "covered_95", "below_80", "above_80", "mase")
-    scores = [_mean(np.array(column)) for column in zip(*periods, strict=True)] or [math.nan] * len(names)
+    scores = [float(pd.Series(column).mean()) for column in zip(*periods, strict=True)] or [math.nan] * len(names)
     return BackTest.of(
         rows, **dict(zip(names, scores, strict=True)), confidence=confidence, grain=grain,
         n_periods=int(np.count_nonzero(w)), rule=tuple(today.weights), weight=tuple(today.weights.values()),
@@ -152,16 +152,9 @@ def _scored(told: Forecast, came: Floats, before: Floats, season: int) -> list[f
     (low, high), (least, most) = (told.interval(level) for level in LEVELS)
     inside = [((a <= came) & (came <= b))[known].mean() for a, b in ((low, high), (least, most))]
     lag = season if len(before) > season else 1
-    scale = _mean(np.abs(before[lag:] - before[:-lag]))
+    scale = pd.Series(np.abs(before[lag:] - before[:-lag])).mean()
     error = np.abs(came - told.mean)[known].mean()
-    out = [*inside, (came < low)[known].mean(), (came > high)[known].mean(), error / scale if scale > 0 else math.nan]
-    return [float(v) for v in out]
-
-
-def _mean(values: Floats) -> float:
-    """Mean of what is known, NaN if nothing is."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else math.nan
+    return [*inside, (came < low)[known].mean(), (came > high)[known].mean(), error / scale if scale > 0 else math.nan]
 
 
 def _error(said: Sequence[float], came: Sequence[float]) -> float:

@@ -77,23 +77,14 @@ class Forecast:
     never_negative: bool
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
-        """Prediction interval of each period: (low, high), arrays (horizon,).
-
-        >>> low, high = forecast([10, 12, 11, 13] * 6, season=4, horizon=4).interval(0.8)
-        >>> low.tolist() == high.tolist()  # the season never failed
-        True
-        """
+        """Prediction interval of each period: (low, high), arrays (horizon,)."""
         checked_confidence(level)
         ends = [(1 - level) / 2, (1 + level) / 2]
         below, above = weighted_quantile(*self.shape, ends) if len(self.shape[0]) else np.zeros(2)
         return self._moved(self.scale * min(below, 0.0)), self._moved(self.scale * max(above, 0.0))
 
     def total(self, level: float, *, weights: ArrayLike | None = None) -> tuple[float, float, float]:
-        """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high).
-
-        >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).total(0.8)
-        (46.0, 46.0, 46.0)
-        """
+        """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high)."""
         checked_confidence(level)
         whole = self.whole(weights)
         low, high = whole.quantile([(1 - level) / 2, (1 + level) / 2]).tolist()

@@ -19,9 +19,6 @@ def smooth(y: Floats, season: int, horizon: int) -> Floats:
     there. Gains begin as those of a running mean, so that no first value is special. Row t holds the forecasts made
     from y[:t+1], NaN in the first season; at a NaN the state is carried on. Gardner (2006), IJF 22:637-666 (error
     correction).
-
-    >>> smooth(np.array([1.0, 3.0] * 6), 2, 2)[-1].tolist()
-    [1.0, 3.0]
     """
     combined = product(LEVELS, TRENDS, SEASONS if season > 1 else (0.0,))
     gain, trend_gain, damping, season_gain = np.array([(a, b, phi, g) for a, (b, phi), g in combined]).T

@@ -98,8 +98,8 @@ def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[st
     """
     for name, value in given.items():
         require_known(name, known, f"There is no parameter {name!r}.")
-        if SECRET.search(name) or SECRET_URL.search(str(value)):
-            raise KpiError(f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
+        secret = SECRET.search(name) or SECRET_URL.search(str(value))
+        require(not secret, f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
     resolved = {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
     if resolved.get("as_of") is not None:
         try:

@@ -43,12 +43,8 @@ def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Seq
 
     Errors may last: the variance is the mean of K = 0.4 n^(2/3) squared cosine sums, with Student's t of K degrees
     (Lazarus, Lewis, Stock & Watson 2018, JBES 36:541-559). What moved both, such as demand, is in the estimate too.
-
-    Parameters
-    ----------
-    kpi, spend : array_like (n,), values of the same consecutive periods, none negative; NaN is missing
-    season : periods in a season: 52 for weeks, 12 for months, (7, 364) for days; up to three waves of each are fitted
-
+    Parameters: `kpi` and `spend` (n,), values of the same consecutive periods, none negative, NaN is missing; `season`,
+    periods in a season: 52 for weeks, 12 for months, (7, 364) for days, of each of which up to three waves are fitted.
     Raises `KpiError` if the lengths differ or a value is negative.
 
     >>> spend = np.exp(np.sin(np.arange(120.0) ** 2))

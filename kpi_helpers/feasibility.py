@@ -169,8 +169,7 @@ def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_
     if "spend" in data.table("channel_daily").columns:
         spend = kpis.compute(data, ["spend"], grain=outlook.grain).series("spend")
         at = pd.PeriodIndex(outlook.history_at, freq=spend.index.freq)
-        paid = spend.reindex(at).clip(lower=0).to_numpy(dtype=float)
-        made = pd.Series(outlook.history).clip(lower=0).to_numpy(dtype=float)
+        made, paid = (v.clip(lower=0).to_numpy(dtype=float) for v in (pd.Series(outlook.history), spend.reindex(at)))
         found = estimate_elasticity(made, paid, season=(7, season) if outlook.grain == "day" else season)
     most = max(MOST_ELASTIC, found.high if found and not found.reason else 0.0)
     targets = [outlook.reference * (1 + u) for u in uplifts]

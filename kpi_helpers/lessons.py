@@ -1,14 +1,10 @@
 """Checks for the exercises: right, or the likely mistake. Answers come from the simulated company, not from a list."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
-
-import pandas as pd
 
 from kpi_helpers import kpis, outlooks, simulate
-from kpi_helpers.errors import KpiError
+from kpi_helpers.errors import require
 from kpi_helpers.result import Result, say
 from kpi_helpers.sources import connect
 from kpi_helpers.targets import project
@@ -28,22 +24,16 @@ class Verdict(Result):
 
 def check(exercise: str, value: float, *, tolerance: float = 0.005) -> Verdict:
     """Check an answer to `exercise` (pooled_rate, one_in_three, year_end) within a relative `tolerance`."""
-    if exercise not in EXERCISES:
-        raise KpiError(f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
+    require(exercise in EXERCISES, f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
     answers = EXERCISES[exercise]()
     near = [name for name, answer in answers.items() if abs(value / answer - 1) <= tolerance]
     return Verdict(exercise=exercise, heard="right" if "right" in near else near[0] if near else "wrong")
 
 
-@cache
-def _demo() -> pd.DataFrame:
-    return simulate.channel_daily().astype({"orders": float, "sessions": float})
-
-
 def _pooled_rate() -> dict[str, float]:
     """Orders per session of Email on the days on which both are known."""
-    email = _demo().query("channel == 'Email'").dropna(subset=["sessions"])
-    every = _demo().dropna(subset=["sessions"])
+    every = simulate.channel_daily().astype({"orders": float, "sessions": float}).dropna(subset=["sessions"])
+    email = every.query("channel == 'Email'")
     return {
         "right": email["orders"].sum() / email["sessions"].sum(),
         "mean_of_rates": (email["orders"] / email["sessions"]).mean(),
@@ -66,8 +56,4 @@ def _year_end() -> dict[str, float]:
     return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
 
 
-EXERCISES: dict[str, Callable[[], dict[str, float]]] = {
-    "pooled_rate": _pooled_rate,
-    "one_in_three": _one_in_three,
-    "year_end": _year_end,
-}
+EXERCISES = {f.__name__.strip("_"): f for f in (_pooled_rate, _one_in_three, _year_end)}

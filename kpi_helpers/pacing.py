@@ -14,8 +14,7 @@ from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.calendars import SEASONS, holiday_regressors
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.outlooks import OfKpis
-from kpi_helpers.result import probability, say
-from kpi_helpers.result import uplift as written
+from kpi_helpers.result import probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import project, rank
 
@@ -52,7 +51,7 @@ class Pace(OfKpis):
         kind = "sentence" if math.isfinite(self.probability[0]) else "unknown"
         return say(
             f"pace.{kind}", language, name=kpis.kpi(self.kpi[0]).name[language], year=self.year,
-            uplift=written(self.uplift, language),
+            uplift=uplift(self.uplift, language),
             status=say(f"status.{self.status[0]}", language).lower(), chance=probability(self.probability[0], language),
         )  # fmt: skip
 

@@ -158,11 +158,9 @@ class Answer(OfKpis):
             "top": uplift(self.top_uplift, language, sign=False),
             "top_chance": probability(self.top_probability, language),
         }
-        kinds = {"safe": ["safe"], "not enough data": ["unknown"]}.get(self.grade, ["unsafe"])
-        if self.uplift <= 0 and self.grade != "not enough data":
-            kinds = ["fall"]
-        if self.grade == "safe" and self.top_uplift > self.uplift > 0:
-            kinds.append("top")
+        kind = {"safe": "safe", "not enough data": "unknown"}.get(self.grade, "unsafe")
+        kinds = ["fall" if self.uplift <= 0 and kind != "unknown" else kind]
+        kinds += ["top"] if self.grade == "safe" and self.top_uplift > self.uplift > 0 else []
         kinds = [f"{kind} lower" if lower and kind != "unknown" else kind for kind in kinds]
         parts = (html.escape(say(f"answer.{kind}", language, **told)) for kind in kinds)
         return " ".join(f'<span class="sentence">{part}</span>' for part in parts)

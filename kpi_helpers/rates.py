@@ -35,15 +35,10 @@ def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float,
     """Shrink the rates of segments towards each other, the more the fewer their trials.
 
     Without a `prior` the means take the likeliest beta distribution (Griffiths 1973, Biometrics 29:637-648), never
-    weaker than one trial; the 90% intervals allow for not knowing it: simulated, they cover a segment's own rate in
-    89% with 3, 6 or 20 segments.
-
-    Parameters
-    ----------
-    successes, trials : array_like (n,) of counts, 0 <= successes <= trials; no trial gives the common mean
-    prior : (a, b), beta distribution of the rates, both above 0
-
-    Raises `KpiError` if the counts are impossible, or there is neither a trial nor a prior.
+    weaker than one trial; the 90% intervals allow for not knowing it: simulated, they cover a segment's own rate in 89%
+    with 3, 6 or 20 segments. Parameters: `successes` and `trials` (n,), counts, 0 <= successes <= trials, no trial
+    gives the common mean; `prior`, (a, b) of the beta distribution of the rates, both above 0. Raises `KpiError` if the
+    counts are impossible, or there is neither a trial nor a prior.
 
     >>> shrink_rates([2, 30, 1, 90, 20], [100, 300, 40, 600, 500])
     5 rates between 3.20% and 14.6%, small counts drawn towards the common mean.
@@ -126,15 +121,10 @@ class FunnelNeeds(Result):
 def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNeeds:
     """Turn a target at the end of a funnel into what each step needs at the rates of the past.
 
-    The needs passed down through the rates give at least the target. The 90% intervals (logs of Wilson limits,
-    Zou & Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone, not that rates change.
-
-    Parameters
-    ----------
-    target : count to leave the last step, above 0; rounded up
-    steps : whole counts (successes, trials) of each step, the outermost first
-
-    Raises `KpiError` if a count is impossible, or a step never succeeded.
+    The needs passed down through the rates give at least the target. The 90% intervals (logs of Wilson limits, Zou &
+    Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone, not that rates change. Parameters: `target`, a
+    count to leave the last step, above 0, rounded up; `steps`, whole counts (successes, trials) of each, the outermost
+    first. Raises `KpiError` if a count is impossible, or a step never succeeded.
 
     >>> upstream_needs(120, [(500, 10_000), (60, 500)])
     For 120 at the end, 20,000 must enter at the top (16,235 to 24,767, 90% interval).

@@ -51,18 +51,13 @@ class Job:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the index tells of it, whether it ran or failed."""
+        """What the index tells of it, whether it ran or failed; `label` tells it from the one with the defaults."""
+        told = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
+        told += [f"{k} {v}" for k, v in self.changed.items() if k not in ("source", "mapping")]
         return {
-            "notebook": self.name, "as_of": self.parameters["as_of"], "key": self.key, "label": self.label,
+            "notebook": self.name, "as_of": self.parameters["as_of"], "key": self.key, "label": ", ".join(told),
             "title": self.about["title"], "parameters": self.parameters,
         }  # fmt: skip
-
-    @property
-    def label(self) -> str:
-        """What tells this report from the one with default parameters."""
-        told = {k: v for k, v in self.changed.items() if k not in ("source", "mapping")}
-        place = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
-        return ", ".join([*place, *(f"{k} {v}" for k, v in told.items())])
 
 
 def run(
@@ -137,7 +132,7 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
     staging.mkdir()
     os.environ.update(FIXED)
     try:
-        with _quiet(staging / "kernel.log"):
+        with _quiet():
             executed, error = _execute(job, staging)
         if error:
             code, message = error
@@ -197,7 +192,6 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
         "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     (staging / "run.json").write_text(dump(record), encoding="utf-8")
-    (staging / "kernel.log").unlink(missing_ok=True)
 
 
 def _provenance(job: Job, said: Mapping[str, Any], results: str) -> dict[str, Any]:
@@ -258,11 +252,11 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 @contextmanager
-def _quiet(log: Path) -> Iterator[None]:
-    """Send what kernels and libraries write to the screen into a file."""
+def _quiet() -> Iterator[None]:
+    """Keep what kernels and libraries write from the screen."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with log.open("w") as handle:
+    with Path(os.devnull).open("w") as handle:
         os.dup2(handle.fileno(), 2)
         try:
             yield
@@ -285,10 +279,9 @@ def refresh_notebooks() -> None:
     for name in editions.names():
         path = editions.folder() / f"{name}.ipynb"
         notebook = nbformat.reads(json.dumps(editions.load(name)), as_version=4)
-        with _quiet(Path(os.devnull)):
-            NotebookClient(
-                notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-            ).execute()
+        where = {"metadata": {"path": str(path.parent)}}
+        with _quiet():
+            NotebookClient(notebook, kernel_name="python3", resources=where).execute()
         path.write_text(editions.written(editions.canonical(notebook)), encoding="utf-8")
         print(f"{path}  refreshed, {path.stat().st_size / 1000:.0f} kB")
 

@@ -59,11 +59,7 @@ def _words() -> dict[str, dict[str, str]]:
 
 
 def say(key: str, language: str = "en", **told: object) -> str:
-    """A sentence or label of ``words.yaml``, filled in.
-
-    >>> say("status.safe", "vi"), say("index.failed", n=2)
-    ('An toàn', 'Failed: 2.')
-    """
+    """A sentence or label of ``words.yaml``, filled in: ``say("index.failed", n=2)`` is "Failed: 2."."""
     return _words()[key][language].format(**told)
 
 
@@ -73,11 +69,7 @@ def session_language() -> str:
 
 
 def number(value: float | None, language: str = "en", *, decimals: int = 0, sign: bool = False) -> str:
-    """Write a number, rounding halves away from zero; nothing at all is a dash.
-
-    >>> number(49300.5), number(-1234567.891, "vi", decimals=2)
-    ('49,301', '−1.234.567,89')
-    """
+    """Write a number, rounding halves away from zero (49300.5: 49,301, 49.301); nothing at all is a dash."""
     if value is None or not math.isfinite(value):
         return "–"
     rounded = Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
@@ -88,22 +80,14 @@ def number(value: float | None, language: str = "en", *, decimals: int = 0, sign
 
 
 def percent(share: float | None, language: str = "en", *, decimals: int = 1, sign: bool = False) -> str:
-    """Write a fraction as a percentage.
-
-    >>> percent(0.0345, "vi"), percent(0.0345), percent(0.1, decimals=0, sign=True)
-    ('3,5%', '3.5%', '+10%')
-    """
+    """Write a fraction as a percentage: 0.0345 is 3.5%, in Vietnamese 3,5%."""
     if share is None or not math.isfinite(share):
         return "–"
     return number(float(Decimal(repr(float(share))) * 100), language, decimals=decimals, sign=sign) + "%"
 
 
 def probability(chance: float | None, language: str = "en") -> str:
-    """Write a probability in whole percent; never 0% or 100%.
-
-    >>> probability(0.004), probability(0.653), probability(0.9999)
-    ('<1%', '65%', '>99%')
-    """
+    """Write a probability in whole percent; never 0% or 100%: 0.004 is <1%, 0.653 is 65%, 0.9999 is >99%."""
     if chance is None or not math.isfinite(chance):
         return "–"
     if chance < 0.01:
@@ -117,21 +101,13 @@ def probability(chance: float | None, language: str = "en") -> str:
 
 
 def uplift(share: float, language: str = "en", *, sign: bool = True) -> str:
-    """Write an uplift as it was set: whole percent, or one decimal where it has one.
-
-    >>> uplift(0.1), uplift(0.125, "vi"), uplift(0.1, sign=False)
-    ('+10%', '+12,5%', '10%')
-    """
+    """Write an uplift as it was set: whole percent (+10%), or one decimal where it has one (+12.5%)."""
     decimals = 0 if math.isclose(share * 100, round(share * 100), abs_tol=0.05) else 1
     return percent(share, language, decimals=decimals, sign=sign)
 
 
 def money(value: float | None, language: str = "en", currency: str = "VND") -> str:
-    """Write money with the words that the language uses for large sums.
-
-    >>> money(11_900_000_000), money(11_900_000_000, "vi"), money(38600, "vi")
-    ('₫11.9\\xa0bn', '11,9\\xa0tỷ\\xa0₫', '38.600\\xa0₫')
-    """
+    """Write money with the words that the language uses for large sums: ₫11.9 bn, 11,9 tỷ ₫."""
     if value is None or not math.isfinite(value):
         return "–"
     symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)  # "" is not known
@@ -160,11 +136,7 @@ def month(value: date, language: str = "en") -> str:
 
 
 def measure(value: float | None, unit: str, language: str = "en", currency: str = "VND") -> str:
-    """Write a value of a KPI in its `unit`: ``count``, ``money``, ``share`` or ``ratio``.
-
-    >>> measure(0.0231, "share"), measure(3950, "count"), measure(3.94, "ratio", "vi")
-    ('2.31%', '3,950', '3,94')
-    """
+    """Write a value of a KPI in its `unit`: ``count``, ``money``, ``share`` (2.31%) or ``ratio`` (3.94)."""
     if unit == "money":
         return money(value, language, currency)
     if unit == "share":
@@ -173,11 +145,7 @@ def measure(value: float | None, unit: str, language: str = "en", currency: str 
 
 
 def span(low: float, high: float, unit: str, language: str = "en", currency: str = "VND") -> str:
-    """Write a range for a tight cell, its unit once; the value beside it names the currency.
-
-    >>> span(0.0228, 0.0234, "share"), span(22.8e9, 25.6e9, "money", "vi")
-    ('2.28–2.34%', '22,8–25,6\\xa0tỷ')
-    """
+    """Write a range for a tight cell, its unit once (2.28–2.34%); the value beside it names the currency."""
     if not math.isfinite(low + high):
         return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
@@ -187,11 +155,7 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
 
 
 def one_unit(largest: float, unit: str, currency: str, language: str) -> tuple[float, str]:
-    """One unit for a whole table or chart, and the words that name it.
-
-    >>> one_unit(2.4e9, "money", "VND", "en")
-    (1000000.0, 'Unit: million VND.')
-    """
+    """One unit for a whole table or chart, and the words that name it: 1e6 and "Unit: million VND."."""
     million, named = unit == "money" and largest >= 1e8, unit == "money" and currency != ""
     key = ("million" if named else "unnamed million") if million else ("one" if named else "none")
     return (1e6 if million else 1.0), say(f"unit.{key}", language, currency=currency)
@@ -320,11 +284,7 @@ def json_value(value: Any) -> Any:
 
 
 def plain(text: str) -> str:
-    """Text without tags and with ordinary spaces.
-
-    >>> plain("<b>49,300</b> orders, <1%")
-    '49,300 orders, <1%'
-    """
+    """Text without tags and with ordinary spaces."""
     return html.unescape(re.sub(r"</?[a-z][^>]*>", "", text)).replace(NBSP, " ")
 
 
