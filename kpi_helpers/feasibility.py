@@ -12,11 +12,10 @@ from scipy.special import ndtri
 
 from kpi_helpers import kpis
 from kpi_helpers.calendars import SEASONS
-from kpi_helpers.elasticities import Elasticity, estimate_elasticity
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.outlooks import OfKpis, Outlook
 from kpi_helpers.plans import Plan, TargetTable
-from kpi_helpers.rates import shrink_rates, upstream_needs
+from kpi_helpers.rates import Elasticity, estimate_elasticity, shrink_rates, upstream_needs
 from kpi_helpers.result import LANGUAGES, Result, measure, number, probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import MOST_ELASTIC, chance_of_all

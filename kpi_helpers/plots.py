@@ -147,10 +147,5 @@ def _clean(svg: str, *, kind: str, alt: str) -> str:
 
 def _colours(tag: str) -> str:
     """A tag with its numbers to one decimal and its colours as variables."""
-
-    def variable(match: re.Match[str]) -> str:
-        name = TOKENS.get(match[1].lower())
-        return f"var(--{name}, {match[0]})" if name else match[0]
-
     tag = re.sub(r"(?<![#\w.])-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", tag)
-    return re.sub(r"#([0-9a-fA-F]{6})\b", variable, tag)
+    return re.sub(rf"(?i)#({'|'.join(TOKENS)})\b", lambda m: f"var(--{TOKENS[m[1].lower()]}, {m[0]})", tag)

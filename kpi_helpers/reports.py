@@ -116,8 +116,7 @@ def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
     except ContractError as error:
         say(f"{job.name}  the data break their contract; nothing was run")
         say(str(error))
-        undated = given | {"as_of": given["as_of"] or "undated"}
-        _record_failure(replace(job, parameters=undated), out, str(error))
+        _record_failure(replace(job, parameters=given | {"as_of": given["as_of"] or "undated"}), out, str(error))
         return None
     # the mapping changes every number, so its digest is kept too
     mapping = [locate(given["mapping"])] if given["mapping"] else []
@@ -177,9 +176,17 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
     shown = editions.results(executed)
     results = dump({"notebook": job.name, "parameters": job.parameters, "results": shown, "alerts": []})
     said = {r["name"]: r["sentence"] for r in shown}
+    cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
+    named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
+    foot = {  # nothing in it depends on when or where it was run
+        "data": str(job.parameters["source"]), "check": said.get("check", "–"),
+        "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
+        "notebook": f"{job.name}, {_digest(cells.encode())}",
+        "parameters": ", ".join(f"{k} {v}" for k, v in named.items()),
+        "version": f"kpi_helpers {__version__}", "fingerprint": _digest(results.encode()),
+    }  # fmt: skip
     for language, (_name, ending) in pages.PAGE_NAMES.items():
-        page = pages.report(executed, language, _provenance(job, said, results))
-        (staging / f"report{ending}").write_text(page, encoding="utf-8")
+        (staging / f"report{ending}").write_text(pages.report(executed, language, foot), encoding="utf-8")
     (staging / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
     (staging / "results.json").write_text(results, encoding="utf-8")
     lock = project_root() / "requirements.lock"
@@ -192,21 +199,6 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
         "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     (staging / "run.json").write_text(dump(record), encoding="utf-8")
-
-
-def _provenance(job: Job, said: Mapping[str, Any], results: str) -> dict[str, Any]:
-    """What the foot of the page tells; nothing in it depends on when or where it was run."""
-    cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
-    named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
-    return {
-        "data": str(job.parameters["source"]),
-        "check": said.get("check", "–"),
-        "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
-        "notebook": f"{job.name}, {_digest(cells.encode())}",
-        "parameters": ", ".join(f"{k} {v}" for k, v in named.items()),
-        "version": f"kpi_helpers {__version__}",
-        "fingerprint": _digest(results.encode()),
-    }
 
 
 def write_index(out: Path) -> None:

@@ -122,15 +122,10 @@ def chance_of_all(
 ) -> float:
     """Odds that all targets are met together, from a multivariate normal, to 0.1 percentage points.
 
-    A correlation that no data can have is mended: its negative eigenvalues are set to 0.
-
-    Parameters
-    ----------
-    means, sds, targets : array_like (k,), in each KPI's unit; sds above 0
-    correlation : array_like (k, k), of the forecasts' errors
-    directions : {"up", "down"} or one a target: whether a total must reach it or stay below
-
-    Raises `KpiError` if shapes differ or an argument is out of range.
+    A correlation that no data can have is mended: its negative eigenvalues are set to 0. Parameters: `means`, `sds` and
+    `targets` (k,), in each KPI's unit, `sds` above 0; `correlation` (k, k), of the forecasts' errors; `directions`,
+    "up" or "down" or one a target: whether a total must reach it or stay below. Raises `KpiError` if shapes differ or
+    an argument is out of range.
 
     >>> round(chance_of_all([100, 50], [10, 5], [[1, 0.5], [0.5, 1]], [100, 50]), 4)  # 1/4 + asin(0.5) / 2π
     0.3333

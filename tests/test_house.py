@@ -24,7 +24,7 @@ FLOORS = {
     for floor, name in re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
 }
 # their examples stand for a published method
-CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "elasticities")
+CALCULATORS = ("stats", "baselines", "targets", "changes", "rates")
 
 
 #: one line each, told by their name
