@@ -12,8 +12,6 @@ from kpi_helpers.candidates import drift, follow, repeat, smooth
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
-#: periods in a year by grain; 364 days keep the weekday
-SEASONS = {"day": 364, "week": 52, "month": 12}
 #: longest season that smoothing follows phase by phase; beyond it each phase is seen too seldom
 SMOOTHED = 24
 FEWEST_ERRORS = 4
@@ -31,14 +29,8 @@ SHOWN_AT = 0.01
 class Total:
     """Distribution of a sum over several periods: two halves of a Student's t, with a spread each below and above.
 
-    Attributes
-    ----------
-    mean : float
-        Sum of the expected values, its median.
-    spread_low, spread_high : float
-        Scales of the two halves; of the logarithm if `multiplicative`. NaN if not known.
-    multiplicative : bool
-        Whether errors are factors, so that the sum stays above 0.
+    `mean`: sum of the expected values, its median. `spread_low`, `spread_high`: scales of the halves, NaN if not known;
+    of the logarithm if `multiplicative`, where errors are factors and the sum stays above 0.
     """
 
     mean: float
@@ -47,24 +39,14 @@ class Total:
     multiplicative: bool
 
     def quantile(self, probability: ArrayLike) -> Floats:
-        """Value that is not exceeded with that probability: the target at odds p is ``quantile(1 - p)``.
-
-        >>> total = Total(mean=100.0, spread_low=10.0, spread_high=20.0, multiplicative=False)
-        >>> total.quantile([0.5, 0.975]).round(1).tolist()
-        [100.0, 155.5]
-        """
+        """Value that is not exceeded with that probability: the target at odds p is ``quantile(1 - p)``."""
         p = np.asarray(probability, dtype=float)
         t = np.where(p == 0, -np.inf, stdtrit(SHAPE, p))  # scipy answers +inf at 0
         step = np.where(t < 0, self.spread_low, self.spread_high) * t
         return np.asarray(self.mean * np.exp(step) if self.multiplicative else self.mean + step)
 
     def chance_above(self, value: ArrayLike) -> Floats:
-        """Probability that the sum exceeds `value`; NaN if the spread is not known or 0.
-
-        >>> total = Total(mean=100.0, spread_low=10.0, spread_high=20.0, multiplicative=False)
-        >>> total.chance_above([90, 100]).round(3).tolist()
-        [0.813, 0.5]
-        """
+        """Probability that the sum exceeds `value`; NaN if the spread is not known or 0."""
         x = np.asarray(value, dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
             far = np.log(np.maximum(x, 0.0) / self.mean) if self.multiplicative else x - self.mean
@@ -74,26 +56,13 @@ class Total:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Forecast:
-    """Forecast of a series, with intervals from the errors that the same rules made in the past.
+    """Forecast `mean` (horizon,) of a series, with intervals from the errors that the same rules made in the past.
 
-    Attributes
-    ----------
-    mean : array (horizon,)
-        Expected values.
-    season : int
-        Season of the heaviest rule, in periods; 1 where the past declined every season.
-    weights : dict
-        Rule -> weight, such as ``{"smooth 7": 0.8, "repeat 364": 0.2}``.
-    multiplicative : bool
-        Whether errors are factors (every known value is above 0) or differences.
-    scale : array (horizon,)
-        Size of the past errors of each step, widened for how few of them are independent.
-    shape : (errors, weights)
-        Past errors over their size, all steps pooled, and how much each counts.
-    paths, path_weights : arrays (origins, horizon) and (origins,)
-        Errors of whole paths, each from one origin, and how much each counts.
-    noise : array (horizon, horizon)
-        Covariance of the effects of the regressors.
+    `season`: of the heaviest rule, 1 where the past declined every season. `weights`: rule -> weight, such as
+    ``{"smooth 7": 0.8, "repeat 364": 0.2}``. `multiplicative`: errors are factors (every known value is above 0).
+    `scale` (horizon,): size of the past errors of each step, widened for how few are independent; `shape`: past errors
+    over their size, all steps pooled, and how much each counts. `paths` (origins, horizon), `path_weights`: errors of
+    whole paths. `noise` (horizon, horizon): covariance of the effects of the regressors.
     """
 
     mean: Floats
@@ -108,22 +77,14 @@ class Forecast:
     never_negative: bool
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
-        """Prediction interval of each period: (low, high), arrays (horizon,).
-
-        >>> low, high = forecast([10, 12, 11, 13] * 6, season=4, horizon=4).interval(0.8)
-        >>> low.tolist() == high.tolist()  # the season never failed
-        True
-        """
+        """Prediction interval of each period: (low, high), arrays (horizon,)."""
         checked_confidence(level)
-        below, above = min(self._shape_at((1 - level) / 2), 0.0), max(self._shape_at((1 + level) / 2), 0.0)
-        return self._moved(self.scale * below), self._moved(self.scale * above)
+        ends = [(1 - level) / 2, (1 + level) / 2]
+        below, above = weighted_quantile(*self.shape, ends) if len(self.shape[0]) else np.zeros(2)
+        return self._moved(self.scale * min(below, 0.0)), self._moved(self.scale * max(above, 0.0))
 
     def total(self, level: float, *, weights: ArrayLike | None = None) -> tuple[float, float, float]:
-        """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high).
-
-        >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).total(0.8)
-        (46.0, 46.0, 46.0)
-        """
+        """Prediction interval of the sum over the horizon, or of a weighted sum: (mean, low, high)."""
         checked_confidence(level)
         whole = self.whole(weights)
         low, high = whole.quantile([(1 - level) / 2, (1 + level) / 2]).tolist()
@@ -132,11 +93,8 @@ class Forecast:
     def whole(self, weights: ArrayLike | None = None) -> Total:
         """Distribution of Σ weights × periods (horizon,): all 1 by default, 0 leaves a period out.
 
-        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances
-        of the periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
-
-        >>> forecast([10, 12, 11, 13] * 6, season=4, horizon=4).whole([0, 0, 0.5, 0.5]).mean
-        12.0
+        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances of the
+        periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
         """
         w = np.ones(len(self.mean)) if weights is None else np.asarray(weights, dtype=float)
         centre, low, high = float(w @ self.mean), math.nan, math.nan
@@ -155,9 +113,6 @@ class Forecast:
             return np.asarray(self.paths @ w)
         return np.asarray(np.log(np.exp(self.paths) @ (w * self.mean) / (w @ self.mean)))
 
-    def _shape_at(self, probability: float) -> float:
-        return float(weighted_quantile(*self.shape, probability)) if len(self.shape[0]) else 0.0
-
     def _moved(self, by: Floats) -> Floats:
         moved = self.mean * np.exp(by) if self.multiplicative else self.mean + by
         return np.maximum(moved, 0.0) if self.never_negative else moved
@@ -169,38 +124,22 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """Forecast a series by a weighted mean of simple rules, with intervals from their past forecast errors.
 
-    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one
-    season ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each
-    forecasts from every point of the past; the smaller its errors there, the more it weighs, so that a season which
-    does not help is declined.
+    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one season
+    ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each forecasts
+    from every point of the past; the smaller its errors, the more it weighs: a season which does not help is declined.
+    Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, sections 5.5, 5.8, 5.10, 13.4; `candidates`.
 
     Parameters
     ----------
-    values : array_like (n,)
-        History, oldest first; NaN is a missing period.
-    season : int
-        Longest season to consider, in periods (52 for weeks of a year, 364 for days, which have a week of 7 too).
-        It is considered once the history holds two of them.
-    horizon : int
-        Periods to forecast, at least 1.
-    levels : sequence of float
-        Coverages that will be asked for, each in (0, 1); `interval` and `total` take any.
-    regressors : array_like (n + horizon, k), optional
-        What moves the series and is known ahead, such as the days of Tết in each period. Its effects are
-        factors where all values are above 0, and are estimated on changes from season to season.
+    values : array_like (n,), oldest first; NaN is a missing period
+    season : longest season in periods (52 for weeks, 364 for days, which have a week of 7 too), taken once seen twice
+    horizon : periods to forecast, at least 1
+    levels : coverages that will be asked for, each in (0, 1); `interval` and `total` take any
+    regressors : array_like (n + horizon, k), what moves the series and is known ahead, such as the days of Tết in each
+        period; effects are factors where all values are above 0, estimated on changes from season to season
 
-    Raises
-    ------
-    KpiError
-        If an argument is out of range, or the history is too short to have made errors.
+    Raises `KpiError` if an argument is out of range, or the history is too short to have made errors.
 
-    References
-    ----------
-    Combination and multi-step errors from the past: Hyndman & Athanasopoulos (2021), Forecasting: Principles and
-    Practice, 3rd ed., sections 5.5, 5.8, 5.10 and 13.4. Rules: see `candidates`.
-
-    Examples
-    --------
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]
     """

@@ -10,6 +10,9 @@ import pandas as pd
 
 from kpi_helpers.errors import KpiError, require
 
+#: what pandas calls a grain by its first letter; periods in a year, 364 days keep the weekday
+GRAINS = {"D": "day", "W": "week", "M": "month"}
+SEASONS = {"day": 364, "week": 52, "month": 12}
 #: parts of the season of Tết: first and last day, counted from the first of the lunar year
 TET_PARTS = {"tet_run_up": (-28, -15), "tet_rush": (-14, -3), "tet_pause": (-2, 6), "tet_recovery": (7, 13)}
 HANOI = 7 / 24

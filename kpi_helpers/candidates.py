@@ -13,33 +13,12 @@ CHANGES = (0.0, 0.03, 0.1, 0.25, 0.5, 0.8)
 
 
 def smooth(y: Floats, season: int, horizon: int) -> Floats:
-    """Forecast by additive exponential smoothing with damped trend and season, from every origin.
+    """Forecast by additive exponential smoothing with damped trend and season, from every origin: array (n, horizon).
 
-    All combinations of gains run side by side; each origin uses the combination whose one-step errors have
-    been smallest up to there. Gains begin as those of a running mean, so that no first value is special.
-
-    Parameters
-    ----------
-    y : array (n,)
-        History; at a NaN the state is carried on.
-    season : int
-        Periods in a season, 1 for none.
-    horizon : int
-        Steps ahead.
-
-    Returns
-    -------
-    array (n, horizon)
-        Row t holds the forecasts of t+1 ... t+horizon made from y[:t+1]; NaN in the first season.
-
-    References
-    ----------
-    Gardner (2006), Exponential smoothing: the state of the art, part II; IJF 22:637-666 (error-correction form).
-
-    Examples
-    --------
-    >>> smooth(np.array([1.0, 3.0] * 6), 2, 2)[-1].tolist()
-    [1.0, 3.0]
+    All combinations of gains run side by side; each origin takes the one whose one-step errors have been smallest up to
+    there. Gains begin as those of a running mean, so that no first value is special. Row t holds the forecasts made
+    from y[:t+1], NaN in the first season; at a NaN the state is carried on. Gardner (2006), IJF 22:637-666 (error
+    correction).
     """
     combined = product(LEVELS, TRENDS, SEASONS if season > 1 else (0.0,))
     gain, trend_gain, damping, season_gain = np.array([(a, b, phi, g) for a, (b, phi), g in combined]).T
@@ -76,11 +55,7 @@ def smooth(y: Floats, season: int, horizon: int) -> Floats:
 
 
 def repeat(y: Floats, season: int, horizon: int) -> Floats:
-    """Forecast the latest value of the same season (seasonal naive), from every origin: array (n, horizon).
-
-    >>> repeat(np.array([1.0, 3.0, 5.0]), 2, 3)[-1].tolist()
-    [3.0, 5.0, 3.0]
-    """
+    """Forecast the latest value of the same season (seasonal naive), from every origin: array (n, horizon)."""
     back = _same_season(len(y), season, horizon)
     return np.where(back >= 0, filled(y, season)[np.maximum(back, 0)], np.nan)
 
@@ -88,11 +63,8 @@ def repeat(y: Floats, season: int, horizon: int) -> Floats:
 def drift(y: Floats, season: int, horizon: int) -> Floats:
     """Forecast the latest value of the same season plus the change from season to season, from every origin.
 
-    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans
-    several seasons the plain mean is taken: a recent change that is added several times is mostly noise.
-
-    >>> drift(np.array([1.0, 2.0, 2.0, 3.0, 3.0, 4.0]), 2, 4)[-1].tolist()
-    [4.0, 5.0, 5.0, 6.0]
+    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans several
+    seasons the plain mean is taken: a recent change that is added several times is mostly noise.
     """
     n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
     change = np.full(n, np.nan)
@@ -116,10 +88,6 @@ def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
 
     The move is that of a centred mean over a twelfth of the season; half of it, since one year is one sample. A move
     that is not fully known at an origin gives NaN, so the horizon must be shorter than the season by that much.
-
-    >>> ramp = np.tile(np.repeat([10.0, 20.0], 26), 3)
-    >>> follow(ramp[:110], 1, 52, 30)[-1, [0, 29]].round(1).tolist()
-    [10.0, 14.1]
     """
     n, half = len(y), max(season // 24, 1)
     padded = np.pad(filled(y, season), half, mode="edge")
@@ -134,11 +102,7 @@ def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
 
 
 def filled(y: Floats, season: int) -> Floats:
-    """Stand-ins for missing values: the same season before, else the first known of its kind, else the mean.
-
-    >>> filled(np.array([1.0, 3.0, np.nan, 4.0]), 2).tolist()
-    [1.0, 3.0, 1.0, 4.0]
-    """
+    """Stand-ins for missing values: the same season before, else the first known of its kind, else the mean."""
     out = y.copy()
     for i in np.flatnonzero(np.isnan(y)):
         same = y[i % season :: season]

@@ -1,6 +1,5 @@
 """Why a ratio changed between two periods: mix and rate that add up exactly, behind a gate for noise."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from scipy.special import stdtrit
 
 from kpi_helpers import plots
 from kpi_helpers.errors import require
-from kpi_helpers.result import Result, Text, measure, number, one_unit, percent, say, table
+from kpi_helpers.result import Result, Text, measure, number, one_unit, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 #: Segments named in the table; segments with fewer denominators come last, and single sums of so few have no interval.
@@ -25,16 +24,9 @@ SUMS = ("numerator_before", "denominator_before", "numerator_after", "denominato
 class Change(Result):
     """Why a ratio changed: shares that shifted between segments (mix), and ratios within them that moved (rate).
 
-    Attributes
-    ----------
-    segment, segment_mix, segment_rate, segment_low, segment_high, and sums : tuple
-        Segments by falling effect, small ones last; effects in the unit of the ratio, interval of mix + rate.
-    before, after, total, mix, rate : float
-        The ratio; after - before = total = mix + rate, with intervals; NaN where they cannot be computed.
-    volume, numerator_mix, numerator_rate : float
-        What changed the sum of numerators, in its own unit; the three add up to its change.
-    unit, currency, label, by : str
-        For the words: unit and name of the ratio, dimension of the segments.
+    Segments by falling effect, small ones last, with sums; `segment_low` and `segment_high` of mix + rate; effects
+    in the unit of the ratio. after - before = total = mix + rate, with intervals; NaN where they cannot be computed.
+    `volume`, `numerator_mix` and `numerator_rate` add up to the change of the sum of numerators, in its own unit.
     """
 
     segment: tuple[str, ...] = ()
@@ -77,14 +69,12 @@ class Change(Result):
         return self.changed and _clear(self.rate_low, self.rate_high) and self.rate * self.total < 0
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a segment: sums, mix, rate, interval of both together; beside them the change of all."""
         names = ("segment", *SUMS, "segment_mix", "segment_rate", "segment_low", "segment_high")
         frame = pd.DataFrame({name.removeprefix("segment_"): getattr(self, name) for name in names})
         return frame.assign(total=self.total, total_low=self.total_low, total_high=self.total_high)
 
     def sentence(self, language: str = "en") -> str:
-        """Whether the ratio changed, by how much and why; no direction whose interval includes zero."""
-        told = self._told(language)
+        told = self.told(language)
         if not self.changed:
             kind = "unknown" if math.isnan(self.total) else "spread" if math.isnan(self.total_low) else "same"
             return say(f"change.{kind}", language, **told)
@@ -100,20 +90,17 @@ class Change(Result):
         flag = say("change.simpson", language, **told) if self.simpson else ""
         return say("change.sentence", language, why=why, most=most, flag=flag, **told)
 
-    def html(self, language: str = "en") -> str:
-        """Sentence, bridge and table; the sentence alone where there is nothing to explain."""
-        said, told = Result.html(self, language), self._told(language)
-        if not self.changed:
-            return said
+    def drawn(self, language: str) -> str:
+        """The bridge from the value before to the one after, as an HTML figure."""
+        told = self.told(language)
         words, title, note = (say(f"change.{key}", language, **told) for key in ("bars", "title", "bridge"))
         numbers = [told[key] for key in ("before", "mix", "rate", "after")]
         clear = [_clear(self.mix_low, self.mix_high), _clear(self.rate_low, self.rate_high)]
         bars = (self.before, [self.mix, self.rate], words.split("|"), numbers, clear)
         alt = self.sentence(language)
-        drawn = plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
-        return said + drawn + self._table(language, told)
+        return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
 
-    def _table(self, language: str, told: dict[str, str]) -> str:
+    def printed(self, language: str) -> pd.DataFrame:
         """The largest segments, all others and the total; printed numbers add up, down and across."""
         held, times = self.to_frame(), ["before", "after"]
         sums = held.groupby(held.index.to_numpy().clip(max=SHOWN))[[*SUMS, "mix", "rate"]].sum()
@@ -123,20 +110,10 @@ class Change(Result):
         sums.loc["total"] = sums.sum()
         for at in times:
             sums[at] = sums[f"numerator_{at}"] / sums[f"denominator_{at}"]
-        others = say("change.others", language, n=len(held) - SHOWN)
-        names = [*map(html.escape, held["segment"].replace("", "–")[:SHOWN]), *[others] * (len(held) > SHOWN)]
-        lines = []
-        for name, row in zip([*names, say("change.total", language)], sums.to_dict("records"), strict=True):
-            share = " → ".join(percent(row[f"share_{at}"], language) for at in times)
-            level = " → ".join(measure(row[at], self.unit, language, self.currency) for at in times)
-            steps = [self._step(v, language) for v in (row["mix"], row["rate"], row["mix"] + row["rate"])]
-            lines.append([name, share, level, *steps])
-        for line, low, high in zip(lines[:-1], held["low"][:SHOWN], held["high"], strict=False):
-            line[5] += f"<small>{self._range(low, high, language)}</small>"
-        for i, key in enumerate(("mix", "rate", "total"), start=3):
-            lines[-1][i] += f"<small>{told[f'{key}_range']}</small>"
-        heads, caption, note = (say(f"change.{key}", language, **told) for key in ("heads", "caption", "note"))
-        return table(heads.split("|"), lines, caption=caption, note=note, total=True, numeric=range(1, 6))
+        names = [*held["segment"].replace("", "–")[:SHOWN], say("change.others", language, n=len(held) - SHOWN)]
+        ranges = [self._range(row.low, row.high, language) for row in held[:SHOWN].itertuples()]
+        named = sums.assign(range=[*ranges, "", ""][: len(sums)])
+        return named.set_axis([*names[: len(sums) - 1], say("change.total", language)])
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -147,14 +124,15 @@ class Change(Result):
         points, decimals = self._size
         return _rounded(np.array(effects) * points, decimals)
 
-    def _step(self, printed: float, language: str) -> str:
+    def step(self, printed: float, language: str) -> str:
+        """Write an effect as printed, with its sign."""
         return number(printed, language, decimals=self._size[1], sign=True)
 
     def _range(self, low: float, high: float, language: str) -> str:
-        first, last = (self._step(end * self._size[0], language) for end in (low, high))
+        first, last = (self.step(end * self._size[0], language) for end in (low, high))
         return say("change.range", language, low=first, high=last)
 
-    def _told(self, language: str) -> dict[str, str]:
+    def told(self, language: str) -> dict[str, str]:
         """The numbers and words of the sentence, written out."""
         by = self.by if self.by in ("channel", "campaign") else "segment"
         kind = say(f"change.{'share' if self.unit == 'share' else 'value'}_words", language).split("|")
@@ -166,7 +144,7 @@ class Change(Result):
         for key, printed in {"mix": mix, "rate": rate, "total": mix + rate}.items():
             between = self._range(getattr(self, f"{key}_low"), getattr(self, f"{key}_high"), language)
             moved, level = say(f"change.{'up' if getattr(self, key) > 0 else 'down'}", language).split("|")
-            told |= {key: self._step(printed, language), f"{key}_range": between, f"{key}_moved": moved}
+            told |= {key: self.step(printed, language), f"{key}_range": between, f"{key}_moved": moved}
             told[f"{key}_level"] = level
         return told | {"size": told["total"].lstrip("+−"), "level": f"{self.confidence:.0%}"}
 
@@ -176,30 +154,20 @@ def explain_change(
 ) -> Change:
     """Explain the change of a ratio of sums by shares that shifted (mix) and ratios within segments that moved (rate).
 
-    With w the share of a segment in the denominators D, r its ratio, R the ratio of all, and means of the two
-    periods barred: rate = w̄·Δr, mix = Δw·(r̄ − R̄), and the sum of numerators changes by ΔD·R̄ (volume) + D̄·ΔR.
-    Both add up exactly. A segment without denominator in one period is all mix. Never add across dimensions.
+    With w the share of a segment in the denominators D, r its ratio, R the ratio of all, and means of the two periods
+    barred: rate = w̄·Δr, mix = Δw·(r̄ − R̄), and the sum of numerators changes by ΔD·R̄ (volume) + D̄·ΔR. Both add up
+    exactly. A segment without denominator in one period is all mix. Never add across dimensions. Bennet (1920), Journal
+    of the Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3.
 
     Parameters
     ----------
-    before, after : mapping of segment -> (numerator, denominator)
-        Sums; or lists of them by day, and then the days are the sample. Single sums have intervals for a share only.
-    confidence : float
-        Coverage of the intervals (delta method, independent periods), in (0, 1).
-    unit : {"share", "ratio", "money"}, optional
-        A share counts units out of units; assumed where no numerator leaves [0, denominator].
+    before, after : segment -> (numerator, denominator); or lists of them by day, and then the days are the sample;
+        single sums have intervals for a share only
+    confidence : coverage of the intervals (delta method, independent periods), in (0, 1)
+    unit : "share", "ratio" or "money"; a share is assumed where no numerator leaves [0, denominator]
 
-    Raises
-    ------
-    KpiError
-        If the sums are impossible, or a period has no denominator at all.
+    Raises `KpiError` if the sums are impossible, or a period has no denominator at all.
 
-    References
-    ----------
-    Bennet (1920), Journal of the Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3.
-
-    Examples
-    --------
     >>> change = explain_change({"1": (50, 1000), "2": (20, 200)}, {"1": (33, 600), "2": (81, 900)})
     >>> round(change.mix, 8), round(change.rate, 8), round(change.volume, 2)
     (0.01841667, -0.00075, 20.15)

@@ -2,25 +2,30 @@
 
 from dataclasses import dataclass
 from datetime import date
-from html import escape
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+from kpi_helpers.calendars import GRAINS, SEASONS
 from kpi_helpers.errors import require
-from kpi_helpers.result import Result, day, number, percent, say, table
+from kpi_helpers.result import Result, day, percent, say
 from kpi_helpers.stats import Floats
 
 Flags = NDArray[np.bool_]
-#: grain: periods a level must last before and after a break, periods in a year, how far Tết moves between years
-SPANS = {"day": (28, 364, 20), "week": (8, 52, 3), "month": (6, 12, 1), "period": (8, 0, 0)}
+#: grain: periods a level must last before and after a break, how far Tết moves between years
+SPANS = {"day": (28, 20), "week": (8, 3), "month": (6, 1), "period": (8, 0)}
 #: robust standard deviations that a gap and an outlier must exceed; rates are in tests/test_cleaning.py
 GAP, OUTLIER = 3.5, 5.0
 LOW, LEAST_NOISE, FEWEST = 0.1, 0.05, 8  # shares of the expectation; fewest known values
 #: a break: times the largest change that is none, least change of the log, most in a series
 STANDS_OUT, LEAST_BREAK, MOST_BREAKS = 2.0, 0.1, 3
+
+
+def _told(at: date | int, language: str) -> str:
+    return day(at, language) if isinstance(at, date) else say("cleaned.at", language, n=at + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -44,12 +49,10 @@ class Cleaned(Result):
     n_outlier: int
     grain: str
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a finding."""
-        return pd.DataFrame({k: list(getattr(self, k)) for k in ("kind", "first", "last", "n", "observed", "expected")})
+    aside: ClassVar = ("values", "since", "n_gap", "n_outlier", "grain")
+    ways: ClassVar = {"place": _told}
 
     def sentence(self, language: str = "en") -> str:
-        """What was set aside, and since when the level is the present one."""
         length = say(f"cleaned.{'one ' * (self.n_gap == 1)}{self.grain}", language, n=self.n_gap)
         counts = {"gap": self.kind.count("gap"), "outlier": self.n_outlier}
         aside = [say(f"cleaned.{'one ' * (n == 1)}{k}", language, n=n, length=length) for k, n in counts.items() if n]
@@ -60,17 +63,6 @@ class Cleaned(Result):
             said.append(say(f"cleaned.{'higher' if change > 0 else 'lower'}", language, **told))
         return " ".join(said) or say("cleaned.nothing", language)
 
-    def html(self, language: str = "en") -> str:
-        """The sentence, and a table of the findings."""
-        rows = [
-            [say(f"cleaned.kind {r.kind}", language), _told(r.first, language), _told(r.last, language), str(r.n),
-             *(number(v, language, decimals=0 if abs(v) >= 100 else 2) for v in (r.observed, r.expected))]
-            for r in self.to_frame().itertuples()
-        ]  # fmt: skip
-        caption, note, heads = (say(f"cleaned.{key}", language) for key in ("caption", "note", "heads"))
-        told = table(heads.split("|"), rows, caption=caption, note=note, numeric=range(3, 6)) if rows else ""
-        return f"<p>{escape(self.sentence(language))}</p>{told}"
-
 
 def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | None = None) -> Cleaned:
     """Set tracking gaps and outliers aside, and tell since when the level is the present one.
@@ -79,16 +71,9 @@ def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | N
     is what stood out near the same date of another year, three periods in a row, or one of the last three. A series
     often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`.
 
-    Parameters
-    ----------
-    values : array_like (n,) or Series with a PeriodIndex
-        Oldest first; NaN is missing.
-    season : int
-        Season in periods: 7 for days, 1 for weeks and months; 12 for months that have five years.
-    expected : array_like of bool (n,), optional
-        Periods to leave alone, such as Tết and days of sale.
-
-    Raises `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
+    `values` (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for
+    weeks and months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and
+    sales. Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
 
     >>> clean([100, 120, 90] * 3 + [0, 0, 90] + [100, 120, 90] * 3, season=3)
     Set aside: 1 tracking gap (2 periods).
@@ -100,29 +85,23 @@ def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | N
     spare = np.zeros(len(y), bool) if expected is None else np.asarray(expected, dtype=bool)
     require(spare.shape == y.shape, f"expected has shape {spare.shape}, values {y.shape}. Give a flag for each period.")
     by_season = {7: "day", 52: "week", 12: "month"}.get(season, "period")
-    grain = by_season if at is None else {"D": "day", "W": "week", "M": "month"}.get(at.freqstr[0], "period")
-    gap, outlier, usual, breaks = _found(y, int(season), spare, SPANS[grain])
+    grain = by_season if at is None else GRAINS.get(at.freqstr[0], "period")
+    gap, outlier, usual, breaks = _found(y, int(season), spare, SPANS[grain], SEASONS.get(grain, 0))
     ends = [p for p, *_ in breaks[1:]] + [len(y)]
-    rows = [(p, end, "break", after, before) for (p, before, after), end in zip(breaks, ends, strict=False)]
-    for kind, flag in (("gap", gap), ("outlier", outlier)):
-        rows += [(i, j, kind, float(np.mean(y[i:j])), float(np.mean(usual[i:j]))) for i, j in _runs(flag)]
-    first, stop, kinds, observed, expectations = zip(*sorted(rows), strict=True) if rows else ((),) * 5
-    begin = breaks[-1][0] if breaks else int(np.argmax(np.nan_to_num(y) != 0)) if len(y) else 0
     names = range(len(y) + 1) if at is None else [*at.start_time.date, None]
-    return Cleaned(
-        kind=kinds, first=tuple(names[i] for i in first), last=tuple(names[j - 1] for j in stop),
-        n=tuple(j - i for i, j in zip(first, stop, strict=True)), observed=observed, expected=expectations,
-        values=np.where(gap | outlier, np.nan, y), since=names[begin],
+    found = [(p, end, "break", after, before) for (p, before, after), end in zip(breaks, ends, strict=False)]
+    for kind, flag in (("gap", gap), ("outlier", outlier)):
+        found += [(i, j, kind, float(np.mean(y[i:j])), float(np.mean(usual[i:j]))) for i, j in _runs(flag)]
+    rows = [(kind, names[i], names[j - 1], j - i, *levels) for i, j, kind, *levels in sorted(found)]
+    begin = breaks[-1][0] if breaks else int(np.argmax(np.nan_to_num(y) != 0)) if len(y) else 0
+    return Cleaned.of(
+        rows, values=np.where(gap | outlier, np.nan, y), since=names[begin],
         n_gap=int(gap.sum()), n_outlier=int(outlier.sum()), grain=grain,
     )  # fmt: skip
 
 
-def _told(at: date | int, language: str) -> str:
-    return day(at, language) if isinstance(at, date) else say("cleaned.at", language, n=at + 1)
-
-
 def _found(
-    y: Floats, season: int, spare: Flags, span: tuple[int, int, int]
+    y: Floats, season: int, spare: Flags, span: tuple[int, int], year: int
 ) -> tuple[Flags, Flags, Floats, list[tuple[int, float, float]]]:
     """Gaps, outliers, expectation (n,); breaks as first period, usual value before and after."""
     known = y[np.isfinite(y) & ~spare]
@@ -150,7 +129,7 @@ def _found(
     outlier = abs(z) > OUTLIER
     outlier[:3] = outlier[-3:] = False  # it may be a new level
     for i, j in _runs(outlier):
-        outlier[i:j] = j - i <= 2 and not any(_recurs(z, k, *span[1:]) for k in range(i, j))
+        outlier[i:j] = j - i <= 2 and not any(_recurs(z, k, year, span[1]) for k in range(i, j))
     d = np.where(zero, np.log(0.02 * typical) - curve, d)
     d[gap | outlier | spare] = np.nan
     return gap, outlier, usual, _breaks(d, span[0])

@@ -22,8 +22,7 @@ SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
 class Parameter:
     """One line of a notebook's parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``.
 
-    The comment says what it is; ``in (0, 1)`` or ``in [1, 24]`` at its end is its range, ``one of a, b``
-    its choices.
+    The comment says what it is; ``in (0, 1)`` at its end is its range, ``one of a, b`` its choices.
     """
 
     name: str
@@ -32,11 +31,7 @@ class Parameter:
     comment: str
 
     def read(self, given: Any) -> Any:
-        """Return `given` (text from a command line, or a value) in the parameter's type and range.
-
-        >>> Parameter("confidence", "float", 0.9, "coverage, in (0, 1)").read("0.8")
-        0.8
-        """
+        """Return `given` (text from a command line, or a value) in the parameter's type and range."""
         optional = self.kind.endswith("| None")
         if optional and (given is None or str(given).lower() in ("none", "null", "")):
             return None
@@ -84,11 +79,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
-    """Read the typed parameters of a notebook from the cell tagged ``parameters``.
-
-    >>> list(parameters(load("01_kpi_setup")))[:2]
-    ['source', 'mapping']
-    """
+    """Read the typed parameters of a notebook from the cell tagged ``parameters``."""
     source = "".join(source_of(c) for c in notebook["cells"] if "parameters" in tags(c))
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
@@ -101,17 +92,14 @@ def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the given parameters against the notebook's and return all of them, defaults included.
+    """Check the given parameters against the notebook's and return all, defaults included.
 
-    Raises
-    ------
-    KpiError
-        For an unknown name, a wrong type, a value out of range, or a secret.
+    Raises a `KpiError` for an unknown name, a wrong type, a value out of range, or a secret.
     """
     for name, value in given.items():
         require_known(name, known, f"There is no parameter {name!r}.")
-        if SECRET.search(name) or SECRET_URL.search(str(value)):
-            raise KpiError(f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
+        secret = SECRET.search(name) or SECRET_URL.search(str(value))
+        require(not secret, f"{name} looks like a secret, which reports would store. Use source=env:NAME.")
     resolved = {name: p.read(given[name]) if name in given else p.default for name, p in known.items()}
     if resolved.get("as_of") is not None:
         try:

@@ -17,19 +17,8 @@ def explain(
 ) -> Change:
     """Explain the change of a ratio KPI between two times, each (first day, last day), by one dimension.
 
-    Days are the sample, so that a change within the usual difference of days needs no explanation.
-
-    Raises
-    ------
-    KpiError
-        If the KPI is a sum, or the two times overlap.
-
-    Examples
-    --------
-    >>> from kpi_helpers.sources import connect
-    >>> weeks = {"before": (date(2025, 3, 3), date(2025, 3, 9)), "after": (date(2025, 3, 10), date(2025, 3, 16))}
-    >>> explain(connect("data/demo"), "ctr_ad", **weeks).changed
-    False
+    Days are the sample, so that a change within the usual difference of days needs no explanation. Raises a `KpiError`
+    if the KPI is a sum, or the two times overlap.
     """
     k = kpi(key)
     require(not k.additive, f"{key} is a sum: it has no mix or rate. Explain a ratio, such as ctr_ad or aov.")

@@ -1,25 +1,22 @@
 """Can the plan be kept: targets at chosen odds, all of them together, what they need upstream, what to mind."""
 
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
 from kpi_helpers import kpis
-from kpi_helpers.advice import PlanReview, review_plan
-from kpi_helpers.baselines import SEASONS
-from kpi_helpers.elasticities import Elasticity, estimate_elasticity
-from kpi_helpers.errors import require_known
-from kpi_helpers.outlooks import Outlook
+from kpi_helpers.calendars import SEASONS
+from kpi_helpers.errors import require, require_known
+from kpi_helpers.outlooks import OfKpis, Outlook
 from kpi_helpers.plans import Plan, TargetTable
-from kpi_helpers.rates import upstream_needs
-from kpi_helpers.result import Result, labelled_pill, measure, number, percent, probability, say, table
-from kpi_helpers.result import uplift as uplift_
+from kpi_helpers.rates import Elasticity, estimate_elasticity, shrink_rates, upstream_needs
+from kpi_helpers.result import LANGUAGES, Result, measure, number, probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import MOST_ELASTIC, chance_of_all
 
@@ -29,10 +26,13 @@ MADE_OF = {"revenue": ("aov", "orders"), "orders": ("order_rate_session", "sessi
 #: rates of visitors who act, which mean the same on every channel
 ENGAGEMENT = ("order_rate_session", "conv_rate_session")
 FEWEST_PATHS = 12
+#: what a plan may do on a channel; the catalogue tells which of them move a KPI, a campaign moves them all
+ACTIVITIES = ("content", "white_paper", "seo", "social", "email", "messaging", "ads", "campaign")
+MOST = 5  # KPIs on a channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class OddsTable(Result):
+class OddsTable(OfKpis):
     """Targets at chosen odds, one row a KPI and odds; `together` is the chance that all KPIs meet theirs at once.
 
     `change` is the target against last year, a fraction; `together` is NaN where the past is too short to tell.
@@ -46,32 +46,11 @@ class OddsTable(Result):
     currency: str
 
     def sentence(self, language: str = "en") -> str:
-        """How the chance of a single target and of all together differ."""
         n = len(set(self.kpi))
         if n < 2 or not math.isfinite(self.together[0]):
             return say("odds_table.alone", language)
         told = {"n": n, "odds": f"{self.odds[0]:.0%}", "together": probability(self.together[0], language)}
         return say("odds_table.sentence", language, **told)
-
-    def html(self, language: str = "en") -> str:
-        """One row a KPI, one column odds; the last row is the chance of all."""
-        if not self.kpi:
-            return f"<p>{say('odds_table.none', language)}</p>"
-        frame, odds = self.to_frame(), list(dict.fromkeys(self.odds))
-        rows = []
-        for key, part in frame.groupby("kpi", sort=False):
-            k = kpis.kpi(str(key))
-            cells = [
-                measure(row.target, k.unit, language, self.currency)
-                + f"<small>{percent(row.change, language, sign=True)}</small>"
-                for row in part.itertuples()
-            ]
-            rows.append([html.escape(k.name[language]), *cells])
-        last = [probability(self.together[i], language) for i in range(len(odds))]
-        rows.append([say("odds_table.together", language), *map(html.escape, last)])
-        heads = [say("odds_table.heads", language), *(f"{p:.0%}" for p in odds)]
-        note = say("odds_table.note", language)
-        return table(heads, rows, caption=self.sentence(language), note=note, total=True, numeric=range(1, len(heads)))
 
 
 def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0.2)) -> OddsTable:
@@ -79,15 +58,6 @@ def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0
 
     KPIs rise and fall together: the correlation of what their forecasts missed on the same past dates is
     carried into a multivariate normal.
-
-    Examples
-    --------
-    >>> from kpi_helpers.outlooks import outlook_kpis
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["orders", "revenue"])
-    >>> told = targets_at(outlook_kpis(values, ["orders", "revenue"], as_of=date(2026, 11, 21)), [0.8])
-    >>> 0.6 < told.together[0] < 0.8
-    True
     """
     graded = [o for o in outlooks if o.graded]
     all_of = {p: _together(graded, p) for p in odds}
@@ -95,24 +65,20 @@ def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0
         (o.kpi, p, o.target_at(p), o.target_at(p) / o.reference - 1 if o.knows_last_year else math.nan, all_of[p])
         for o in graded for p in odds
     ]  # fmt: skip
-    columns = zip(*rows, strict=True) if rows else ((),) * 5
-    names = ("kpi", "odds", "target", "change", "together")
-    return OddsTable(**dict(zip(names, columns, strict=True)), currency=graded[0].currency if graded else "")
+    return OddsTable.of(rows, currency=graded[0].currency if graded else "")
 
 
 def _together(outlooks: Sequence[Outlook], odds: float) -> float:
     n = min((len(o.missed) for o in outlooks), default=0)
     if n < FEWEST_PATHS:
         return math.nan
-    signs = [-1 if kpis.kpi(o.kpi).direction == "down" else 1 for o in outlooks]
-    missed = np.array([s * np.array(o.missed[-n:]) for s, o in zip(signs, outlooks, strict=True)])
-    correlation = np.atleast_2d(np.corrcoef(missed))
+    correlation = np.atleast_2d(np.corrcoef([o.better * np.array(o.missed[-n:]) for o in outlooks]))
     k = len(outlooks)
     return chance_of_all([0.0] * k, [1.0] * k, correlation, [float(ndtri(1 - odds))] * k)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Needs(Result):
+class Needs(OfKpis):
     """What a planned total needs upstream at the rates of the last weeks, from the outcome up.
 
     `need` and its 90% interval are totals over the plan; of the outcome itself they are the target.
@@ -125,8 +91,9 @@ class Needs(Result):
     rate: tuple[float, ...]
     currency: str
 
+    ways: ClassVar = {"kpi": kpis.kpi, "made_of": MADE_OF}
+
     def sentence(self, language: str = "en") -> str:
-        """The outcome and what it takes."""
         if len(self.kpi) < 2:
             return say("needs.none", language)
         steps = zip(map(kpis.kpi, self.kpi), self.need, strict=True)
@@ -134,39 +101,12 @@ class Needs(Result):
         first, *rest = (say("needs.part", language, name=name, value=value) for name, value in told)
         return say("needs.sentence", language, first=first, rest=say("needs.and", language).join(rest))
 
-    def html(self, language: str = "en") -> str:
-        """One row a step: what is needed, its interval and the rate that was taken."""
-        if len(self.kpi) < 2:
-            return Result.html(self, language)
-        rows = []
-        for i, k in enumerate(map(kpis.kpi, self.kpi)):
-            value, low, high = (
-                measure(v[i], k.unit, language, self.currency) for v in (self.need, self.need_low, self.need_high)
-            )
-            how = ""
-            if i:
-                ratio = kpis.kpi(MADE_OF[self.kpi[i - 1]][0])
-                how = f"{ratio.name[language]} {measure(self.rate[i], ratio.unit, language, self.currency)}"
-            rows.append([html.escape(k.name[language]), value, f"{low} – {high}" if i else "", html.escape(how)])
-        heads = say("needs.heads", language).split("|")
-        return table(heads, rows, caption=self.sentence(language), note=say("needs.note", language), numeric=(1, 2))
-
 
 def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
     """What the plan's total needs upstream, at the ratios between `since` and `until`.
 
     Money is divided by the average order, counts by the rate of the step above; the intervals (90%) of the ratios
     are carried along as if their errors were independent.
-
-    Examples
-    --------
-    >>> from kpi_helpers.outlooks import outlook
-    >>> from kpi_helpers.plans import allocate_plan
-    >>> from kpi_helpers.sources import connect
-    >>> data = connect("data/demo")
-    >>> whole = outlook(kpis.compute(data, ["orders"]), "orders", as_of=date(2026, 11, 21))
-    >>> needs(data, allocate_plan(whole, [], 0.1), since=date(2026, 8, 24), until=date(2026, 11, 21)).kpi
-    ('orders', 'sessions')
     """
     held = set(data.table("channel_daily").columns)
     key, need, spread = plan.kpi, float(plan.total), 0.0
@@ -184,12 +124,11 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
             need = math.ceil(need / rate)
         spread = math.hypot(spread, math.log(high / low) / 2)
         rows.append((key, need, need * math.exp(-spread), need * math.exp(spread), rate))
-    columns = dict(zip(("kpi", "need", "need_low", "need_high", "rate"), zip(*rows, strict=True), strict=True))
-    return Needs(**columns, currency=data.currency())
+    return Needs.of(rows, currency=data.currency())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SpendCheck(Result):
+class SpendCheck(OfKpis):
     """Whether planned spend can carry each uplift over last year: the elasticity that it implies, beside history's.
 
     `implied` is ln(target / expected total) / ln(1 + spend growth); `rejected` where it exceeds `most`, which is 1.5
@@ -200,65 +139,36 @@ class SpendCheck(Result):
     target: tuple[float, ...]
     implied: tuple[float, ...]
     rejected: tuple[bool, ...]
+    kpi: str
     most: float
     spend_growth: float
     elasticity: Elasticity | None
-    kpi: str
     currency: str
 
+    aside: ClassVar = ("most", "elasticity", "currency")
+
     def to_frame(self) -> pd.DataFrame:
-        """One row an uplift, with the elasticity of the past and its interval."""
         e = self.elasticity or Elasticity(n=0, n_zero=0)
-        rows = pd.DataFrame({c: getattr(self, c) for c in ("uplift", "target", "implied", "rejected")})
-        return rows.assign(kpi=self.kpi, spend_growth=self.spend_growth, elasticity=e.elasticity,
-                           elasticity_low=e.low, elasticity_high=e.high)  # fmt: skip
+        return Result.to_frame(self).assign(elasticity=e.elasticity, elasticity_low=e.low, elasticity_high=e.high)
 
     def sentence(self, language: str = "en") -> str:
-        """What history shows, and the first uplift that is rejected, with the reason."""
         history = self.elasticity.sentence(language) if self.elasticity else say("spend_check.no_spend", language)
-        told = {"growth": uplift_(self.spend_growth, language), "most": number(self.most, language, decimals=1)}
-        first = next((i for i, no in enumerate(self.rejected) if no), None)
-        if first is None:
-            return f"{history} {say('spend_check.fine', language, **told)}" if self.spend_growth > 0 else history
-        told |= {"uplift": uplift_(self.uplift[first], language),
-                 "implied": number(self.implied[first], language, decimals=1)}  # fmt: skip
-        return f"{history} {say('spend_check.rejected', language, **told)}"
-
-    def html(self, language: str = "en") -> str:
-        """The sentence, and one row an uplift."""
-        said = Result.html(self, language)
-        if not self.spend_growth > 0:
-            return said
-        unit = kpis.kpi(self.kpi).unit
-        verdicts = [("bad", "spend_check.no") if no else ("none", "spend_check.yes") for no in self.rejected]
-        rows = [
-            [uplift_(u, language), measure(t, unit, language, self.currency),
-             number(e, language, decimals=1), labelled_pill(tone, say(key, language))]
-            for u, t, e, (tone, key) in zip(self.uplift, self.target, self.implied, verdicts, strict=True)
-        ]  # fmt: skip
-        caption = say("spend_check.caption", language, growth=uplift_(self.spend_growth, language))
-        heads = say("spend_check.heads", language).split("|")
-        return said + table(heads, rows, caption=caption, kind="tight", numeric=(1, 2))
+        told = {"growth": uplift(self.spend_growth, language), "most": number(self.most, language, decimals=1)}
+        if True in self.rejected:
+            first = self.rejected.index(True)
+            told["uplift"] = uplift(self.uplift[first], language)
+            told["implied"] = number(self.implied[first], language, decimals=1)
+            return f"{history} {say('spend_check.rejected', language, **told)}"
+        return f"{history} {say('spend_check.fine', language, **told)}" if self.spend_growth > 0 else history
 
 
 def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_growth: float) -> SpendCheck:
-    """Reject uplifts that would need far more of each unit of spend than history shows, such as double for +10%.
-
-    Examples
-    --------
-    >>> from kpi_helpers.outlooks import outlook
-    >>> from kpi_helpers.sources import connect
-    >>> data = connect("data/demo")
-    >>> whole = outlook(kpis.compute(data, ["orders"]), "orders", as_of=date(2026, 11, 21))
-    >>> check_spend(data, whole, [0.1, 1.0], 0.10).rejected
-    (False, True)
-    """
+    """Reject uplifts that would need far more of each unit of spend than history shows, such as double for +10%."""
     found, season = None, SEASONS[outlook.grain]
     if "spend" in data.table("channel_daily").columns:
         spend = kpis.compute(data, ["spend"], grain=outlook.grain).series("spend")
         at = pd.PeriodIndex(outlook.history_at, freq=spend.index.freq)
-        paid = spend.reindex(at).clip(lower=0).to_numpy(dtype=float)
-        made = pd.Series(outlook.history).clip(lower=0).to_numpy(dtype=float)
+        made, paid = (v.clip(lower=0).to_numpy(dtype=float) for v in (pd.Series(outlook.history), spend.reindex(at)))
         found = estimate_elasticity(made, paid, season=(7, season) if outlook.grain == "day" else season)
     most = max(MOST_ELASTIC, found.high if found and not found.reason else 0.0)
     targets = [outlook.reference * (1 + u) for u in uplifts]
@@ -270,10 +180,69 @@ def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PlanReview(OfKpis):
+    """Warnings on a plan: many, vanity, unmatched or cold (little engagement); `kpi` is empty for a whole channel."""
+
+    channel: tuple[str, ...]
+    kpi: tuple[str, ...]
+    warning: tuple[str, ...]
+    words: tuple[str, ...]
+    words_vi: tuple[str, ...]
+
+    def sentence(self, language: str = "en") -> str:
+        kind = "some" if self.warning else "none"
+        return say(f"plan_review.{kind}", language, n=len(self.warning), k=len(set(self.channel)))
+
+
+def review_plan(
+    kpis_by_channel: Mapping[str, Sequence[str]], *, grades: Mapping[tuple[str, str], str] | pd.DataFrame | None = None,
+    engagement: Mapping[str, tuple[float, float]] | None = None, activities: Mapping[str, Sequence[str]] | None = None,
+) -> PlanReview:  # fmt: skip
+    """Warn of too many KPIs, vanity metrics, KPIs that nothing planned moves, ambition where few engage.
+
+    By channel: ids of the catalogue, at most five without a warning; grades by (channel, KPI), or a frame with the
+    columns channel, kpi, grade; `engagement`: (successes, trials) of one rate that means the same on all, shrunk, and
+    little below half of their median; `activities`: planned words of `ACTIVITIES`, without which nothing is matched.
+    Raises a `KpiError` if a KPI or an activity is unknown, or a target has two grades.
+    """
+    if isinstance(grades, pd.DataFrame):
+        keyed = grades.set_index(["channel", "kpi"])["grade"]
+        require(keyed.index.is_unique, "grades hold two grades for a channel and KPI. Keep the uplift that is planned.")
+        grades = keyed.to_dict()
+    graded, planned, engaged = grades or {}, activities or {}, engagement or {}
+    unknown = {word for words in planned.values() for word in words} - {*ACTIVITIES}
+    require(not unknown, f"activities {sorted(unknown)} are not among {', '.join(ACTIVITIES)}.")
+    rates = shrink_rates(*np.array([*engaged.values()], dtype=float).T).mean if engaged else (0.0,)
+    rate, middle = dict(zip(engaged, rates, strict=False)), float(np.median(rates))
+
+    def warnings(language: str) -> Iterator[tuple[str, str, str, dict[str, object]]]:
+        for channel, keys in kpis_by_channel.items():
+            does, n = planned.get(channel, ()), len({*keys})
+            if n > MOST:
+                yield channel, "", "many", {"n": n, "most": MOST}
+            for k in map(kpis.kpi, dict.fromkeys(keys)):
+                name, grade = k.name[language], graded.get((channel, k.id))
+                if k.vanity:
+                    yield channel, k.id, "vanity", {"name": name}
+                if activities is not None and not {*does} & {*k.activities, "campaign"}:
+                    moves = ", ".join(say(f"activity.{a}", language) for a in k.activities)
+                    yield channel, k.id, "unmatched", {"name": name, "activities": moves}
+                little = rate.get(channel, middle) < middle / 2 and "campaign" not in does
+                if little and grade in ("ambitious", "unrealistic"):
+                    here, usual = (measure(v, "share", language) for v in (rate[channel], middle))
+                    graded_as = say(f"status.{grade}", language).lower()
+                    yield channel, k.id, "cold", {"grade": graded_as, "rate": here, "middle": usual}
+
+    said = [[(*row, say(f"plan_review.{row[2]}", lang, **told)) for *row, told in warnings(lang)] for lang in LANGUAGES]
+    rows = [(*english, vietnamese[-1]) for english, vietnamese in zip(*said, strict=True)]
+    return PlanReview.of(rows)
+
+
 def review(
     graded: TargetTable, recent: kpis.KpiTable, uplift: float, activities: Mapping[str, Sequence[str]] | None = None
 ) -> PlanReview:
-    """Warn of what weakens the plan; see `advice.review_plan`. `recent` are KPIs by channel over the last weeks."""
+    """Warn of what weakens the plan; see `review_plan`. `recent` are KPIs by channel over the last weeks."""
     frame = recent.to_frame().dropna(subset=["value"])
     channels = list(dict.fromkeys(frame["segment"]))
     for channel in activities or {}:

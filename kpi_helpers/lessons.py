@@ -1,14 +1,10 @@
 """Checks for the exercises: right, or the likely mistake. Answers come from the simulated company, not from a list."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
-
-import pandas as pd
 
 from kpi_helpers import kpis, outlooks, simulate
-from kpi_helpers.errors import KpiError
+from kpi_helpers.errors import require
 from kpi_helpers.result import Result, say
 from kpi_helpers.sources import connect
 from kpi_helpers.targets import project
@@ -22,42 +18,22 @@ class Verdict(Result):
     heard: str
 
     def sentence(self, language: str = "en") -> str:
-        """Right, or what probably went wrong."""
         key = self.heard if self.heard in ("right", "wrong") else f"{self.exercise}.{self.heard}"
         return say(f"lesson.{key}", language)
 
 
 def check(exercise: str, value: float, *, tolerance: float = 0.005) -> Verdict:
-    """Check the answer to an exercise on the simulated company, within a relative `tolerance`.
-
-    Parameters
-    ----------
-    exercise : str
-        ``pooled_rate``, ``one_in_three`` or ``year_end``.
-    value : float
-        Your answer.
-
-    Examples
-    --------
-    >>> check("pooled_rate", 0.05)
-    Not yet. Write the sum that you took, and over which rows.
-    """
-    if exercise not in EXERCISES:
-        raise KpiError(f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
+    """Check an answer to `exercise` (pooled_rate, one_in_three, year_end) within a relative `tolerance`."""
+    require(exercise in EXERCISES, f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
     answers = EXERCISES[exercise]()
     near = [name for name, answer in answers.items() if abs(value / answer - 1) <= tolerance]
     return Verdict(exercise=exercise, heard="right" if "right" in near else near[0] if near else "wrong")
 
 
-@cache
-def _demo() -> pd.DataFrame:
-    return simulate.channel_daily().astype({"orders": float, "sessions": float})
-
-
 def _pooled_rate() -> dict[str, float]:
     """Orders per session of Email on the days on which both are known."""
-    email = _demo().query("channel == 'Email'").dropna(subset=["sessions"])
-    every = _demo().dropna(subset=["sessions"])
+    every = simulate.channel_daily().astype({"orders": float, "sessions": float}).dropna(subset=["sessions"])
+    email = every.query("channel == 'Email'")
     return {
         "right": email["orders"].sum() / email["sessions"].sum(),
         "mean_of_rates": (email["orders"] / email["sessions"]).mean(),
@@ -75,16 +51,9 @@ def _one_in_three() -> dict[str, float]:
 def _year_end() -> dict[str, float]:
     """Orders of 2026, projected on 30 June by the weeks of 2025."""
     series = kpis.compute(connect(simulate.HOME), ["orders"]).series("orders")
-    begun = series.index.start_time
-    last, now = (
-        series[begun.year == 2025],
-        series[(begun.year == 2026) & (series.index.end_time.date <= date(2026, 6, 30))],
-    )
+    year, known = series.index.start_time.year, series.index.end_time.date <= date(2026, 6, 30)
+    last, now = series[year == 2025], series[(year == 2026) & known]
     return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
 
 
-EXERCISES: dict[str, Callable[[], dict[str, float]]] = {
-    "pooled_rate": _pooled_rate,
-    "one_in_three": _one_in_three,
-    "year_end": _year_end,
-}
+EXERCISES = {f.__name__.strip("_"): f for f in (_pooled_rate, _one_in_three, _year_end)}

@@ -1,30 +1,22 @@
 """Where a KPI is heading if nothing changes: forecast over the plan's months, beside last year."""
 
-import html
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from kpi_helpers import kpis, plots
 from kpi_helpers.backtests import BackTest, Holidays, back_test, baseline
-from kpi_helpers.baselines import SEASONS, Total
-from kpi_helpers.calendars import holiday_regressors
+from kpi_helpers.baselines import Total
+from kpi_helpers.calendars import SEASONS, holiday_regressors
 from kpi_helpers.cleaning import Cleaned
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.result import (
-    Result,
-    day,
-    measure,
-    one_unit,
-    percent,
-    say,
-    table,
-)
+from kpi_helpers.result import Result, measure, one_unit, percent, say
 from kpi_helpers.stats import checked_confidence
 
 #: a channel of which nothing is known for so long is taken to have ended
@@ -33,35 +25,22 @@ UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Outlook(Result):
-    """Where one KPI is heading in the plan's periods if nothing changes.
+class OfKpis(Result):
+    """A result that speaks of KPIs: its HTML names them and writes them in their units."""
 
-    Attributes
-    ----------
-    kpi, segment : str
-        Id, and channel (empty for all).
-    period_at : tuple of date
-        First days of the plan's periods.
-    expected, expected_low, expected_high : tuple of float
-        Forecast and interval of each period.
-    last_year : tuple of float
-        Value of the same period one season before; NaN if unknown as of then.
-    total, total_low, total_high : float
-        The sum over the plan and its interval; for a ratio, its value over the plan.
-    odds : Total
-        Distribution of that total.
-    reference : float
-        What uplifts are put on: last year's total, or `total` where last year is not fully known.
-    cleaned : Cleaned
-        What was found in the history.
-    weights, missed : tuple of float
-        What the total sums, from the first unknown period on; what it missed on each past path.
-    history_at, history, bridge_at, bridge : tuple
-        For the chart: the periods known, and the forecast of those between them and the plan.
-    reason : str
-        Why nothing can be forecast: ``short`` history, or ``ended`` channel; empty when it can.
-    seasonal : bool
-        False when the history is too short for a season, so that the last value is carried on.
+    ways: ClassVar = {"kpi": kpis.kpi}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Outlook(OfKpis):
+    """Where one KPI is heading in the plan's periods (`period_at`: first days) if nothing changes.
+
+    `segment`: a channel, empty for all. `expected` and its interval, and `last_year` (NaN if unknown as of then), by
+    period. `total`, its interval and distribution `odds`: the sum over the plan; for a ratio, its value. `reference`:
+    what uplifts are put on: last year's total, or `total` where last year is not fully known. `weights`, `missed`: what
+    the total sums, from the first unknown period on, and what it missed on each past path. `history`, `bridge`: the
+    periods known, and the forecast of those between them and the plan. `reason` why nothing can be forecast: ``short``
+    history or ``ended`` channel. `seasonal`: the history is long enough for a season.
     """
 
     kpi: str
@@ -89,6 +68,11 @@ class Outlook(Result):
     reason: str = ""
     seasonal: bool = True
 
+    aside: ClassVar = (
+        "grain", "currency", "total", "total_low", "total_high", "odds", "cleaned", "weights", "missed", "reference",
+        "history_at", "history", "bridge_at", "bridge", "reason", "seasonal",
+    )  # fmt: skip
+
     @property
     def knows_last_year(self) -> bool:
         """Whether the same periods of last year are all known; else uplifts are put on the forecast."""
@@ -99,27 +83,24 @@ class Outlook(Result):
         """Whether odds can be given: the history was long enough for whole paths, and missed its forecasts."""
         return not self.reason and self.odds.spread_low + self.odds.spread_high > 0
 
+    @property
+    def better(self) -> int:
+        """Direction of an uplift: 1, or -1 where lower is better."""
+        return -1 if kpis.kpi(self.kpi).direction == "down" else 1
+
     def chance(self, target: float) -> float:
         """Chance of reaching `target`: of exceeding it, or of staying below where lower is better."""
-        k = kpis.kpi(self.kpi)
-        above = float(self.odds.chance_above(target)) if target <= _most(k) else 0.0
-        return above if k.direction != "down" else 1 - above
+        above = float(self.odds.chance_above(target)) if target <= _most(self.kpi) else 0.0
+        return above if self.better > 0 else 1 - above
 
     def target_at(self, chance: float) -> float:
         """Target that is reached with that chance."""
-        k = kpis.kpi(self.kpi)
-        return min(float(self.odds.quantile(chance if k.direction == "down" else 1 - chance)), _most(k))
+        return min(float(self.odds.quantile(1 - chance if self.better > 0 else chance)), _most(self.kpi))
 
     @property
     def change(self) -> float:
         """Expected change against last year, a fraction."""
         return self.total / self.reference - 1 if self.reference else math.nan
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a period of the plan."""
-        columns = ("period_at", "expected", "expected_low", "expected_high", "last_year")
-        frame = pd.DataFrame({c: getattr(self, c) for c in columns})
-        return frame.assign(kpi=self.kpi, segment=self.segment, confidence=self.confidence)
 
     def told(self, language: str) -> dict[str, str]:
         """The numbers of the outlook, written out."""
@@ -130,10 +111,8 @@ class Outlook(Result):
         return {**written, "name": k.name[language], "change": change, "level": f"{self.confidence:.0%}"}
 
     def sentence(self, language: str = "en") -> str:
-        """Expected total, interval, and change against last year; or why there is none."""
-        kind = self.reason or ("sentence" if self.knows_last_year else "alone")
-        if not self.reason and not self.graded:
-            kind = "no_odds"
+        kind = "sentence" if self.knows_last_year else "alone"
+        kind = self.reason or (kind if self.graded else "no_odds")
         return say(f"outlook.{kind}", language, segment=self.segment, **self.told(language))
 
     def title(self, language: str = "en") -> str:
@@ -144,30 +123,17 @@ class Outlook(Result):
             kind = "total"
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
-    def html(self, language: str = "en") -> str:
-        """Chart of history and forecast, its numbers folded below."""
-        if self.reason:
-            return f"<p>{html.escape(self.sentence(language))}</p>"
+    def drawn(self, language: str) -> str:
+        """The chart of `plot` as an HTML figure."""
         k = kpis.kpi(self.kpi)
         divisor, unit = one_unit(max(self.expected_high), k.unit, self.currency, language)
         period = say(f"period.{self.grain}", language)
-        note = say("outlook.note", language, name=k.name[language], period=period, unit=unit)
-        drawn = plots.chart(
+        notes = [say("outlook.note", language, name=k.name[language], period=period, unit=unit)]
+        notes += [] if self.seasonal else [say("outlook.no_season", language)]
+        return plots.chart(
             lambda axes, narrow: self.plot(axes, narrow=narrow, language=language, scale=divisor),
-            title=self.title(language),
-            note=f"{note} {say('outlook.no_season', language)}" if not self.seasonal else note,
-            alt=self.sentence(language),
-        )
-        lines = zip(self.expected, self.expected_low, self.expected_high, self.last_year, strict=True)
-        rows = [
-            [day(at, language), *(measure(v, k.unit, language, self.currency) for v in values)]
-            for at, values in zip(self.period_at, lines, strict=True)
-        ]
-        heads = say("outlook.heads", language).split("|")
-        folded = table(heads, rows, caption=self.title(language), kind="tight", numeric=range(1, 5))
-        found = self.cleaned.html(language) if self.cleaned else ""
-        folded = f'<details class="code"><summary>{say("outlook.numbers", language)}</summary>{folded}</details>'
-        return f"{drawn}{folded}{found}"
+            title=self.title(language), note=" ".join(notes), alt=self.sentence(language),
+        )  # fmt: skip
 
     def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
         """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""
@@ -186,57 +152,36 @@ def outlook(
     """Forecast one KPI over the next `months` whole months after `as_of`.
 
     A period belongs to the month in which it begins. A ratio is weighted by the denominators of the same
-    periods of last year. Uplifts are later put on those periods where all of them are known.
-
-    Raises
-    ------
-    KpiError
-        If the history is too short for an error to be known, or `months` or the grain cannot be planned.
-
-    Examples
-    --------
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["orders"])
-    >>> outlook(values, "orders", as_of=date(2026, 11, 21)).period_at[0]
-    datetime.date(2026, 12, 7)
+    periods of last year. Uplifts are later put on those periods where all of them are known. Raises a `KpiError`
+    if the history is too short for an error to be known, or `months` or the grain cannot be planned.
     """
     series = _known(values, key, segment, as_of)
     future, skip = _plan(series.index, as_of, months)
-    season, most = SEASONS[values.grain], _most(kpis.kpi(key))
+    season, most = SEASONS[values.grain], _most(key)
     weights = _weights(values, key, segment, as_of, future, skip)
     told, cleaned = baseline(series, len(future), holidays)
     low, high = told.interval(confidence)
     total, total_low, total_high = (min(v, most) for v in told.total(confidence, weights=weights))
     if np.count_nonzero(weights) == 1:  # one period is the whole: one quantity, one interval
         low[-1], high[-1] = total_low / weights[-1], total_high / weights[-1]
-    before = series.reindex([p - season for p in future[skip:]]).to_numpy(dtype=float)
+    before = series.reindex(future[skip:] - season).to_numpy(dtype=float)
     reference = _whole(before, weights)
+    mean, low, high = (part.clip(max=most).tolist() for part in (told.mean, low, high))
+    starts, begun = future.start_time.date, series.index.start_time.date
     return Outlook(
         kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-        period_at=tuple(p.start_time.date() for p in future[skip:]),
-        expected=tuple(told.mean[skip:].clip(max=most).tolist()), last_year=tuple(before.tolist()),
-        expected_low=tuple(low[skip:].clip(max=most).tolist()), odds=told.whole(weights),
-        expected_high=tuple(high[skip:].clip(max=most).tolist()),
+        period_at=tuple(starts[skip:]), expected=tuple(mean[skip:]), last_year=tuple(before.tolist()),
+        expected_low=tuple(low[skip:]), expected_high=tuple(high[skip:]), odds=told.whole(weights),
         total=total, total_low=total_low, total_high=total_high,
         seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
         missed=tuple(told.missed(weights).tolist()), reference=reference if reference > 0 else total,
-        history_at=tuple(p.start_time.date() for p in series.index), history=tuple(series.tolist()),
-        bridge_at=tuple(p.start_time.date() for p in future[:skip]),
-        bridge=tuple(told.mean[:skip].clip(max=most).tolist()),
+        history_at=tuple(begun), history=tuple(series.tolist()),
+        bridge_at=tuple(starts[:skip]), bridge=tuple(mean[:skip]),
     )  # fmt: skip
 
 
 def past_outlooks(values: kpis.KpiTable, told: Outlook, *, as_of: date, holidays: Holidays | None = None) -> BackTest:
-    """Repeat the outlook on past dates: the same distance, the same periods, only what was known then.
-
-    Examples
-    --------
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["orders"])
-    >>> told = outlook(values, "orders", as_of=date(2026, 11, 21))
-    >>> len(past_outlooks(values, told, as_of=date(2026, 11, 21)).actual)
-    8
-    """
+    """Repeat the outlook on past dates: the same distance, the same periods, only what was known then."""
     require(not told.reason, f"{told.kpi} {told.segment} has no outlook that could be repeated on past dates.")
     series = _known(values, told.kpi, told.segment, as_of)
     return back_test(series, len(told.weights), weights=told.weights, holidays=holidays, confidence=told.confidence)
@@ -268,14 +213,14 @@ def _weights(
     values: kpis.KpiTable, key: str, segment: str, as_of: date, future: pd.PeriodIndex, skip: int
 ) -> np.ndarray:
     """What the plan's total sums: each period once, or for a ratio by last year's denominators."""
-    weights = np.ones(len(future))
-    if not kpis.kpi(key).additive:
-        last_year = [p - SEASONS[values.grain] for p in future]
-        before = _complete(values, key, segment, as_of, "denominator").reindex(last_year).to_numpy(dtype=float)
-        known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
-        weights = before.copy() if known else weights
-    weights[:skip] = 0.0
-    return weights if kpis.kpi(key).additive else weights / weights.sum()
+    planned = np.arange(len(future)) >= skip
+    if kpis.kpi(key).additive:
+        return planned * 1.0
+    series = _complete(values, key, segment, as_of, "denominator")
+    before = series.reindex(future - SEASONS[values.grain]).to_numpy(dtype=float)
+    known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
+    weights = np.where(planned, before if known else 1.0, 0.0)
+    return np.asarray(weights / weights.sum())
 
 
 def _whole(before: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray) -> float:
@@ -284,18 +229,12 @@ def _whole(before: Sequence[float] | np.ndarray, weights: Sequence[float] | np.n
     return float(w[w > 0] @ np.asarray(before, dtype=float)[w > 0])
 
 
-def _most(k: kpis.Kpi) -> float:
-    return 1.0 if k.unit == "share" else math.inf
+def _most(key: str) -> float:
+    return 1.0 if kpis.kpi(key).unit == "share" else math.inf
 
 
 def outlook_kpis(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, **options: Any) -> list[Outlook]:
-    """Forecast several KPIs of all channels; one whose history is too short keeps its place, with the reason.
-
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["orders", "revenue"])
-    >>> [o.kpi for o in outlook_kpis(values, ["revenue"], as_of=date(2026, 11, 21))]
-    ['revenue']
-    """
+    """Forecast several KPIs of all channels; one whose history is too short keeps its place, with the reason."""
     return [_outlook_or_reason(values, key, "", as_of=as_of, **options) for key in keys]
 
 
@@ -303,13 +242,6 @@ def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options:
     """Forecast one KPI for each channel that knows it.
 
     A channel that has ended (nothing known for five weeks) or is too young keeps its place, with the reason.
-
-    Examples
-    --------
-    >>> from kpi_helpers.sources import connect
-    >>> values = kpis.compute(connect("data/demo"), ["spend"], by="channel")
-    >>> [o.segment for o in outlook_channels(values, "spend", as_of=date(2026, 11, 21))]
-    ['Paid social', 'Paid search', 'Affiliate']
     """
     rows = values.to_frame().query("kpi == @key")
     known = set(rows["segment"][rows["value"].notna()])
@@ -319,16 +251,13 @@ def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options:
 def _outlook_or_reason(
     values: kpis.KpiTable, key: str, segment: str, *, as_of: date, confidence: float = 0.9, **options: Any
 ) -> Outlook:
-    series, reason = _complete(values, key, segment, as_of).dropna(), "short"
+    series = _complete(values, key, segment, as_of).dropna()
     checked_confidence(confidence)  # what was asked for wrongly is no short history
     holiday_regressors(series.index, options.get("holidays"))
     require(options.get("months", 1) >= 1, f"months={options.get('months')} must be at least 1.")
-    if len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS:
-        reason = "ended"
-    else:
-        try:
+    ended = len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS
+    if not ended:
+        with suppress(KpiError):
             return outlook(values, key, segment=segment, as_of=as_of, confidence=confidence, **options)
-        except KpiError:
-            pass
-    return Outlook(kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-                   reason=reason)  # fmt: skip
+    told: dict[str, Any] = {"kpi": key, "segment": segment, "grain": values.grain, "currency": values.currency}
+    return Outlook(**told, confidence=confidence, reason="ended" if ended else "short")

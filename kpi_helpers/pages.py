@@ -18,33 +18,22 @@ VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)
 def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any]) -> str:
     """HTML of an executed notebook in one language.
 
-    Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a
-    section. A markdown cell carries its Vietnamese in ``<details lang="vi">``.
+    Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a section. A
+    markdown cell carries its Vietnamese in ``<details lang="vi">``.
     """
-    answer = "".join(_outputs(c, language) for c in notebook["cells"] if "answer" in tags(c))
-    lead = "".join(_outputs(c, language) for c in notebook["cells"] if "lead" in tags(c))
+    cells = notebook["cells"]
+    shown = {tag: "".join(_outputs(c, language) for c in cells if tag in tags(c)) for tag in ("answer", "lead")}
     said = {r["name"]: r["sentence"][language] for r in results(notebook)}
     title = notebook["metadata"]["kpi"]["title"][language]
     headline = said.get("answer", title)
-    if "<h1" not in answer:
-        answer = f"<h1>{html.escape(title)}</h1>{answer}"
-    return _page(
-        "report", language, home="../../index" + PAGE_NAMES[language][1], title=f"{headline} | {title}",
-        description=headline, answer=answer, lead=lead, toc=True,
-        blocks=_blocks(notebook, language),
-        provenance=[
-            (say(f"page.{key}", language), html.escape(told if isinstance(told, str) else told[language]))
-            for key, told in provenance.items()
-        ],
-    )  # fmt: skip
+    if "<h1" not in shown["answer"]:
+        shown["answer"] = f"<h1>{html.escape(title)}</h1>{shown['answer']}"
+    parts = {**shown, "toc": True, "blocks": _blocks(notebook, language)}
+    return _page("report", language, "../../index", f"{headline} | {title}", headline, provenance, **parts)
 
 
 def markdown(text: str, language: str) -> str:
-    """HTML of a markdown text in one language, formulas drawn.
-
-    >>> markdown('Hello <details lang="vi"><summary>Tiếng Việt</summary>\\n\\nXin chào\\n\\n</details>', "vi")
-    '<p>Xin chào</p>\\n'
-    """
+    """HTML of a markdown text in one language, formulas drawn."""
     import mistune
 
     vietnamese = VIETNAMESE.search(text)
@@ -96,10 +85,10 @@ def _output(output: Mapping[str, Any], language: str) -> str:
     """HTML of one output: ours in the language of the page, else the richest that needs no script."""
     if output.get("name") == "stderr":
         return ""  # warnings are for whoever runs it
-    if output["output_type"] == "stream":
-        return f"<pre>{html.escape(''.join(output['text']))}</pre>"
-    if output["output_type"] == "error":
-        return f"<pre>{html.escape(output['ename'])}: {html.escape(output['evalue'])}</pre>"
+    if "data" not in output:  # what was printed, or an error
+        printed = output["output_type"] == "stream"
+        told = "".join(output["text"]) if printed else f"{output['ename']}: {output['evalue']}"
+        return f"<pre>{html.escape(told)}</pre>"
     data = {kind: "".join(made) for kind, made in output["data"].items() if isinstance(made, str | list)}
     alt = html.escape(data.get("text/plain", ""))
     if HTML_MIME in output["data"]:
@@ -114,32 +103,19 @@ def _output(output: Mapping[str, Any], language: str) -> str:
 
 
 def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], language: str) -> str:
-    """HTML of the index: failures first, then each report with its answer and its last six runs.
-
-    `runs` are the ``run.json`` records of the published reports, `failures` the ``failure.json`` records.
-    """
+    """HTML of the index from the records of runs and failures: failures first, then each report with its last runs."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"])):
         groups.setdefault((run["notebook"], run["key"]), []).append(run)
-    failed = {(f["notebook"], f["key"]) for f in failures}
-    reports = []
-    for key, group in groups.items():
-        tone, fate = ("bad", "index.kept") if key in failed else ("good", "index.current")
-        reports.append((group, labelled_pill(tone, say(fate, language))))
     fate = say("index.failed", language, n=len(failures)) if failures else say("index.none_failed", language)
     headline = f"{say('index.published', language, n=len(groups))} {fate}"
     brand, latest = say("page.brand", language), max((r["as_of"] for r in runs), default="")
     until = say("index.to", language, day=iso_day(latest, language)) if latest else ""
-    return _page(
-        "index", language, home="index" + PAGE_NAMES[language][1], title=f"{brand} | {headline}",
-        description=headline, answer=f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>',
-        failures=failures, reports=reports,
-        provenance=[(say("page.version", language), f"kpi_helpers {__version__}")],
-    )  # fmt: skip
-
-
-def _title(record: Mapping[str, Any], language: str) -> str:
-    return html.escape(": ".join(filter(None, (record["title"][language], record["label"]))))
+    answer = f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>'
+    failed = [(f["notebook"], f["key"]) for f in failures]
+    parts = {"answer": answer, "failures": failures, "failed": failed, "reports": groups.items()}
+    version = {"version": f"kpi_helpers {__version__}"}
+    return _page("index", language, "index", f"{brand} | {headline}", headline, version, **parts)
 
 
 def iso_day(iso: str, language: str) -> str:
@@ -150,16 +126,15 @@ def iso_day(iso: str, language: str) -> str:
         return iso
 
 
-def _page(stem: str, language: str, **parts: Any) -> str:
+def _page(
+    stem: str, language: str, home: str, title: str, description: str, provenance: Mapping[str, Any], **parts: Any
+) -> str:
     import jinja2
 
-    parts |= {"title": plain(parts["title"]), "description": plain(parts["description"])}
-    template = jinja2.Environment(autoescape=False).from_string(asset("report.html.j2"))
-    links = [(code, name, stem + ending) for code, (name, ending) in PAGE_NAMES.items()]
-    told = {"language": language, "css": asset("style.css"), "links": links, "ending": PAGE_NAMES[language][1]}
-    ways = {
-        "say": partial(say, language=language), "day": partial(iso_day, language=language),
-        "title_of": partial(_title, language=language),
-    }  # fmt: skip
-    made = template.render(**told, **ways, **parts)
-    return re.sub(r"[ \t]+\n", "\n", made)
+    templates = jinja2.Environment(autoescape=False)
+    templates.filters["e"] = html.escape
+    ending, links = PAGE_NAMES[language][1], [(code, name, stem + end) for code, (name, end) in PAGE_NAMES.items()]
+    parts |= {"language": language, "css": asset("style.css"), "links": links, "ending": ending, "home": home + ending}
+    parts |= {"title": plain(title), "description": plain(description), "provenance": provenance}
+    ways = {"say": partial(say, language=language), "day": partial(iso_day, language=language), "pill": labelled_pill}
+    return re.sub(r"[ \t]+\n", "\n", templates.from_string(asset("report.html.j2")).render(**parts, **ways))

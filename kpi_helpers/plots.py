@@ -4,16 +4,14 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    import pandas as pd
-    from matplotlib.axes import Axes
+Axes = Any  # of matplotlib, which is heavy and comes when it is asked for
 
 #: palette of charts.mplstyle -> custom property of style.css, so that one drawing serves light and dark
 TOKENS = {
@@ -25,22 +23,21 @@ TOKENS = {
 INK, BLUE, HAZE, ORANGE, GREY = "#17212b", "#0a5fa0", "#dfecf6", "#b3500a", "#75808c"
 
 
-def style() -> "AbstractContextManager[None]":
+def style() -> AbstractContextManager[None]:
     """Draw in the house style within the block."""
     import matplotlib as mpl
 
     return mpl.rc_context(fname=str(files("kpi_helpers").joinpath("charts.mplstyle")))
 
 
-def new_axes(width: int, height: int) -> "Axes":
+def new_axes(width: int, height: int) -> Axes:
     """Axes of a new figure of that many CSS pixels; nothing is registered with pyplot."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-    return figure.add_subplot()
+    return Figure(figsize=(width / 72, height / 72), layout="constrained").add_subplot()
 
 
-def chart(draw: "Callable[[Axes, bool], Any]", *, title: str, note: str, alt: str) -> str:
+def chart(draw: Callable[[Axes, bool], Any], *, title: str, note: str, alt: str) -> str:
     """Draw twice, 800 and 358 pixels wide, and emit both as one HTML figure.
 
     `draw` takes the axes and whether they are narrow, for the phone. `title` is the finding in at most ten words,
@@ -51,17 +48,16 @@ def chart(draw: "Callable[[Axes, bool], Any]", *, title: str, note: str, alt: st
         for kind, width, height in (("wide", 800, 372), ("narrow", 358, 300)):
             axes, buffer = new_axes(width, height), io.StringIO()
             draw(axes, kind == "narrow")
-            figure: Any = axes.figure
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            axes.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
             drawn.append(_clean(buffer.getvalue(), kind=kind, alt=alt))
     caption = f"<figcaption>{html.escape(title)}<small>{html.escape(note)}</small></figcaption>"
     return f'<figure class="chart">{caption}{"".join(drawn)}</figure>'
 
 
 def forecast(
-    history: "pd.Series", expected: "pd.DataFrame", axes: "Axes | None" = None, *, words: Sequence[str],
+    history: pd.Series, expected: pd.DataFrame, axes: Axes = None, *, words: Sequence[str],
     narrow: bool = False, language: str = "en", scale: float = 1.0,
-) -> "Axes":  # fmt: skip
+) -> Axes:  # fmt: skip
     """Line of the history, forecast with its interval, and the same periods of last year.
 
     `history` holds values by the first day of the period, NaN is a gap in the line; `expected` the columns expected,
@@ -94,8 +90,8 @@ def forecast(
 
 
 def bridge(
-    axes: "Axes", start: float, steps: Sequence[float], words: Sequence[str], told: Sequence[str], clear: Sequence[bool]
-) -> "Axes":
+    axes: Axes, start: float, steps: Sequence[float], words: Sequence[str], told: Sequence[str], clear: Sequence[bool]
+) -> Axes:
     """Waterfall from the value `start` by its `steps` to the next value; a step that is not `clear` is hollow.
 
     `words` below and numbers `told` above are two more than the steps: before, each step, after. The two values are
@@ -117,53 +113,39 @@ def bridge(
 
 
 def formula(tex: str) -> str:
-    """A formula as SVG, drawn by matplotlib, so that it reads offline; its TeX is the alternative text.
-
-    >>> 'aria-label="r^2"' in formula("r^2")
-    True
-    """
+    """A formula as SVG, drawn by matplotlib, so that it reads offline; its TeX is the alternative text."""
     from matplotlib.mathtext import math_to_image
 
     buffer = io.StringIO()
     with style():
         math_to_image(f"${tex}$", buffer, format="svg")
     svg = _clean(buffer.getvalue(), kind="formula", alt=tex)
-    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
-    assert width
-    return svg.replace("<svg ", f'<svg style="width:{float(width[1]) / 11:.2f}em" ', 1)
+    width = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0]) / 11
+    return svg.replace("<svg ", f'<svg style="width:{width:.2f}em" ', 1)
 
 
-def _label(axes: "Axes", x: Any, y: float, text: str, color: str, **align: Any) -> None:
+def _label(axes: Axes, x: Any, y: float, text: str, color: str, **align: Any) -> None:
     axes.annotate(text, (x, y), color=color, fontsize=12, fontweight="bold" if color == BLUE else "normal", **align)
 
 
 def _clean(svg: str, *, kind: str, alt: str) -> str:
     """Inline SVG without ids that clash, styles or metadata; sizes from the page, colours as variables."""
-    box = re.search(r'viewBox="([^"]+)"', svg)
-    assert box
+    box = re.findall(r'viewBox="([^"]+)"', svg)[0]
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     # ids by content: the same mark in two charts may share one definition, different marks never do
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{kind}-{m[1]}"' if m[1] in used else "", svg)
     svg = svg.replace("url(#", f"url(#{kind}-").replace('xlink:href="#', f'href="#{kind}-')
-    opening = f'<svg class="{kind}" viewBox="{box[1]}" role="img" aria-label="{html.escape(alt)}">'
+    opening = f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{html.escape(alt)}">'
     svg = re.sub(r"<svg[^>]*>", lambda _m: opening, svg, count=1)
-    svg = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]+", _font, svg)
+    svg = re.sub(r"font: (\d+) ([\d.]+)px [^;\"]+", r"font-size: \2px; font-weight: \1", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
     svg = re.sub(r"<(?!svg)[^>]+>", lambda m: _colours(m[0]), svg)  # tags only: a label may read 11.11
     return re.sub(r"\n\s*", "\n", svg).strip()
 
 
-def _font(match: "re.Match[str]") -> str:
-    return f"font-size: {match[2]}px" + (f"; font-weight: {match[1]}" if match[1] else "")
-
-
 def _colours(tag: str) -> str:
     """A tag with its numbers to one decimal and its colours as variables."""
-
-    def variable(match: "re.Match[str]") -> str:
-        name = TOKENS.get(match[1].lower())
-        return f"var(--{name}, {match[0]})" if name else match[0]
-
     tag = re.sub(r"(?<![#\w.])-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", tag)
-    return re.sub(r"#([0-9a-fA-F]{6})\b", variable, tag)
+    return re.sub(rf"(?i)#({'|'.join(TOKENS)})\b", lambda m: f"var(--{TOKENS[m[1].lower()]}, {m[0]})", tag)

@@ -51,18 +51,13 @@ class Job:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the index tells of it, whether it ran or failed."""
+        """What the index tells of it, whether it ran or failed; `label` tells it from the one with the defaults."""
+        told = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
+        told += [f"{k} {v}" for k, v in self.changed.items() if k not in ("source", "mapping")]
         return {
-            "notebook": self.name, "as_of": self.parameters["as_of"], "key": self.key, "label": self.label,
+            "notebook": self.name, "as_of": self.parameters["as_of"], "key": self.key, "label": ", ".join(told),
             "title": self.about["title"], "parameters": self.parameters,
         }  # fmt: skip
-
-    @property
-    def label(self) -> str:
-        """What tells this report from the one with default parameters."""
-        told = {k: v for k, v in self.changed.items() if k not in ("source", "mapping")}
-        place = [Path(str(self.changed["source"])).name] if "source" in self.changed else []
-        return ", ".join([*place, *(f"{k} {v}" for k, v in told.items())])
 
 
 def run(
@@ -71,16 +66,10 @@ def run(
 ) -> int:  # fmt: skip
     """Run notebooks, publish their reports and the index, and return the exit code.
 
-    `names` are notebooks, such as ``01_kpi_setup``; `given` the parameters that differ from the defaults, each of
-    which every notebook must know. As many as `jobs` run at once; `say` receives a line of progress for each step.
-    Returns 0 if all were published, 1 if a notebook failed, 4 if data break their contract (the worst of all).
-
-    Raises
-    ------
-    KpiError
-        If a name or parameter is wrong; no kernel has then been started.
-    BlockingIOError
-        If another run is writing into `out`.
+    `given` are the parameters that differ from the defaults, each of which every notebook must know. As many as `jobs`
+    run at once; `say` receives each line of progress. Returns 0 if all were published, 1 if a notebook failed, 4 if
+    data break their contract (the worst of all). Raises a `KpiError` if a name or parameter is wrong, before a kernel
+    starts, and a `BlockingIOError` if another run is writing into `out`.
     """
     out = Path(out)
     # first every name and parameter, then the data: a misspelt option must not cost a scan
@@ -127,8 +116,7 @@ def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
     except ContractError as error:
         say(f"{job.name}  the data break their contract; nothing was run")
         say(str(error))
-        undated = given | {"as_of": given["as_of"] or "undated"}
-        _record_failure(replace(job, parameters=undated), out, str(error))
+        _record_failure(replace(job, parameters=given | {"as_of": given["as_of"] or "undated"}), out, str(error))
         return None
     # the mapping changes every number, so its digest is kept too
     mapping = [locate(given["mapping"])] if given["mapping"] else []
@@ -143,7 +131,7 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
     staging.mkdir()
     os.environ.update(FIXED)
     try:
-        with _quiet(staging / "kernel.log"):
+        with _quiet():
             executed, error = _execute(job, staging)
         if error:
             code, message = error
@@ -188,9 +176,17 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
     shown = editions.results(executed)
     results = dump({"notebook": job.name, "parameters": job.parameters, "results": shown, "alerts": []})
     said = {r["name"]: r["sentence"] for r in shown}
+    cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
+    named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
+    foot = {  # nothing in it depends on when or where it was run
+        "data": str(job.parameters["source"]), "check": said.get("check", "–"),
+        "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
+        "notebook": f"{job.name}, {_digest(cells.encode())}",
+        "parameters": ", ".join(f"{k} {v}" for k, v in named.items()),
+        "version": f"kpi_helpers {__version__}", "fingerprint": _digest(results.encode()),
+    }  # fmt: skip
     for language, (_name, ending) in pages.PAGE_NAMES.items():
-        page = pages.report(executed, language, _provenance(job, said, results))
-        (staging / f"report{ending}").write_text(page, encoding="utf-8")
+        (staging / f"report{ending}").write_text(pages.report(executed, language, foot), encoding="utf-8")
     (staging / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
     (staging / "results.json").write_text(results, encoding="utf-8")
     lock = project_root() / "requirements.lock"
@@ -203,22 +199,6 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
         "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     (staging / "run.json").write_text(dump(record), encoding="utf-8")
-    (staging / "kernel.log").unlink(missing_ok=True)
-
-
-def _provenance(job: Job, said: Mapping[str, Any], results: str) -> dict[str, Any]:
-    """What the foot of the page tells; nothing in it depends on when or where it was run."""
-    cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
-    named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
-    return {
-        "data": str(job.parameters["source"]),
-        "check": said.get("check", "–"),
-        "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
-        "notebook": f"{job.name}, {_digest(cells.encode())}",
-        "parameters": ", ".join(f"{k} {v}" for k, v in named.items()),
-        "version": f"kpi_helpers {__version__}",
-        "fingerprint": _digest(results.encode()),
-    }
 
 
 def write_index(out: Path) -> None:
@@ -264,11 +244,11 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 @contextmanager
-def _quiet(log: Path) -> Iterator[None]:
-    """Send what kernels and libraries write to the screen into a file."""
+def _quiet() -> Iterator[None]:
+    """Keep what kernels and libraries write from the screen."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with log.open("w") as handle:
+    with Path(os.devnull).open("w") as handle:
         os.dup2(handle.fileno(), 2)
         try:
             yield
@@ -291,10 +271,9 @@ def refresh_notebooks() -> None:
     for name in editions.names():
         path = editions.folder() / f"{name}.ipynb"
         notebook = nbformat.reads(json.dumps(editions.load(name)), as_version=4)
-        with _quiet(Path(os.devnull)):
-            NotebookClient(
-                notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-            ).execute()
+        where = {"metadata": {"path": str(path.parent)}}
+        with _quiet():
+            NotebookClient(notebook, kernel_name="python3", resources=where).execute()
         path.write_text(editions.written(editions.canonical(notebook)), encoding="utf-8")
         print(f"{path}  refreshed, {path.stat().st_size / 1000:.0f} kB")
 

@@ -6,13 +6,13 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ LANGUAGES = ("en", "vi")
 #: bounds of grades and statuses, which a rounded chance must not step over
 BOUNDS = ("5%", "10%", "20%", "40%", "50%", "80%")
 NBSP, MINUS = "\u00a0", "\u2212"
+KEPT = "\x1f"  # stands in a template's text for the ends of lines that are not its own
 
 
 class Text(NamedTuple):
@@ -58,11 +59,7 @@ def _words() -> dict[str, dict[str, str]]:
 
 
 def say(key: str, language: str = "en", **told: object) -> str:
-    """A sentence or label of ``words.yaml``, filled in.
-
-    >>> say("status.safe", "vi"), say("index.failed", n=2)
-    ('An toàn', 'Failed: 2.')
-    """
+    """A sentence or label of ``words.yaml``, filled in: ``say("index.failed", n=2)`` is "Failed: 2."."""
     return _words()[key][language].format(**told)
 
 
@@ -72,11 +69,7 @@ def session_language() -> str:
 
 
 def number(value: float | None, language: str = "en", *, decimals: int = 0, sign: bool = False) -> str:
-    """Write a number, rounding halves away from zero; nothing at all is a dash.
-
-    >>> number(49300.5), number(-1234567.891, "vi", decimals=2)
-    ('49,301', '−1.234.567,89')
-    """
+    """Write a number, rounding halves away from zero (49300.5: 49,301, 49.301); nothing at all is a dash."""
     if value is None or not math.isfinite(value):
         return "–"
     rounded = Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
@@ -87,22 +80,14 @@ def number(value: float | None, language: str = "en", *, decimals: int = 0, sign
 
 
 def percent(share: float | None, language: str = "en", *, decimals: int = 1, sign: bool = False) -> str:
-    """Write a fraction as a percentage.
-
-    >>> percent(0.0345, "vi"), percent(0.0345), percent(0.1, decimals=0, sign=True)
-    ('3,5%', '3.5%', '+10%')
-    """
+    """Write a fraction as a percentage: 0.0345 is 3.5%, in Vietnamese 3,5%."""
     if share is None or not math.isfinite(share):
         return "–"
     return number(float(Decimal(repr(float(share))) * 100), language, decimals=decimals, sign=sign) + "%"
 
 
 def probability(chance: float | None, language: str = "en") -> str:
-    """Write a probability in whole percent; never 0% or 100%.
-
-    >>> probability(0.004), probability(0.653), probability(0.9999)
-    ('<1%', '65%', '>99%')
-    """
+    """Write a probability in whole percent; never 0% or 100%: 0.004 is <1%, 0.653 is 65%, 0.9999 is >99%."""
     if chance is None or not math.isfinite(chance):
         return "–"
     if chance < 0.01:
@@ -116,21 +101,13 @@ def probability(chance: float | None, language: str = "en") -> str:
 
 
 def uplift(share: float, language: str = "en", *, sign: bool = True) -> str:
-    """Write an uplift as it was set: whole percent, or one decimal where it has one.
-
-    >>> uplift(0.1), uplift(0.125, "vi"), uplift(0.1, sign=False)
-    ('+10%', '+12,5%', '10%')
-    """
+    """Write an uplift as it was set: whole percent (+10%), or one decimal where it has one (+12.5%)."""
     decimals = 0 if math.isclose(share * 100, round(share * 100), abs_tol=0.05) else 1
     return percent(share, language, decimals=decimals, sign=sign)
 
 
 def money(value: float | None, language: str = "en", currency: str = "VND") -> str:
-    """Write money with the words that the language uses for large sums.
-
-    >>> money(11_900_000_000), money(11_900_000_000, "vi"), money(38600, "vi")
-    ('₫11.9\\xa0bn', '11,9\\xa0tỷ\\xa0₫', '38.600\\xa0₫')
-    """
+    """Write money with the words that the language uses for large sums: ₫11.9 bn, 11,9 tỷ ₫."""
     if value is None or not math.isfinite(value):
         return "–"
     symbol = {"VND": "₫", "EUR": "€", "USD": "$", "": ""}.get(currency, currency + NBSP)  # "" is not known
@@ -159,11 +136,7 @@ def month(value: date, language: str = "en") -> str:
 
 
 def measure(value: float | None, unit: str, language: str = "en", currency: str = "VND") -> str:
-    """Write a value of a KPI in its `unit`, one of those that ``catalogue.yaml`` lists.
-
-    >>> measure(0.0231, "share"), measure(3950, "count"), measure(3.94, "ratio", "vi")
-    ('2.31%', '3,950', '3,94')
-    """
+    """Write a value of a KPI in its `unit`, one of those that ``catalogue.yaml`` lists (0.0231 as share: 2.31%)."""
     if unit == "money":
         return money(value, language, currency)
     if unit == "share":
@@ -175,11 +148,7 @@ def measure(value: float | None, unit: str, language: str = "en", currency: str 
 
 
 def span(low: float, high: float, unit: str, language: str = "en", currency: str = "VND") -> str:
-    """Write a range for a tight cell, its unit once; the value beside it names the currency.
-
-    >>> span(0.0228, 0.0234, "share"), span(22.8e9, 25.6e9, "money", "vi")
-    ('2.28–2.34%', '22,8–25,6\\xa0tỷ')
-    """
+    """Write a range for a tight cell, its unit once (2.28–2.34%); the value beside it names the currency."""
     if not math.isfinite(low + high):
         return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
@@ -189,11 +158,7 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
 
 
 def one_unit(largest: float, unit: str, currency: str, language: str) -> tuple[float, str]:
-    """One unit for a whole table or chart, and the words that name it.
-
-    >>> one_unit(2.4e9, "money", "VND", "en")
-    (1000000.0, 'Unit: million VND.')
-    """
+    """One unit for a whole table or chart, and the words that name it: 1e6 and "Unit: million VND."."""
     million, named = unit == "money" and largest >= 1e8, unit == "money" and currency != ""
     key = ("million" if named else "unnamed million") if million else ("one" if named else "none")
     return (1e6 if million else 1.0), say(f"unit.{key}", language, currency=currency)
@@ -218,34 +183,52 @@ def table(
 
     `kind` is ``stack`` (cards on a phone) or ``tight``; `numeric` are the columns aligned to the right.
     """
-    scope = [' class="n"' if i in numeric else "" for i in range(len(head))]
-    heads = "".join(f'<th scope="col" role="columnheader"{scope[i]}>{label}</th>' for i, label in enumerate(head))
-    body = ['<tr role="row">' + _cells(row, head, numeric) + "</tr>" for row in rows]
-    foot = f'<tfoot role="rowgroup">{body.pop()}</tfoot>' if total else ""
-    small = f"<small>{note}</small>" if note else ""
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(caption)}">'
-        f'<table class="{kind}" role="table"><caption>{html.escape(caption)}{small}</caption>'
-        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
-        f'<tbody role="rowgroup">{"".join(body)}</tbody>{foot}</table></div>'
-    )
+    return _finished(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
 
 
-def _cells(row: Sequence[str], head: Sequence[str], numeric: Sequence[int]) -> str:
-    cells = [f'<th scope="row" role="rowheader">{row[0]}</th>']
-    for i, cell in enumerate(row[1:], start=1):
-        kind = ' class="n"' if i in numeric else ' class="w graded"' if "odds" in cell else ""
-        cells.append(f'<td role="cell"{kind} data-label="{html.escape(head[i])}">{cell}</td>')
-    return "".join(cells)
+def _grid_of_lines(
+    text: str, caption: str, note: str = "", kind: str = "stack", total: bool = False, numeric: Sequence[int] = ()
+) -> str:
+    """A table as a template writes it: heads first, a row a line, cells between bars."""
+    head, *rows = ([cell.strip(" ") for cell in line.split("|")] for line in text.split("\n") if line.strip(" "))
+    return str(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
+
+
+def _finished(text: str) -> str:
+    return re.sub(" *\n *", "", text).replace(KEPT, "\n")
+
+
+@cache
+def _templates() -> Any:
+    import jinja2
+
+    made = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
+    made.filters |= {"table": _grid_of_lines, "abs": abs, "kept": lambda text: text.replace("\n", KEPT)}
+    made.filters["e"] = lambda text: html.escape(text).replace("\n", KEPT).replace("|", "&#124;")
+    made.tests["finite"] = math.isfinite
+    made.globals |= {"zip": zip, "tone": TONES.get, "labelled_pill": labelled_pill}
+    made.globals |= {"small": "<small>{}</small>".format, "whole": "{:.0%}".format}
+    return made.from_string(asset("results.html.j2"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Result(ABC):
     """Base of every answer: a frozen record that shows itself and never computes.
 
-    Fields that are tuples are the columns of its table; the others hold for the whole of it.
+    Fields that are tuples are the columns of its table; the others hold for the whole of it; those named in `aside`
+    are not in it. Its HTML is the macro of its name in ``results.html.j2``, which may call `ways` too.
     Displaying it in a notebook also emits its JSON, which the runner collects into ``results.json``.
     """
+
+    aside: ClassVar[tuple[str, ...]] = ()
+    ways: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Any]], **whole: Any) -> Self:
+        """The answer made of `rows`, each with the fields that are not given as a `whole`, in their order."""
+        names = [f.name for f in fields(cls) if f.name not in whole]
+        columns = list(zip(*rows, strict=True)) or [()] * len(names)
+        return cls(**dict(zip(names, columns, strict=True)), **whole)
 
     @property
     def name(self) -> str:
@@ -260,7 +243,7 @@ class Result(ABC):
         """Return the rows as a DataFrame, one column a field."""
         import pandas as pd
 
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.aside}
         columns = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
         scalars = {k: v for k, v in values.items() if k not in columns}
         return pd.DataFrame(columns).assign(**scalars) if columns else pd.DataFrame([scalars])
@@ -273,7 +256,13 @@ class Result(ABC):
 
     def html(self, language: str = "en") -> str:
         """HTML of the answer as it stands in a report: its sentence, where it has no table or chart."""
-        return f"<p>{html.escape(self.sentence(language))}</p>"
+        spoken = (say, number, percent, probability, uplift, day, month, pill)
+        told: dict[str, Any] = {f.__name__: partial(f, language=language) for f in spoken}
+        currency = getattr(self, "currency", "")
+        told |= {f.__name__: partial(f, language=language, currency=currency) for f in (measure, span)}
+        told |= {"r": self, "rows": list(self.to_frame().itertuples()), "language": language, **self.ways}
+        macros = _templates().make_module(told)
+        return _finished(getattr(macros, self.name, macros.said)())
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         made = {language: self.html(language) for language in LANGUAGES}
@@ -298,11 +287,7 @@ def json_value(value: Any) -> Any:
 
 
 def plain(text: str) -> str:
-    """Text without tags and with ordinary spaces.
-
-    >>> plain("<b>49,300</b> orders, <1%")
-    '49,300 orders, <1%'
-    """
+    """Text without tags and with ordinary spaces."""
     return html.unescape(re.sub(r"</?[a-z][^>]*>", "", text)).replace(NBSP, " ")
 
 

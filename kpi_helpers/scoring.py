@@ -237,7 +237,8 @@ def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: 
     """Arrange sums by `keys`; sums of days are added up, of levels the last is taken."""
 
     def matrix(ending: str) -> Floats:
-        return frame.reindex(columns=[f"{k.id}__{ending}" for k in ks]).to_numpy(dtype=float)
+        found: Floats = frame.reindex(columns=[f"{k.id}__{ending}" for k in ks]).to_numpy(dtype=float)
+        return found
 
     num, den = matrix("num"), matrix("den")
     nothing = np.full(num.shape, np.nan)

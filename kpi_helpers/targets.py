@@ -40,7 +40,6 @@ class TargetGrades(Result):
     spend_growth: float
 
     def sentence(self, language: str = "en") -> str:
-        """Each uplift with its chance and grade, and why it is rejected."""
         graded, refused = list[str](), list[str]()
         known = "supported" if self.most_elastic > MOST_ELASTIC else "plausible"
         most = number(self.most_elastic, language, decimals=2)
@@ -97,23 +96,17 @@ def grade_uplifts(
     chances = above if direction == "up" else 1 - above
     implied = np.log(factor) / math.log1p(growth) if growth > 0 else up * np.nan
     most = max(MOST_ELASTIC, slope + 1.96 * slope_se)
-    rejected = (implied > most) & (direction == "up")
-    return TargetGrades(
-        uplift=tuple(up.tolist()), target=tuple((mean * factor).tolist()), probability=tuple(chances.tolist()),
-        grade=tuple(rank(p, GRADES) for p in chances), implied_elasticity=tuple(implied.tolist()),
-        rejected=tuple(rejected.tolist()), most_elastic=most,
-        spend_growth=math.nan if spend_growth is None else spend_growth,
-    )  # fmt: skip
+    grades, rejected = [rank(p, GRADES) for p in chances], (implied > most) & (direction == "up")
+    columns = (up.tolist(), (mean * factor).tolist(), chances.tolist(), grades, implied.tolist(), rejected.tolist())
+    spent = math.nan if spend_growth is None else spend_growth
+    return TargetGrades.of(zip(*columns, strict=True), most_elastic=most, spend_growth=spent)
 
 
 def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = "up") -> Floats:
     """Target that a normal total reaches with the chosen odds; with ``direction="down"``, stays below.
 
-    Parameters
-    ----------
-    mean, sd, odds : array_like; mean and sd in the KPI's unit, sd above 0, odds in (0, 1)
-
-    Raises `KpiError` if an argument is out of range.
+    Parameters: `mean` and `sd` in the KPI's unit, `sd` above 0; `odds` in (0, 1); each array_like. Raises `KpiError` if
+    one is out of range.
 
     >>> target_at(12000, 900, [0.8, 0.5, 0.2]).round(4).tolist()
     [11242.5409, 12000.0, 12757.4591]
@@ -129,15 +122,10 @@ def chance_of_all(
 ) -> float:
     """Odds that all targets are met together, from a multivariate normal, to 0.1 percentage points.
 
-    A correlation that no data can have is mended: its negative eigenvalues are set to 0.
-
-    Parameters
-    ----------
-    means, sds, targets : array_like (k,), in each KPI's unit; sds above 0
-    correlation : array_like (k, k), of the forecasts' errors
-    directions : {"up", "down"} or one a target: whether a total must reach it or stay below
-
-    Raises `KpiError` if shapes differ or an argument is out of range.
+    A correlation that no data can have is mended: its negative eigenvalues are set to 0. Parameters: `means`, `sds` and
+    `targets` (k,), in each KPI's unit, `sds` above 0; `correlation` (k, k), of the forecasts' errors; `directions`,
+    "up" or "down" or one a target: whether a total must reach it or stay below. Raises `KpiError` if shapes differ or
+    an argument is out of range.
 
     >>> round(chance_of_all([100, 50], [10, 5], [[1, 0.5], [0.5, 1]], [100, 50]), 4)  # 1/4 + asin(0.5) / 2π
     0.3333
@@ -164,13 +152,8 @@ def allocate(total: float, weights: ArrayLike) -> list[int]:
     """Split a whole number in proportion to weights; the parts add up to it exactly.
 
     Largest remainder: each part is rounded down, and what is left goes to the largest fractions, ties to the earlier.
-
-    Parameters
-    ----------
-    total : whole number, 0 or more
-    weights : array_like (n,), none negative, at least one above 0
-
-    Raises `KpiError` if `total` is not a whole number or the weights are not proportions.
+    Parameters: `total`, a whole number, 0 or more; `weights` (n,), none negative, at least one above 0. Raises
+    `KpiError` if they are not.
 
     >>> allocate(10, [1, 1, 1])
     [4, 3, 3]
@@ -196,13 +179,8 @@ def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
     """Split a whole number down the levels of an index, such as year, month, week, channel.
 
     From the top: the parts of every level add up to the one above exactly, each within 1 of its share of it.
-
-    Parameters
-    ----------
-    total : int, 0 or more
-    weights : Series, none negative, not all 0; its index unique, the outermost level first
-
-    Raises `KpiError` if `total` is no whole number, or the weights are no proportions or not unique.
+    Parameters: `total`, a whole number, 0 or more; `weights`, none negative, not all 0, their index unique, the
+    outermost level first. Raises `KpiError` if they are not.
 
     >>> months = pd.MultiIndex.from_tuples([("Q1", 1), ("Q1", 2), ("Q2", 4)])
     >>> allocate_levels(10, pd.Series([1, 1, 1], months)).tolist()
@@ -226,14 +204,10 @@ def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
 def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     """Project a year from its first periods by the season, never by a straight line.
 
-    What is known times the sum of all weights over that of the weights of the known periods.
-
-    Parameters
-    ----------
-    actuals : array_like (k,), values of the first k periods; NaN is missing
-    weights : array_like (n,), n >= k, seasonal weights of all periods, such as the values of last year
-
-    Raises `KpiError` if there are more actuals than weights, or no known period carries weight.
+    What is known times the sum of all weights over that of the weights of the known periods. Parameters: `actuals`
+    (k,), values of the first k periods, NaN is missing; `weights` (n,), n >= k, seasonal weights of all periods, such
+    as the values of last year. Raises `KpiError` if there are more actuals than weights, or no known period carries
+    weight.
 
     >>> indices = [0.9, 0.6, 0.9, 1, 1, 1, 1, 1, 1.05, 1.1, 1.15, 1.3]
     >>> round(project([9100, 5600, 9400], indices), 6)
@@ -249,9 +223,5 @@ def project(actuals: ArrayLike, weights: ArrayLike) -> float:
 
 
 def rank(chance: float, scale: Sequence[tuple[float, str]]) -> str:
-    """First word of `scale` whose lowest probability `chance` reaches.
-
-    >>> rank(0.0912, GRADES)
-    'ambitious'
-    """
+    """First word of `scale` whose lowest probability `chance` reaches."""
     return next(word for lowest, word in scale if chance >= lowest)

@@ -253,8 +253,10 @@ VIEWS = {
     ),
     "steps": View({"messages": ("customer_id", "sent_at", "workflow", "step")}, ("channel", "campaign", "workflow"),
                   {"begun": "rows", "went_on": "sum went_on"}, _steps),
-    "running_subscriptions": View({"subscriptions": ("started_at", "price")}, ("channel", "plan"),
-                                  {"price": "sum price"}, _running("subscriptions", "started_at", "ended_at"), levels=True),
+    "running_subscriptions": View(
+        {"subscriptions": ("started_at", "price")}, ("channel", "plan"), {"price": "sum price"},
+        _running("subscriptions", "started_at", "ended_at"), levels=True,
+    ),
     "active_partners": View({"partners": ("joined_at",)}, ("channel",), {"partners": "rows"},
                             _running("partners", "joined_at", "left_at"), levels=True),
     "campaign_results": View({"targets": ("campaign", "kpi", "target"), "channel_daily": ("campaign",)}, ("campaign",),

@@ -1,10 +1,10 @@
-"""`kpi_helpers.advice`: what to warn about before a plan is agreed."""
+"""`kpi_helpers.feasibility`: what to warn about before a plan is agreed."""
 
 import pandas as pd
 import pytest
 
-from kpi_helpers.advice import ACTIVITIES, review_plan
 from kpi_helpers.errors import KpiError
+from kpi_helpers.feasibility import ACTIVITIES, review_plan
 from kpi_helpers.kpis import catalogue
 from kpi_helpers.result import LANGUAGES
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from kpi_helpers.backtests import ODDS, back_test, baseline
-from kpi_helpers.baselines import SEASONS, forecast
-from kpi_helpers.calendars import holiday_regressors, tet
+from kpi_helpers.baselines import forecast
+from kpi_helpers.calendars import SEASONS, holiday_regressors, tet
 from kpi_helpers.errors import KpiError
 
 #: on logarithms: run-up, rush, pause, recovery

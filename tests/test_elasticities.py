@@ -1,4 +1,4 @@
-"""`kpi_helpers.elasticities`: how a KPI went with spend, with an interval that allows for errors that last."""
+"""`kpi_helpers.rates`: how a KPI went with spend, with an interval that allows for errors that last."""
 
 import math
 
@@ -11,8 +11,8 @@ from scipy.fft import dct
 from scipy.signal import lfilter
 from scipy.stats import t as student
 
-from kpi_helpers.elasticities import estimate_elasticity
 from kpi_helpers.errors import KpiError
+from kpi_helpers.rates import estimate_elasticity
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+from dataclasses import replace
 from datetime import date, timedelta
 from xml.etree import ElementTree
 
@@ -607,7 +608,7 @@ def test_a_channel_heading_below_zero_is_asked_for_nothing(whole):
 
 def outlook_like(whole, **changed):
     """The same outlook with other fields."""
-    return type(whole)(**{name: getattr(whole, name) for name in whole.__dataclass_fields__} | changed)
+    return replace(whole, **changed)
 
 
 # --- pace -------------------------------------------------------------------------------------------------
