@@ -250,7 +250,7 @@ def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: 
     first = keys.iloc[order[starts]].reset_index(drop=True)
     if level:
         day = frame["date"].to_numpy()[order, None]
-        last = np.maximum.reduceat(np.where(np.isfinite(num[order]), day, np.datetime64("NaT", "ns")), starts)
+        last = np.fmax.reduceat(np.where(np.isfinite(num[order]), day, np.datetime64("NaT", "ns")), starts)
         here = day == last[np.cumsum(np.diff(group[order], prepend=group[order[0]]) != 0)]
         num = np.add.reduceat(np.where(here, np.nan_to_num(num[order]), 0), starts)
         num = np.where(np.isnat(last), np.nan, num)

@@ -114,22 +114,22 @@ class Engine:
     def source(self, table_rows, name="channel_daily", mapping=None):
         """Store `table_rows` as the table `name` in a place of its own, and connect to it.
 
-        `table_rows` is a DataFrame, where NaN means missing, or an Arrow table, where it does not;
-        `mapping` is a dict as `connect` takes it.
+        `table_rows` is a DataFrame, where NaN means missing, or an Arrow table, where it does not, or a dict of
+        either by the name of the table; `mapping` is a dict as `connect` takes it.
         """
-        rows = table_rows
-        if isinstance(rows, pd.DataFrame):
-            rows = pa.Table.from_pandas(rows, preserve_index=False)
+        tables = table_rows if isinstance(table_rows, dict) else {name: table_rows}
         place, mapping = f"place_{next(PLACES)}", dict(mapping or {})
-        if self._url is None:
-            target = self._home / f"{place}.duckdb"
-            with duckdb.connect(str(target)) as connection:
-                connection.register("rows", rows)
-                connection.execute(f'CREATE TABLE "{name}" AS SELECT * FROM rows')
-        else:
-            target = self._url
-            _copy_to_postgres(rows, target, place, name)
-            mapping[name] = {**mapping.get(name, {}), "table": f"{place}.{name}"}
+        target = self._url or self._home / f"{place}.duckdb"
+        for each, rows in tables.items():
+            if isinstance(rows, pd.DataFrame):
+                rows = pa.Table.from_pandas(rows, preserve_index=False)
+            if self._url is None:
+                with duckdb.connect(str(target)) as connection:
+                    connection.register("rows", rows)
+                    connection.execute(f'CREATE TABLE "{each}" AS SELECT * FROM rows')
+            else:
+                _copy_to_postgres(rows, target, place, each)
+                mapping[each] = {**mapping.get(each, {}), "table": f"{place}.{each}"}
         found = connect(target, mapping or None)
         self._sources.append(found)
         return found
@@ -145,7 +145,7 @@ def _copy_to_postgres(rows, url, schema, name):
 
     columns = ", ".join(f'"{field.name}" {_postgres_type(field.type)}' for field in rows.schema)
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute(f'CREATE SCHEMA "{schema}"')
+        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
         cursor.execute(f'CREATE TABLE "{schema}"."{name}" ({columns})')
         with cursor.copy(f'COPY "{schema}"."{name}" FROM STDIN') as copy:
             for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
