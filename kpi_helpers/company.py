@@ -151,7 +151,7 @@ def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.G
     for begin, end in zip([0, *ends], ends, strict=False):
         again = begin + np.flatnonzero(~new[begin:end])
         if len(again):
-            reach = np.cumsum(weight[: customer[begin] + (not new[begin])])  # customers of the days before
+            reach = np.cumsum(weight[: customer[begin] + 1])  # who came today weighs nothing yet
             customer[again] = np.searchsorted(reach, rng.integers(reach[-1], size=len(again)), side="right")
         bought = customer[begin:end]
         came = bought[new[begin:end]]
