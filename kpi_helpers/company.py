@@ -28,7 +28,9 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
     made["automation_runs"] = records.automation_runs(automated)
     small, counted = records.tables(daily, orders, customers, scale)
     people = pd.Series(made["touchpoints"]["customer_id"].unique())
-    return made | small, counted | {"touched": len(people), "never_converted": int(people.str.startswith("P").sum())}
+    counted |= {"touched": len(people), "never_converted": int(people.str.startswith("P").sum())}
+    sums = {name: int(daily[name].sum()) for name in daily.select_dtypes("Int64") if name not in PLANTED["stocks"]}
+    return made | small, counted | {"sums": sums}
 
 
 def channel_daily(base: pd.DataFrame) -> pd.DataFrame:
