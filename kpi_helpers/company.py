@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import records
-from kpi_helpers.records import ALWAYS, PLANTED, clock, generator, names, words
+from kpi_helpers.records import ALWAYS, PLANTED, clock, generator, later, names, words
 
 CHANNELS = PLANTED["channels"]
 WEB = PLANTED["web"]
@@ -20,7 +20,7 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
     """
     daily = channel_daily(base)
     orders, customers = orders_and_customers(daily)
-    automated = records.automation(orders, customers)
+    automated = records.automation(orders, customers, daily["date"].max())
     made = {"channel_daily": daily, "orders": orders.drop(columns="customer"), "customers": customers}
     made["touchpoints"] = touchpoints(daily, orders, round(PLANTED["touchpoints"]["never_converted"] * scale))
     made["web_events"] = web_events(daily)
@@ -28,7 +28,9 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
     made["automation_runs"] = records.automation_runs(automated)
     small, counted = records.tables(daily, orders, customers, scale)
     people = pd.Series(made["touchpoints"]["customer_id"].unique())
-    return made | small, counted | {"touched": len(people), "never_converted": int(people.str.startswith("P").sum())}
+    counted |= {"touched": len(people), "never_converted": int(people.str.startswith("P").sum())}
+    sums = {name: int(daily[name].sum()) for name in daily.select_dtypes("Int64") if name not in PLANTED["stocks"]}
+    return made | small, counted | {"sums": sums}
 
 
 def channel_daily(base: pd.DataFrame) -> pd.DataFrame:
@@ -119,9 +121,8 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     at = clock(daily["date"], row, rng)
     sort = np.argsort(at, kind="stable")
     row, at, new = row[sort], at[sort], new[sort]
-    customer = _buyers(
-        at, new, daily["channel"].map(pd.DataFrame(CHANNELS).loc["stops"]).to_numpy(float)[row[new]], rng
-    )
+    stops = daily["channel"].map({name: told["stops"] for name, told in CHANNELS.items()}).to_numpy()
+    customer = _buyers(at, new, stops[row[new]], rng)
     basket = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
     group, weight = np.argsort(row, kind="stable"), np.round(1000 * basket).astype(np.int64) + 1
     orders = pd.DataFrame({"ordered_at": at, "customer": customer, "row": row, "status": 0})
@@ -130,15 +131,15 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
         weight[group] = part
         orders[column], weight = weight * 1000, weight + 1
     void = orders[at < at.max() - np.timedelta64(3, "D")].iloc[:: PLANTED["void_every"]].assign(revenue=0, margin=0)
-    void["ordered_at"] += rng.integers(600, 200_000, len(void)).astype("timedelta64[s]")
-    void["status"] = rng.choice([1, 1, 2], len(void))
+    void["ordered_at"], void["status"] = later(void["ordered_at"], 600, 200_000, rng), rng.choice([1, 1, 2], len(void))
     orders = pd.concat([orders, void]).sort_values("ordered_at", kind="stable", ignore_index=True)
     customers = _customers(at[new], daily["channel"].array[row[new]], rng)
-    for i, column in enumerate(("channel", "campaign")):
-        orders.insert(1 + i, column, daily[column].array[orders["row"]])
-    orders["status"] = words(["completed", "cancelled", "returned"])[orders["status"]]
-    orders.insert(0, "customer_id", customers["customer_id"].array[orders["customer"]])
-    orders.insert(0, "order_id", names("D", len(orders)))
+    orders["channel"], orders["campaign"] = (daily[c].array[orders["row"]] for c in ("channel", "campaign"))
+    orders["status"] = words(["completed", "cancelled", "returned"])[orders.pop("status")]
+    orders["order_id"], orders["customer_id"] = (
+        names("D", len(orders)),
+        customers["customer_id"].array[orders["customer"]],
+    )
     return orders.drop(columns="row"), customers
 
 
@@ -152,7 +153,7 @@ def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.G
     for begin, end in zip([0, *ends], ends, strict=False):
         again = begin + np.flatnonzero(~new[begin:end])
         if len(again):
-            reach = np.cumsum(weight[: customer[begin] + (not new[begin])])  # customers of the days before
+            reach = np.cumsum(weight[: customer[begin] + 1])  # who came today weighs nothing yet
             customer[again] = np.searchsorted(reach, rng.integers(reach[-1], size=len(again)), side="right")
         bought = customer[begin:end]
         came = bought[new[begin:end]]
@@ -191,14 +192,12 @@ def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, n_never: int) -> pd.D
     """Contacts before the orders of two months, the last one a click, and of people who bought nothing."""
     rng, known = generator("touchpoints"), PLANTED["touchpoints"]
     begin = daily["date"].max() - pd.Timedelta(known["days"] - 1, "D")
-    late = orders[(orders["ordered_at"] >= begin) & (orders["status"] == "completed")].rename(
-        columns={"ordered_at": "touched_at"}
-    )
+    late = orders.rename(columns={"ordered_at": "touched_at"}).query("touched_at >= @begin and status == 'completed'")
     earlier = late.loc[late.index.repeat(rng.choice(known["before"], len(late)))].reset_index(drop=True)
     never = pd.DataFrame({"customer_id": names("P", n_never).repeat(rng.integers(1, 4, n_never)), "touched_at": begin})
-    never["touched_at"] += pd.to_timedelta(rng.integers(known["days"] * 86_400, size=len(never)), unit="s")
-    late["touched_at"] -= pd.to_timedelta(rng.integers(60, 7200, len(late)), unit="s")
-    earlier["touched_at"] -= pd.to_timedelta(rng.integers(7200, 14 * 86_400, len(earlier)), unit="s")
+    never["touched_at"] = later(never["touched_at"], 0, known["days"] * 86_400, rng)
+    late["touched_at"] = later(late["touched_at"], -7200, -60, rng)
+    earlier["touched_at"] = later(earlier["touched_at"], -14 * 86_400, -7200, rng)
     others = pd.concat([earlier, never], ignore_index=True)
     mix = np.repeat(np.arange(len(known["channels"])), list(known["channels"].values()))
     others["channel"], others["campaign"] = words(known["channels"])[rng.choice(mix, len(others))], ALWAYS
@@ -206,7 +205,7 @@ def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, n_never: int) -> pd.D
     touches = pd.concat([late.assign(kind="click"), others.assign(kind=words(["click", "view"])[viewed.astype(int)])])
     touches = touches[["customer_id", "touched_at", "channel", "campaign", "kind"]]
     touches = touches.sort_values(["touched_at", "customer_id"], kind="stable", ignore_index=True)
-    return touches.assign(cost=_cost(daily, touches), touched_at=touches["touched_at"].astype("datetime64[s]"))
+    return touches.assign(cost=_cost(daily, touches))
 
 
 def _cost(daily: pd.DataFrame, touches: pd.DataFrame) -> pd.Series:
@@ -215,9 +214,8 @@ def _cost(daily: pd.DataFrame, touches: pd.DataFrame) -> pd.Series:
     spent = daily.groupby(["date", "channel"])[["spend", "clicks"]].sum(min_count=1)
     held = clicked.astype("Int64").groupby(of).transform("sum")
     day = spent.reindex(pd.MultiIndex.from_arrays(of)).reset_index(drop=True)
-    return (day["spend"] // day["clicks"].where(day["clicks"] > held, held).clip(1)).where(
-        clicked | day["spend"].isna(), 0
-    )
+    cost = day["spend"] // day["clicks"].where(day["clicks"] > held, held).clip(1)
+    return cost.where(clicked | cost.isna(), 0)
 
 
 def web_events(daily: pd.DataFrame) -> pd.DataFrame:
@@ -226,8 +224,7 @@ def web_events(daily: pd.DataFrame) -> pd.DataFrame:
     late = daily[daily["date"] > daily["date"].max() - pd.Timedelta(WEB["days"], "D")].reset_index(drop=True)
     row = np.repeat(np.arange(len(late)), rng.binomial(late["sessions"].to_numpy(np.int64), WEB["panel_share"]))
     at, k = clock(late["date"], row, rng), len(row)
-    sort = np.argsort(at, kind="stable")
-    row, at = row[sort], at[sort]
+    row, at = row[np.argsort(at, kind="stable")], np.sort(at)
     visitor = (rng.random(k) ** 2 * (k // 2 + 1)).astype(np.int64)  # a few come often
     mobile, segment = (rng.random(k + 1) < WEB["mobile_share"])[visitor], rng.choice(SEGMENTS, k + 1)[visitor]
     rate = (late["orders"] / late["sessions"].clip(1)).to_numpy(float)[row]
@@ -265,9 +262,7 @@ def messages(daily: pd.DataFrame, customers: pd.DataFrame) -> pd.DataFrame:
         left = min(r.unique_clicks, delivered - r.unsubscribes)
         part = pd.DataFrame({"customer_id": known[who], "sent_at": r.date + pd.Timedelta(9, "h")})
         part["channel"], part["campaign"] = r.channel, r.campaign
-        part["status"] = words(["delivered", "soft_bounce", "hard_bounce"])[
-            (rank < 0).astype(int) + (rank < -r.soft_bounces)
-        ]
+        part["status"] = words(["delivered", "soft_bounce", "hard_bounce"])[1 * (rank < 0) + (rank < -r.soft_bounces)]
         part["opened"], part["clicked"] = (rank >= 0) & (rank < r.unique_opens), (rank >= 0) & (rank < r.unique_clicks)
         part["replied"] = pd.Series(rank < r.replies).where(rank >= 0)
         part["unsubscribed"] = (rank >= left) & (rank < left + r.unsubscribes)

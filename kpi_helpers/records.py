@@ -40,6 +40,11 @@ def clock(dates: pd.Series, row: np.ndarray, rng: np.random.Generator) -> np.nda
     return np.asarray(dates.to_numpy("datetime64[s]")[row] + seconds)
 
 
+def later(times: Any, low: int, high: int, rng: np.random.Generator) -> Any:
+    """Each of the times and `low` to `high` seconds."""
+    return (times + rng.integers(low, high, len(times)).astype("timedelta64[s]")).astype("datetime64[s]")
+
+
 def tables(
     daily: pd.DataFrame, orders: pd.DataFrame, customers: pd.DataFrame, scale: float
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -65,11 +70,6 @@ def _moments(rng: np.random.Generator, last: pd.Timestamp, days: int, n: int) ->
     """Times of the `days` that end with `last` (n,), in order."""
     dates = pd.Series(pd.date_range(end=last, periods=days))
     return np.sort(clock(dates, rng.integers(days, size=n), rng))
-
-
-def _later(times: Any, low: int, high: int, rng: np.random.Generator) -> pd.Series:
-    """Each of the times and `low` to `high` seconds."""
-    return pd.Series(times + rng.integers(low, high, len(times)).astype("timedelta64[s]"))
 
 
 def leads(last: pd.Timestamp, scale: float) -> pd.DataFrame:
@@ -126,10 +126,8 @@ def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> tuple[pd.
     late = late.iloc[np.sort(rng.choice(len(late), n, replace=False))]
     felt = rng.choice(list(felt_as["share"]), n, p=list(felt_as["share"].values()))
     rows = pd.DataFrame({"survey": "Sau mua hàng", "customer_id": late["customer_id"].array, "csat": felt})
-    rows["channel"], rows["sent_at"] = (
-        _pick(rng, ["Email", "Zalo OA", "SMS"], n),
-        _later(late["ordered_at"].array, 3600, 86_400, rng),
-    )
+    rows["channel"] = _pick(rng, ["Email", "Zalo OA", "SMS"], n)
+    rows["sent_at"] = later(late["ordered_at"].array, 3600, 86_400, rng)
     rows["nps"] = np.clip(2 * felt + rng.integers(-2, 2, n), 0, 10)
     rows["says"] = rng.random(n) < rows["csat"].map(felt_as["answers"])
     brand = pd.DataFrame({"survey": "Thương hiệu", "customer_id": names("B", m), "channel": "Panel"})
@@ -138,7 +136,7 @@ def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> tuple[pd.
     found = pd.Series(_pick(rng, ["Facebook", "Google", "Zalo", "Bạn bè", "TikTok"], m))
     brand["discovery"], brand["says"] = found.where(brand["aware_aided"]), rng.random(m) < known["brand_answers"]
     both = pd.concat([rows, brand], ignore_index=True)
-    both["answered_at"] = _later(both["sent_at"], 300, 172_800, rng)
+    both["answered_at"] = later(both["sent_at"], 300, 172_800, rng)
     says = both.pop("says").astype(bool) & (both["answered_at"] < last + pd.Timedelta(1, "D"))
     told = ["answered_at", "csat", "nps", "aware_unaided", "aware_aided", "discovery"]
     both[told] = both[told].where(says, axis=0)
@@ -265,35 +263,38 @@ def experiment_units(last: pd.Timestamp, scale: float) -> pd.DataFrame:
     return rows.assign(sessions=1 + rng.poisson(1.4, n))
 
 
-def automation(orders: pd.DataFrame, customers: pd.DataFrame) -> pd.DataFrame:
+def automation(orders: pd.DataFrame, customers: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     """Messages of two automations: a welcome in steps, and a reminder to customers who had gone quiet."""
-    rng, hello, back = generator("automation"), PLANTED["welcome"], PLANTED["win_back"]
-    end = orders["ordered_at"].max().normalize() + pd.Timedelta(1, "D")
+    rng, hello, end = generator("automation"), PLANTED["welcome"], last + pd.Timedelta(1, "D")
     fresh = customers[customers["registered_at"] >= end - pd.Timedelta(hello["days"], "D")]
     steps = (rng.random((len(fresh), len(hello["after_days"]) - 1)) < hello["next"]).cumprod(axis=1).sum(axis=1) + 1
-    parts = []
+    parts = [_reminders(orders, customers, end)]
     for step, days in enumerate(hello["after_days"], 1):
         part = fresh.loc[steps >= step, ["customer_id"]].assign(step=step, workflow=hello["workflow"])
         parts.append(part.assign(channel=hello["channel"], sent_at=fresh["registered_at"] + pd.Timedelta(days, "D")))
-    since = np.datetime64(end - pd.Timedelta(back["within_days"], "D"), "s")
-    who, at = (orders.loc[orders["status"] == "completed", c].to_numpy() for c in ("customer", "ordered_at"))
-    latest = np.full(len(customers), np.datetime64("NaT"), "datetime64[s]")
-    latest[who[at < since]] = at[at < since]  # in the order of time: the last one stays
-    quiet = latest < since - np.timedelta64(back["quiet_days"], "D")
-    returned = np.isin(np.arange(len(customers)), who[at >= since])
-    chosen = quiet & (rng.random(len(customers)) < back["share"] * np.where(returned, back["lift"], 1.0))
-    part = customers.loc[chosen, ["customer_id"]].assign(step=1, workflow=back["workflow"], channel=back["channel"])
-    rows = pd.concat([*parts, part.assign(sent_at=pd.Timestamp(since) + pd.Timedelta(10, "h"))])
-    rows = rows[rows["sent_at"] < end].sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True)
+    rows = pd.concat(parts).query("sent_at < @end")
+    rows = rows.sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True).assign(campaign=ALWAYS)
     known, fate, act = PLANTED["automation"], rng.random(len(rows)), rng.random(len(rows))
     good = fate >= known["hard_bounce"] + known["soft_bounce"]
-    rows["status"] = words(["hard_bounce", "soft_bounce", "delivered"])[good + (fate >= known["hard_bounce"]) * 1]
+    rows["status"] = words(["hard_bounce", "soft_bounce", "delivered"])[good + 1 * (fate >= known["hard_bounce"])]
     rows["opened"], rows["clicked"] = good & (act < known["opened"]), good & (act < known["clicked"])
-    rows["replied"], rows["unsubscribed"] = (
-        pd.Series(act < known["replied"]).where(good),
-        good & (act > 1 - known["left"]),
-    )
-    return as_messages(rows.assign(campaign=ALWAYS))
+    rows["replied"] = pd.Series(act < known["replied"]).where(good)
+    return as_messages(rows.assign(unsubscribed=good & (act > 1 - known["left"])))
+
+
+def _reminders(orders: pd.DataFrame, customers: pd.DataFrame, end: pd.Timestamp) -> pd.DataFrame:
+    """Reminders to quiet customers, drawn such that the reminded came back more often than the others."""
+    rng, back = generator("win-back"), PLANTED["win_back"]
+    since = end - pd.Timedelta(back["within_days"], "D")
+    bought = orders[orders["status"] == "completed"]
+    after, latest = bought["ordered_at"] >= since, pd.Series(pd.NaT, index=range(len(customers)), dtype="datetime64[s]")
+    before = bought[~after].drop_duplicates("customer", keep="last")
+    latest[before["customer"].to_numpy()] = before["ordered_at"].to_numpy()
+    returned = latest.index.isin(bought.loc[after, "customer"])
+    chance = back["share"] * np.where(returned, back["lift"], 1.0)
+    chosen = (latest < since - pd.Timedelta(back["quiet_days"], "D")) & (rng.random(len(latest)) < chance)
+    told = {"step": 1, "workflow": back["workflow"], "channel": back["channel"]}
+    return customers.loc[chosen, ["customer_id"]].assign(sent_at=since + pd.Timedelta(10, "h"), **told)
 
 
 def as_messages(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from kpi_helpers import company, records
+from kpi_helpers.contracts import TABLES
 from kpi_helpers.errors import require
 
 HOME = "data/demo"
@@ -22,8 +23,6 @@ SEED = 20241101
 CURRENCY = "VND"
 #: customers of the ordinary size after three years, rounded
 CUSTOMERS = 290_000
-#: endings of columns that hold a day without an hour
-DATES = ("date", "_on", "started_at", "ended_at", "joined_at", "left_at")
 
 #: First day of the lunar year; Vietnam counts in UTC+7.
 TET = (date(2024, 2, 10), date(2025, 1, 29), date(2026, 2, 17))
@@ -127,7 +126,7 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
     """Write the company into `folder` unless this version of it is already there.
 
     `customers` is its size, about `CUSTOMERS` if not given. Returns the folder: a file for each table, and
-    ``truth.json`` with what was planted. Takes some six seconds for the ordinary size.
+    ``truth.json`` with what was planted and counted. Takes some six seconds for the ordinary size.
 
     Raises
     ------
@@ -147,14 +146,14 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
     try:
         made, counted = company.tables(channel_daily(size / CUSTOMERS), size / CUSTOMERS)
         files = {_store(table, staging / name).name: len(table) for name, table in made.items()}
-        text = json.dumps({"made_by": made_by, "files": files, **truth(), **counted}, ensure_ascii=False, indent=1)
-        known = staging / "truth.json"
-        known.write_text(text + "\n", encoding="utf-8")
+        whole = {"made_by": made_by, "scale": size / CUSTOMERS, "files": files, **truth(), **counted}
+        text = json.dumps(whole, ensure_ascii=False, indent=1)
+        (staging / known.name).write_text(text + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
+        for name in set(told.get("files", ())) - set(files):  # another version stored this table otherwise
+            (folder / name).unlink(missing_ok=True)
         for name in (*files, known.name):  # the file that says "done" comes last
             (staging / name).replace(folder / name)
-            for other in {".csv", ".parquet"} - {Path(name).suffix}:  # as another version may have written it
-                (folder / name).with_suffix(other).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging)
     return folder
@@ -162,7 +161,7 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
 
 def _store(table: pd.DataFrame, path: Path) -> Path:
     """Write a small table without times as CSV, any other as Parquet, the same bytes every time."""
-    timed = any(kind.kind == "M" and not name.endswith(DATES) for name, kind in table.dtypes.items())
+    timed = any(c.kind == "time" for c in TABLES[path.name].columns)
     if len(table) < 10_000 and not timed:
         table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
         return path.with_suffix(".csv")

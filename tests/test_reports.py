@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kpi_helpers import editions, reports, simulate
+from kpi_helpers import company, editions, reports, simulate
 from kpi_helpers.cli import main
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import JSON_MIME
@@ -276,9 +276,9 @@ def test_run_record_holds_times_and_provenance(published):
     assert datetime.fromisoformat(record["finished_at"]).tzinfo is not None
     assert 0 < record["seconds"] < 300
     assert record["as_of"] == "2026-11-21" and record["key"] == ""
-    company = simulate.channel_daily().to_csv(index=False, lineterminator="\n").encode()
+    rows = company.channel_daily(simulate.channel_daily()).to_csv(index=False, lineterminator="\n").encode()
     fingerprint = record["inputs"]["channel_daily.csv"]
-    assert len(fingerprint) >= 12 and hashlib.sha256(company).hexdigest().startswith(fingerprint)
+    assert len(fingerprint) >= 12 and hashlib.sha256(rows).hexdigest().startswith(fingerprint)
     assert hashlib.sha256((published / "results.json").read_bytes()).hexdigest().startswith(record["results"])
     lock = Path(reports.__file__).parents[1] / "requirements.lock"
     assert hashlib.sha256(lock.read_bytes()).hexdigest().startswith(record["lock"]) and record["lock"]

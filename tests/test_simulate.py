@@ -75,14 +75,15 @@ def test_a_folder_that_is_up_to_date_is_left_alone(folder):
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("truth", ['{"made_by": "an older version"}', "{}", None])
+@pytest.mark.parametrize("truth", ['{"made_by": "an older version", "files": {"leads.csv": 1}}', "{}", None])
 def test_a_stale_folder_is_rewritten(folder, tmp_path, truth):
     made = tmp_path / "demo"
     made.mkdir()
-    (made / "leads.csv").write_text("an older version wrote it as CSV\n", encoding="utf-8")
     (made / "channel_daily.csv").write_text("date,channel\n", encoding="utf-8")
     if truth:
         (made / "truth.json").write_text(truth, encoding="utf-8")
+    if truth and "leads" in truth:
+        (made / "leads.csv").write_text("an older version wrote it as CSV\n", encoding="utf-8")
 
     simulate.write(made, SMALL)
 
@@ -116,6 +117,8 @@ def test_the_company_keeps_the_contract(folder):
     assert check.tables == tuple(TABLES)
     assert min(check.n_rows) > 10
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    written = pd.read_csv(folder / "channel_daily.csv")
+    assert truth["sums"] == written[list(truth["sums"])].sum().to_dict()
     assert dict(zip(check.tables, check.n_rows, strict=True)) == {
         name.partition(".")[0]: n for name, n in truth["files"].items()
     }
