@@ -169,8 +169,7 @@ def forecast(
     n_errors = int(np.isfinite(errors[:, cut]).sum())
     require(n_errors >= FEWEST_ERRORS,
             f"A forecast of {horizon} periods cannot be computed, because {len(known)} known values leave "
-            f"{n_errors} past errors to learn from; {FEWEST_ERRORS} are needed. "
-            "Use a longer history.")  # fmt: skip
+            f"{n_errors} past errors to learn from; {FEWEST_ERRORS} are needed. Use a longer history.")  # fmt: skip
     return _calibrated(made[-1, cut:], errors[:, cut:], effect[len(y) + cut :], noise, positive,
                        never_negative=bool(np.nanmin(y) >= 0), weights=weights)  # fmt: skip
 
@@ -250,13 +249,12 @@ def _calibrated(
     mean = centre * np.exp(shift) * level if positive else centre + shift + level
     left = errors - shift
     known = np.isfinite(left) & (size > 0)
-    own = np.sqrt(np.diag(noise))
     return Forecast(
         mean=np.maximum(mean, 0.0) if never_negative else mean,
         season=int(max(weights, key=lambda rule: weights[rule]).split()[1]),
         weights=weights,
         multiplicative=positive,
-        scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), own),
+        scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), np.sqrt(np.diag(noise))),
         shape=((left / np.where(size > 0, size, 1))[known], np.broadcast_to(recent[:, None], left.shape)[known]),
         paths=paths[whole] - shift,
         path_weights=recent[whole],
