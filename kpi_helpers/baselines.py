@@ -129,16 +129,12 @@ def forecast(
     from every point of the past; the smaller its errors, the more it weighs: a season which does not help is declined.
     Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, sections 5.5, 5.8, 5.10, 13.4; `candidates`.
 
-    Parameters
-    ----------
-    values : array_like (n,), oldest first; NaN is a missing period
-    season : longest season in periods (52 for weeks, 364 for days, which have a week of 7 too), taken once seen twice
-    horizon : periods to forecast, at least 1
-    levels : coverages that will be asked for, each in (0, 1); `interval` and `total` take any
-    regressors : array_like (n + horizon, k), what moves the series and is known ahead, such as the days of Tết in each
-        period; effects are factors where all values are above 0, estimated on changes from season to season
-
-    Raises `KpiError` if an argument is out of range, or the history is too short to have made errors.
+    Parameters: `values` (n,), oldest first, NaN is missing; `season`, the longest, in periods (52 for weeks, 364 for
+    days, which have a week of 7 too), taken once seen twice; `horizon`, periods to forecast, at least 1; `levels`,
+    coverages that will be asked for, each in (0, 1); `regressors` (n + horizon, k), what moves the series and is known
+    ahead, such as the days of Tết in each period: effects are factors where all values are above 0, estimated on
+    changes from season to season. Raises `KpiError` if an argument is out of range, or the history is too short to have
+    made errors.
 
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]
