@@ -69,7 +69,7 @@ def grade_uplifts(
 
     >>> grade_uplifts(12000, 900, [0.10, 0.15, 0.20], spend_growth=0.10)
     +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic); \
-    +20% for +10% spend implies an elasticity of 1.91; at most 1.50 is plausible: rejected
++20% for +10% spend implies an elasticity of 1.91; at most 1.50 is plausible: rejected
     """
     up = np.atleast_1d(np.asarray(uplifts, dtype=float))
     growth, slope, slope_se = spend_growth or 0.0, elasticity or 0.0, elasticity_se or 0.0
