@@ -129,16 +129,12 @@ def forecast(
     from every point of the past; the smaller its errors, the more it weighs: a season which does not help is declined.
     Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, sections 5.5, 5.8, 5.10, 13.4; `candidates`.
 
-    Parameters
-    ----------
-    values : array_like (n,), oldest first; NaN is a missing period
-    season : longest season in periods (52 for weeks, 364 for days, which have a week of 7 too), taken once seen twice
-    horizon : periods to forecast, at least 1
-    levels : coverages that will be asked for, each in (0, 1); `interval` and `total` take any
-    regressors : array_like (n + horizon, k), what moves the series and is known ahead, such as the days of Tết in each
-        period; effects are factors where all values are above 0, estimated on changes from season to season
-
-    Raises `KpiError` if an argument is out of range, or the history is too short to have made errors.
+    Parameters: `values` (n,), oldest first, NaN is missing; `season`, the longest, in periods (52 for weeks, 364 for
+    days, which have a week of 7 too), taken once seen twice; `horizon`, periods to forecast, at least 1; `levels`,
+    coverages that will be asked for, each in (0, 1); `regressors` (n + horizon, k), what moves the series and is known
+    ahead, such as the days of Tết in each period: effects are factors where all values are above 0, estimated on
+    changes from season to season. Raises `KpiError` if an argument is out of range, or the history is too short to have
+    made errors.
 
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]
@@ -169,8 +165,7 @@ def forecast(
     n_errors = int(np.isfinite(errors[:, cut]).sum())
     require(n_errors >= FEWEST_ERRORS,
             f"A forecast of {horizon} periods cannot be computed, because {len(known)} known values leave "
-            f"{n_errors} past errors to learn from; {FEWEST_ERRORS} are needed. "
-            "Use a longer history.")  # fmt: skip
+            f"{n_errors} past errors to learn from; {FEWEST_ERRORS} are needed. Use a longer history.")  # fmt: skip
     return _calibrated(made[-1, cut:], errors[:, cut:], effect[len(y) + cut :], noise, positive,
                        never_negative=bool(np.nanmin(y) >= 0), weights=weights)  # fmt: skip
 
@@ -250,13 +245,12 @@ def _calibrated(
     mean = centre * np.exp(shift) * level if positive else centre + shift + level
     left = errors - shift
     known = np.isfinite(left) & (size > 0)
-    own = np.sqrt(np.diag(noise))
     return Forecast(
         mean=np.maximum(mean, 0.0) if never_negative else mean,
         season=int(max(weights, key=lambda rule: weights[rule]).split()[1]),
         weights=weights,
         multiplicative=positive,
-        scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), own),
+        scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), np.sqrt(np.diag(noise))),
         shape=((left / np.where(size > 0, size, 1))[known], np.broadcast_to(recent[:, None], left.shape)[known]),
         paths=paths[whole] - shift,
         path_weights=recent[whole],

@@ -159,14 +159,10 @@ def explain_change(
     exactly. A segment without denominator in one period is all mix. Never add across dimensions. Bennet (1920), Journal
     of the Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3.
 
-    Parameters
-    ----------
-    before, after : segment -> (numerator, denominator); or lists of them by day, and then the days are the sample;
-        single sums have intervals for a share only
-    confidence : coverage of the intervals (delta method, independent periods), in (0, 1)
-    unit : "share", "ratio" or "money"; a share is assumed where no numerator leaves [0, denominator]
-
-    Raises `KpiError` if the sums are impossible, or a period has no denominator at all.
+    Parameters: `before` and `after`, segment -> (numerator, denominator), or lists of them by day, and then the days
+    are the sample; single sums have intervals for a share only. `confidence`, coverage of the intervals (delta method,
+    independent periods), in (0, 1). `unit`, "share", "ratio" or "money"; a share is assumed where no numerator leaves
+    [0, denominator]. Raises `KpiError` if the sums are impossible, or a period has no denominator at all.
 
     >>> change = explain_change({"1": (50, 1000), "2": (20, 200)}, {"1": (33, 600), "2": (81, 900)})
     >>> round(change.mix, 8), round(change.rate, 8), round(change.volume, 2)

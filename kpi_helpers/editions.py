@@ -74,8 +74,7 @@ def load(name: str) -> dict[str, Any]:
     """Read a notebook by name, with "did you mean" for a misspelt one."""
     path = folder() / f"{Path(name).stem}.ipynb"
     require_known(path.stem, names(), f"There is no notebook {name!r}.")
-    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return notebook
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
@@ -154,16 +153,13 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(output: Mapping[str, Any], ident: str) -> dict[str, Any]:
-    clean = {k: v for k, v in output.items() if k != "metadata"}
-    if "metadata" in output:
-        clean["metadata"] = {k: v for k, v in output["metadata"].items() if v}
-    text = json.dumps(clean, ensure_ascii=False)
+    told = {k: {name: v for name, v in told.items() if v} if k == "metadata" else told for k, told in output.items()}
+    text = json.dumps(told, ensure_ascii=False)
     text = re.sub(r" at 0x[0-9a-f]{6,}", " at 0x…", text)
     for n, styler in enumerate(dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)", text))):
         text = text.replace(styler, f"T_{ident}_{n}")
     text = re.sub(r"[^\s\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
-    masked: dict[str, Any] = json.loads(text)
-    return masked
+    return dict(json.loads(text))
 
 
 def written(notebook: Mapping[str, Any]) -> str:

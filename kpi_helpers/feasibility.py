@@ -244,9 +244,8 @@ def review(
 ) -> PlanReview:
     """Warn of what weakens the plan; see `review_plan`. `recent` are KPIs by channel over the last weeks."""
     frame = recent.to_frame().dropna(subset=["value"])
-    channels = list(dict.fromkeys(frame["segment"]))
     for channel in activities or {}:
-        require_known(channel, channels, f"activities: there is no channel {channel!r} in the data.")
+        require_known(channel, frame["segment"].unique(), f"activities: there is no channel {channel!r} in the data.")
     frame = frame[[kpis.kpi(k).direction != "none" for k in frame["kpi"]]]
     by_channel = {str(s): part["kpi"].tolist() for s, part in frame.groupby("segment", sort=False)}
     acts = frame[frame["kpi"].isin(ENGAGEMENT)].drop_duplicates("segment").set_index("segment")

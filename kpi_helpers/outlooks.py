@@ -68,11 +68,6 @@ class Outlook(OfKpis):
     reason: str = ""
     seasonal: bool = True
 
-    aside: ClassVar = (
-        "grain", "currency", "total", "total_low", "total_high", "odds", "cleaned", "weights", "missed", "reference",
-        "history_at", "history", "bridge_at", "bridge", "reason", "seasonal",
-    )  # fmt: skip
-
     @property
     def knows_last_year(self) -> bool:
         """Whether the same periods of last year are all known; else uplifts are put on the forecast."""
@@ -102,13 +97,18 @@ class Outlook(OfKpis):
         """Expected change against last year, a fraction."""
         return self.total / self.reference - 1 if self.reference else math.nan
 
+    def to_frame(self) -> pd.DataFrame:
+        names = ("period_at", "expected", "expected_low", "expected_high", "last_year")
+        frame = pd.DataFrame({name: getattr(self, name) for name in names})
+        return frame.assign(kpi=self.kpi, segment=self.segment, confidence=self.confidence)
+
     def told(self, language: str) -> dict[str, str]:
         """The numbers of the outlook, written out."""
         k = kpis.kpi(self.kpi)
         values = {"total": self.total, "low": self.total_low, "high": self.total_high}
-        written = {name: measure(v, k.unit, language, self.currency) for name, v in values.items()}
-        change = percent(self.change, language, sign=True)
-        return {**written, "name": k.name[language], "change": change, "level": f"{self.confidence:.0%}"}
+        told = {name: measure(v, k.unit, language, self.currency) for name, v in values.items()}
+        told |= {"change": percent(self.change, language, sign=True), "level": f"{self.confidence:.0%}"}
+        return told | {"name": k.name[language]}
 
     def sentence(self, language: str = "en") -> str:
         kind = "sentence" if self.knows_last_year else "alone"
@@ -119,21 +119,19 @@ class Outlook(OfKpis):
         """The finding; no direction is claimed where the interval holds last year's value."""
         flat = self.total_low <= self.reference <= self.total_high
         kind = "flat" if flat else "rise" if self.change > 0 else "fall"
-        if not (self.knows_last_year and self.graded):
-            kind = "total"
+        kind = kind if self.knows_last_year and self.graded else "total"
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
     def drawn(self, language: str) -> str:
         """The chart of `plot` as an HTML figure."""
         k = kpis.kpi(self.kpi)
         divisor, unit = one_unit(max(self.expected_high), k.unit, self.currency, language)
-        period = say(f"period.{self.grain}", language)
-        notes = [say("outlook.note", language, name=k.name[language], period=period, unit=unit)]
-        notes += [] if self.seasonal else [say("outlook.no_season", language)]
-        return plots.chart(
-            lambda axes, narrow: self.plot(axes, narrow=narrow, language=language, scale=divisor),
-            title=self.title(language), note=" ".join(notes), alt=self.sentence(language),
-        )  # fmt: skip
+        told = {"name": k.name[language], "period": say(f"period.{self.grain}", language), "unit": unit}
+        note = say("outlook.note", language, **told)
+        note += "" if self.seasonal else f" {say('outlook.no_season', language)}"
+        options: dict[str, Any] = {"language": language, "scale": divisor}
+        title, alt = self.title(language), self.sentence(language)
+        return plots.chart(lambda axes, n: self.plot(axes, narrow=n, **options), title=title, note=note, alt=alt)
 
     def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
         """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""

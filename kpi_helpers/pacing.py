@@ -143,11 +143,8 @@ def watch_year(
 def watch(now: kpis.KpiTable, before: kpis.KpiTable) -> Watch:
     """Compare two tables of totals, KPI by KPI and segment by segment; sums are left to the pace."""
     keys = ["kpi", "segment"]
-    both = (
-        now.to_frame()
-        .merge(before.to_frame(), on=keys, suffixes=("", "_was"))
-        .dropna(subset=["value_low", "value_low_was"])
-    )
+    both = now.to_frame().merge(before.to_frame(), on=keys, suffixes=("", "_was"))
+    both = both.dropna(subset=["value_low", "value_low_was"])
     rose, fell = both["value_low"] > both["value_high_was"], both["value_high"] < both["value_low_was"]
     directions = both["kpi"].map(lambda k: kpis.kpi(k).direction)
     floor = 1e-12  # a rate that came from or fell to nothing has moved most of all

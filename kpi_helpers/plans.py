@@ -171,8 +171,6 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
     safe = rows[rows["grade"] == "safe"]
     chosen, top = (safe.iloc[-1] if len(safe) else rows.iloc[0]), rows.iloc[-1]
-    return Answer(
-        kpi=whole.kpi, uplift=float(chosen["uplift"]), probability=float(chosen["probability"]),
-        grade=str(chosen["grade"]), target=float(chosen["target"]), top_uplift=float(top["uplift"]),
-        top_probability=float(top["probability"]), outlook=whole, as_of=as_of,
-    )  # fmt: skip
+    told = {name: chosen[name] for name in ("uplift", "probability", "grade", "target")}
+    told |= {f"top_{name}": top[name] for name in ("uplift", "probability")}
+    return Answer(kpi=whole.kpi, outlook=whole, as_of=as_of, **told)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kpi_helpers.result import month, number
+
 Axes = Any  # of matplotlib, which is heavy and comes when it is asked for
 
 #: palette of charts.mplstyle -> custom property of style.css, so that one drawing serves light and dark
@@ -64,9 +66,7 @@ def forecast(
     expected_low, expected_high, last_year. `words` label actual, expected, interval and last year.
     """
     from matplotlib.dates import AutoDateLocator, num2date
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    from kpi_helpers.result import month, number
+    from matplotlib.ticker import MaxNLocator
 
     axes = axes or new_axes(800, 372)
     keep = history.iloc[-(60 if narrow else 108) :]
@@ -82,10 +82,10 @@ def forecast(
     _label(axes, expected.index[-1], top * 1.01, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
     _label(axes, expected.index[-1], low * 0.8, words[3], "#56616e", va="top", ha="right")
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=4 if narrow else 8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _i: month(num2date(x), language)))
+    axes.xaxis.set_major_formatter(lambda x, _i: month(num2date(x), language))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    small = axes.get_ylim()[1] < 5
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _i: number(y, language, decimals=int(small))))
+    decimals = int(axes.get_ylim()[1] < 5)
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language, decimals=decimals))
     return axes
 
 

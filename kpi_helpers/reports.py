@@ -78,9 +78,8 @@ def run(
     with (out / ".lock").open("w") as lock:  # it goes with the process, however that ends
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _sweep(out)
-        prepared = [_prepare(job, out, say) for job in resolved]
-        todo = [job for job in prepared if job]
-        codes = [CONTRACT] * (len(prepared) - len(todo))
+        todo = [job for job in (_prepare(job, out, say) for job in resolved) if job]
+        codes = [CONTRACT] * (len(resolved) - len(todo))
         with ProcessPoolExecutor(max(1, min(jobs, len(todo))), mp_context=get_context("spawn")) as pool:
             for job in todo:
                 say(f"{job.name}  running on {job.parameters['source']}, data to {job.parameters['as_of']}")
@@ -179,12 +178,14 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
     cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
     named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
     foot = {  # nothing in it depends on when or where it was run
-        "data": str(job.parameters["source"]), "check": said.get("check", "–"),
+        "data": str(job.parameters["source"]),
+        "check": said.get("check", "–"),
         "data_to": {language: pages.iso_day(str(job.parameters["as_of"]), language) for language in LANGUAGES},
         "notebook": f"{job.name}, {_digest(cells.encode())}",
         "parameters": ", ".join(f"{k} {v}" for k, v in named.items()),
-        "version": f"kpi_helpers {__version__}", "fingerprint": _digest(results.encode()),
-    }  # fmt: skip
+        "version": f"kpi_helpers {__version__}",
+        "fingerprint": _digest(results.encode()),
+    }
     for language, (_name, ending) in pages.PAGE_NAMES.items():
         (staging / f"report{ending}").write_text(pages.report(executed, language, foot), encoding="utf-8")
     (staging / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
