@@ -3,18 +3,20 @@
 import html
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from kpi_helpers.result import LANGUAGES, Result, Text, asset, number, say, table
+from kpi_helpers.result import Result, Text, asset, both_say, number, say, table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 OPEN = "text, marks not named"
 GROUPED = r"^\D*[1-9]\d{0,2}(\.\d{3})+\D*$"  # 1.234 is a thousand in one country and little more than 1 in another
+NOTES = ("before", "above")
 BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A", "B | C"
 
 
@@ -29,6 +31,8 @@ class Column:
     money: bool = False
     signed: bool = False
     at_most: str | None = None
+    after: str | None = None
+    below: str | None = None
     one_of: tuple[str, ...] = ()
 
 
@@ -148,15 +152,6 @@ class Check(Result):
         return problems + (f'<ul class="prose">{notes}</ul>' if notes else "")
 
 
-def both_say(key: str, **told: Any) -> Text:
-    """A sentence in both languages; whole numbers and `Text` among `told` are written as each language does."""
-
-    def fill(v: Any, lang: str) -> Any:
-        return v[lang] if isinstance(v, Text) else number(v, lang) if isinstance(v, int) else v
-
-    return Text(*(say(key, lang, **{k: fill(v, lang) for k, v in told.items()}) for lang in LANGUAGES))
-
-
 class Rule(NamedTuple):
     """A rule of one column and its rows that break it; none do if any of `settled` holds."""
 
@@ -167,21 +162,37 @@ class Rule(NamedTuple):
     settled: Any = None
 
 
+class Found(NamedTuple):
+    """What one scan of a table found: problems and notes, first and last date, answers to what else was asked."""
+
+    n_rows: int
+    problems: list[Problem]
+    notes: list[Text]
+    tidied: list[str]
+    first: date | None
+    last: date | None
+    answers: dict[str, Any]
+
+
 def broken_rules(
-    prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day"
-) -> tuple[int, list[Problem], list[str]]:
+    prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day", lines: bool = False,
+    asked: dict[str, Any],
+) -> Found:  # fmt: skip
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
     `prepared` holds, for each column that the source has, the typed column and its original text as
     ``<name>__raw``; `more` says for each what its reading was told (a date's format). A week begins on Monday,
-    a month on its first. A second query fetches examples of repeated keys.
-
-    Returns the number of rows, the problems, and the text columns that were tidied.
+    a month on its first. Rows that are `lines` share their key. `asked` are aggregates to answer in the same scan.
+    A second query fetches examples of repeated keys.
     """
     held = [c for c in contract.columns if c.name in prepared.columns]
-    rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""), period)]
+    rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""))]
+    if period != "day" and contract.dated in prepared.columns:
+        begun = prepared[contract.dated]
+        begun = begun.day_of_week.index() == 0 if period == "week" else begun.day() == 1
+        rules.append(Rule(contract.dated, "not the first day", ~begun, period))
     kept = [c.name for c in held if c.kind == "text"]
-    asked = {name: (prepared[name] != prepared[f"{name}__raw"]).fill_null(False).sum() for name in kept}
+    asked = asked | {name: (prepared[name] != prepared[f"{name}__raw"]).fill_null(False).sum() for name in kept}
     asked["n"] = prepared.count()
     for i, rule in enumerate(rules):
         shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
@@ -191,6 +202,9 @@ def broken_rules(
     if keyed := bool(contract.key) and all(c in held for c in contract.columns if c.required):
         key = _key(prepared, contract)
         asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
+    if contract.dated in prepared.columns:
+        dated = prepared[contract.dated].cast("date")
+        asked |= {"first": dated.min(), "last": dated.max()}
     found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
     problems = []
     for i, rule in enumerate(rules):
@@ -198,23 +212,26 @@ def broken_rules(
             examples = sorted({e[:60] for e in (found[f"low{i}"], found[f"high{i}"]) if e and e.strip()})
             told = (found[f"n{i}"], found["n"], tuple(examples), rule.told)
             problems.append(Problem(contract.name, rule.column, rule.name, *told))
-    if keyed and (repeated := found["n_key"] - found["n_distinct"]):
+    notes = [both_say(f"check.{p.rule}", column=p.column, n=p.n_rows, total=p.n_total, more=p.more, such=p.examples[0])
+             for p in problems if p.rule in NOTES]  # fmt: skip
+    problems = [p for p in problems if p.rule not in NOTES]
+    if keyed and lines:
+        notes.append(both_say("check.lines", n=found["n"], k=found["n_distinct"], keyed=_told_key(prepared, contract)))
+    elif keyed and (repeated := found["n_key"] - found["n_distinct"]):
         problems.append(_repeated(prepared, contract, repeated, found["n"]))
     if not found["n"]:
         problems.append(Problem(contract.name, contract.columns[0].name, "no rows", 0, 0))
-    return found["n"], problems, [name for name in kept if found[name]]
+    tidied = [name for name in kept if found[name]]
+    return Found(found["n"], problems, notes, tidied, found.get("first"), found.get("last"), found)
 
 
-def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[Rule]:
-    """The rules of one column that the source has."""
+def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:
+    """The rules of one column that the source has; those of `NOTES` are no problems."""
     typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
-    if c.kind != "text":
-        yield Rule(
-            c.name, "not a number" if c.kind == "flag" else f"not a {c.kind}", raw.notnull() & typed.isnull(), told
-        )
-    if c.kind == "date" and period != "day":
-        begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
-        yield Rule(c.name, "not the first day", ~begun, period)
+    if c.kind == "flag":
+        yield Rule(c.name, "not a flag", raw.notnull() & (typed.isnull() | ((typed != 0) & (typed != 1))), told)
+    elif c.kind != "text":
+        yield Rule(c.name, f"not a {c.kind}", raw.notnull() & typed.isnull(), told)
     if c.required:
         yield Rule(c.name, "empty", (typed if c.kind == "text" else raw).isnull())
     if told == OPEN:  # one point that cannot part thousands tells of all
@@ -222,12 +239,14 @@ def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[
         yield Rule(c.name, "ambiguous number", pointed & grouped, settled=pointed & ~grouped)
     if c.kind == "number" and not c.signed:
         yield Rule(c.name, "credit" if c.money else "negative", typed < 0)
-    if c.kind == "flag":
-        yield Rule(c.name, "not a flag", (typed != 0) & (typed != 1))
     if c.one_of:
         yield Rule(c.name, "unknown word", typed.notnull() & ~typed.isin(c.one_of), ", ".join(c.one_of))
     if c.at_most and c.at_most in prepared.columns:
         yield Rule(c.name, "too large", typed > prepared[c.at_most], c.at_most)
+    if c.after and c.after in prepared.columns:
+        yield Rule(c.name, "before", typed < prepared[c.after], c.after)
+    if c.below and c.below in prepared.columns:
+        yield Rule(c.name, "above", typed > prepared[c.below], c.below)
 
 
 def _repeated(prepared: "ir.Table", contract: Table, repeated: int, n: int) -> Problem:
@@ -235,8 +254,11 @@ def _repeated(prepared: "ir.Table", contract: Table, repeated: int, n: int) -> P
     counted = prepared.group_by(key=_key(prepared, contract)).aggregate(n=prepared.count())
     shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
     keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
-    told = " + ".join(k for k in contract.key if k in prepared.columns)
-    return Problem(contract.name, contract.key[0], "duplicate", repeated, n, keys, told)
+    return Problem(contract.name, contract.key[0], "duplicate", repeated, n, keys, _told_key(prepared, contract))
+
+
+def _told_key(prepared: "ir.Table", contract: Table) -> str:
+    return " + ".join(k for k in contract.key if k in prepared.columns)
 
 
 def _key(prepared: "ir.Table", contract: Table) -> "ir.StringValue":

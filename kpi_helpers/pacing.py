@@ -219,7 +219,7 @@ def watch_year(
     """
     window: dict[str, Any] = {"by": by, "grain": "total", "confidence": confidence}
     now, year = kpis.compute(data, ids, since=since, until=until, **window), timedelta(weeks=52)
-    if data.first_day() > since - year:
+    if (first := data.first_day()) is None or first > since - year:
         nothing: dict[str, Any] = dict.fromkeys(
             ("kpi", "segment", "before", "now", "now_low", "now_high", "better"), ()
         )
