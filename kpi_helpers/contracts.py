@@ -68,6 +68,20 @@ TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contra
 CHANNEL_DAILY = TABLES["channel_daily"]
 
 
+def dictionary() -> str:
+    """The tables as ``data/README.md`` lists them."""
+    lines = []
+    for t in TABLES.values():
+        key = f"; together once: {', '.join(f'`{k}`' for k in t.key)}" if t.key else ""
+        lines += [f"### {t.name}", "", f"One row: {t.about.en} ({t.about.vi}){key}.", ""]
+        lines += ["| column | kind | meaning | nghĩa |", "|---|---|---|---|"]
+        for c in t.columns:
+            kind = ", ".join([c.kind, *(mark for mark in ("money", "required") if getattr(c, mark))])
+            lines.append(f"| `{c.name}` | {kind} | {c.about.en} | {c.about.vi} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One rule that the data break: where, how often, two examples; `cures` fit these data better than the remedy."""

@@ -317,6 +317,8 @@ def cured(problem: Problem, contract: Table, prepared: Prepared, *, of_files: bo
     cures: list[Text] = []
     for rows, options in prepared.parts:
         raw, own = rows[f"{c.name}__raw"], options[c.name]
+        if "column" not in own:
+            continue
         if c.kind in ("date", "time"):
             told, hints = texts.date_hints(raw, texts.date_forms(own))
             more.append(told)

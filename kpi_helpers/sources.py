@@ -185,6 +185,8 @@ class Source:
                 *told,
                 *found.notes,
             ]
+            numbered = {c for _rows, options in prepared.parts for c, given in options.items() if given.get("row")}
+            notes += [both_say("check.numbered", column=c) for c in numbered]
             notes += [note for c in found.tidied for note in preparing.tidied(prepared.rows, c)]
             if name == "channel_daily" and {"date", "channel"} <= set(prepared.rows.columns):
                 notes += self._gaps(prepared.rows.filter(_.date.notnull(), _.channel.notnull()))

@@ -20,7 +20,8 @@ from kpi_helpers.errors import ContractError
 from kpi_helpers.result import Text, both_say
 
 EXACT = "decimal(24, 6)"
-ISO_DATES = ("%Y-%m-%d", *(f"%Y-%m-%d{sign}%H:%M{rest}" for sign in " T" for rest in ("", ":%S", ":%S.%f")))
+ISO = "%Y-%m-%d"  # with or without a time
+ISO_SHAPE = r"^\d{4}-\d\d?-\d\d?([ T]([01]?\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?)?$"
 DAYS = ("Y-%m-%d", "d/%m/%Y", "m/%d/%Y", "d-%m-%Y", "m-%d-%Y", "d.%m.%Y", "Y/%m/%d", "Y%m%d", "d/%m/%y", "m/%d/%y")
 #: spellings of dates that a remedy may name; none is used unless the mapping says so
 SPELLINGS = [f"%{day}{time}" for day in DAYS for time in ("", " %H:%M", " %H:%M:%S")]
@@ -140,7 +141,7 @@ def null_values(options: dict[str, Any]) -> list[str]:
 
 def date_forms(options: dict[str, Any]) -> list[str]:
     """Formats in which the dates of a column may be written."""
-    forms = options.get("date_format") or list(ISO_DATES)
+    forms = options.get("date_format") or ISO
     return [forms] if isinstance(forms, str) else forms
 
 
@@ -168,17 +169,23 @@ def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
 
 def text_as_time(text: ir.StringValue, forms: list[str]) -> ir.Value:
     """Read a date or time by the given formats only; a text that two formats read differently is none."""
-    read = [_read_date(text, form) for form in forms]
+    read = [_read_by(text, form) for form in forms]
     low, high = ibis.least(*read), ibis.greatest(*read)
     # the engine takes "epoch" for a date; neither 17/2/26 nor 9999-12-31 is meant
     certain = (low == high) & text.re_search(r"\d") & low.year().between(1900, 2099)
     return certain.ifelse(low, ibis.null("timestamp"))
 
 
+def _read_by(text: ir.StringValue, form: str) -> Any:
+    if form != ISO:
+        return _read_date(text, form)
+    return text.re_search(ISO_SHAPE).ifelse(text, ibis.null("string")).try_cast("timestamp")
+
+
 def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text, ...]]:
     """How often each spelling of a date occurs, and the formats that would read it; one query."""
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
-    read = [_read_date(seen.raw, form).date() for form in forms]
+    read = [_read_by(seen.raw, form) for form in forms]
     asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
     clash = ibis.least(*read) != ibis.greatest(*read)
     asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
@@ -197,8 +204,7 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
         elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
             hints.append(both_say("cure.serial", such=row["such"]))
     counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)
-    told = " / ".join(forms if forms != list(ISO_DATES) else forms[:1])
-    return f"{told} [{counted}]", (*hints, both_say("remedy.not a date"))
+    return f"{' / '.join(forms)} [{counted}]", (*hints, both_say("remedy.not a date"))
 
 
 def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:
