@@ -66,10 +66,11 @@ def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, An
 class _Plain(yaml.SafeLoader):
     """YAML where "on", "yes" and "no" are words; only true and false are truths."""
 
-    yaml_implicit_resolvers = {
-        letter: [pair for pair in pairs if letter in "tTfF" or not pair[0].endswith(":bool")]
-        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+_Plain.yaml_implicit_resolvers = {
+    letter: [pair for pair in pairs if letter in "tTfF" or not pair[0].endswith(":bool")]
+    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _yaml(mapping: str | Path) -> Any:

@@ -217,7 +217,7 @@ def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str
         moment = value.cast(NULLS[c.kind])
         return moment.year().between(1900, 2099).ifelse(moment, null), text, ""
     if kind.is_boolean() and c.kind == "flag":
-        return value.ifelse(1, 0).cast(EXACT), text, ""
+        return ibis.cases((value, 1), (~value, 0), else_=None).cast(EXACT), text, ""  # not known is not 0
     if not kind.is_numeric() or kind.is_boolean():
         return null, text, ""
     if kind.is_integer():
