@@ -207,7 +207,7 @@ def broken_rules(
         rules.append(Rule(contract.dated, "not the first day", ~begun, period))
     kept = [c.name for c in held if c.kind == "text"]
     asked = asked | {name: (prepared[name] != prepared[f"{name}__raw"]).fill_null(False).sum() for name in kept}
-    asked["n"] = prepared.count()
+    asked |= {"n": prepared.count()} | {f"filled {c.name}": prepared[f"{c.name}__raw"].count() for c in held}
     for i, rule in enumerate(rules):
         shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
         asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
@@ -229,6 +229,8 @@ def broken_rules(
     notes = [both_say(f"check.{p.rule}", column=p.column, n=p.n_rows, total=p.n_total, more=p.more, such=p.examples[0])
              for p in problems if p.rule in NOTES]  # fmt: skip
     problems = [p for p in problems if p.rule not in NOTES]
+    if bare := ", ".join(c.name for c in held if found["n"] and not c.required and not found[f"filled {c.name}"]):
+        notes.append(both_say("check.bare", columns=bare))
     if keyed and lines:
         notes.append(both_say("check.lines", n=found["n"], k=found["n_distinct"], keyed=_told_key(prepared, contract)))
     elif keyed and (repeated := found["n_key"] - found["n_distinct"]):

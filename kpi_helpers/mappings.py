@@ -16,7 +16,7 @@ PERIODS = {"day": "D", "week": "W-SUN", "month": "M"}
 READING = ("date_format", "decimal", "thousands", "null_values")
 COLUMN_OPTIONS = ("column", "constant", "factor", "row", "signed", "values", *READING)
 OPTIONS = ("channels", "columns", "currency", "encoding", "file", "join", "lines", "period", "table", *READING)
-JOIN_OPTIONS = ("encoding", "file", "first", "on", "table")
+JOIN_OPTIONS = ("date_format", "encoding", "file", "first", "on", "table")
 #: names of encodings, and what Python calls them; UTF-8 may begin with a byte order mark
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "windows-1258": "cp1258"}
 #: a URL that carries a password or the like

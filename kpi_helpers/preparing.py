@@ -22,10 +22,10 @@ NULLS = {"date": "date", "time": "timestamp", "text": "string"}
 
 
 class Join(NamedTuple):
-    """A file or table that was joined: its name, the column that it was joined on, its number, its rows."""
+    """A file or table that was joined: its name, columns that were joined on (ours, theirs), its number, its rows."""
 
     name: str
-    on: str
+    on: dict[str, str]
     n: str
     rows: ir.Table
 
@@ -38,6 +38,7 @@ class Part(NamedTuple):
     spec: dict[str, Any]
     sheets: tuple[texts.Sheet, ...]
     joins: tuple[Join, ...]
+    tidy: bool  # its text is in one Unicode spelling already
 
     @property
     def names(self) -> list[str]:
@@ -55,19 +56,18 @@ class Prepared(NamedTuple):
     parts: list[tuple[ir.Table, dict[str, Any]]]
 
 
-def joined(raw: ir.Table, given: dict[str, Any], join: Join, forms: list[str]) -> ir.Table:
+def joined(raw: ir.Table, join: Join, first: str | None, stem: str, forms: list[str]) -> ir.Table:
     """Add the columns of a join to `raw`, one row for each key; a name that stands in both follows that of its file.
 
     ``copies n`` counts the rows of a key in it (none: no row), ``key n`` is the key that was found.
     """
-    name, _on, n, other = join
-    on, first = joined_on(given), given.get("first")
+    name, on, n, other = join
     asked = [*((c, raw) for c in on), *((c, other) for c in (*on.values(), *([first] if first else [])))]
     for column, table in asked:
-        told = f"join: {column} is no column of {name} and what it joins; there are {', '.join(table.columns)}."
+        told = f"join with {name}: the column {column} is not there; there are {', '.join(table.columns)}."
         require(column in table.columns, f"{told} Correct on or first in the mapping.")
     taken = {column.casefold() for column in raw.columns}
-    ours = {c: f"{name}.{c}" if c.casefold() in taken else c for c in other.columns}
+    ours = {c: f"{stem}.{c}" if c.casefold() in taken else c for c in other.columns}
     rows = other.select(**{ours[c]: other[c] for c in other.columns}, **{f"key {n}": _key(other, [*on.values()])})
     same, order = ibis.window(group_by=f"key {n}"), [rows[c] for c in ours.values()]
     copies = rows.count().over(same)
@@ -82,12 +82,6 @@ def joined(raw: ir.Table, given: dict[str, Any], join: Join, forms: list[str]) -
     return raw.left_join(rows, _key(raw, [*on]) == rows[f"key {n}"])
 
 
-def joined_on(given: dict[str, Any]) -> dict[str, str]:
-    """Columns of a join: ours and theirs."""
-    on = [given["on"]] if isinstance(given["on"], str) else given["on"]
-    return on if isinstance(on, dict) else {column: column for column in on}
-
-
 def _key(table: ir.Table, columns: list[str]) -> ir.StringValue:
     parts = [table[c].cast("string").strip().nullif("") for c in columns]
     return reduce(lambda left, right: left + BETWEEN + right, parts)
@@ -97,15 +91,15 @@ def prepare(contract: Table, parts: Sequence[Part], *, of_files: bool) -> Prepar
     """Type every part and put them below each other; only engines of files read dates and numbers from text."""
     plans = [(p, _blocks(contract, p)) for p in parts]
     pairs = [(p, given) for p, plan in plans for given in plan.values()]
-    there = {c.name for c in contract.columns for p, given in pairs if _find(p, given.get(c.name), c) is not None}
-    asked = {name for _p, given in pairs for name in given}
-    held = [c for c in contract.columns if c.name in there or (c.name in asked and not c.required)]
+    held = [c for c in contract.columns if any(_find(p, given.get(c.name), c) is not None for p, given in pairs)]
     told: dict[str, str] = {}
     problems: list[Problem] = []
     stacks: list[tuple[ir.Table, dict[str, Any]]] = []
     for p, plan in plans:
-        problems += _ragged(contract, p)
-        options = p.spec | {"tidy": all(s.tidy for s in p.sheets), "of_files": of_files}
+        for s in (s for s in p.sheets if s.ragged):
+            n, told_n = len(s.ragged), str(s.cells.num_columns)
+            problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), told_n))
+        options = p.spec | {"tidy": p.tidy, "of_files": of_files}
         blocks: list[ir.Table] = []
         for channel, given in plan.items():
             problems += _absent(contract, p, given, alone=len(parts) == 1, wide=channel is not None)
@@ -123,12 +117,8 @@ def prepare(contract: Table, parts: Sequence[Part], *, of_files: bool) -> Prepar
                 columns[f"key {join.n}"] = p.raw[f"key {join.n}"] if own else ibis.null("string")
             blocks.append(p.raw.select(**columns) if columns else p.raw)
         whole = {name: entry for given in reversed(plan.values()) for name, entry in given.items()}
-        stacks.append((_stacked(blocks), {c.name: options | whole.get(c.name, {}) for c in held}))
-    return Prepared(_stacked([rows for rows, _options in stacks]), told, list(dict.fromkeys(problems)), stacks)
-
-
-def _stacked(tables: list[ir.Table]) -> ir.Table:
-    return ibis.union(*tables) if len(tables) > 1 else tables[0]
+        stacks.append((ibis.union(*blocks), {c.name: options | whole.get(c.name, {}) for c in held}))
+    return Prepared(ibis.union(*(rows for rows, _options in stacks)), told, list(dict.fromkeys(problems)), stacks)
 
 
 def _blocks(contract: Table, part: Part) -> dict[str | None, dict[str, dict[str, Any]]]:
@@ -139,20 +129,18 @@ def _blocks(contract: Table, part: Part) -> dict[str | None, dict[str, dict[str,
     there = {*part.names, *(name for sheet in part.sheets for name in sheet.repeated)}
     own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
     named = own | (spec.get("columns") or {})
-    blocks = {channel: named | block for channel, block in (spec.get("channels") or {None: {}}).items()}
     return {
-        channel: {name: _entry(told, part.names) for name, told in block.items() if told is not None}
-        for channel, block in blocks.items()
+        channel: {c: _entry(told, part.names) for c, told in (named | block).items() if told is not None}
+        for channel, block in (spec.get("channels") or {None: {}}).items()
     }
 
 
 def _entry(told: Any, there: Sequence[str]) -> dict[str, Any]:
     """Options of a column; a name that is not there is sought as the header of a file is cleaned."""
     given = told if isinstance(told, dict) else {"column": told}
-    if "column" not in given:
-        return given
-    wanted = given["column"] if isinstance(given["column"], list) else [given["column"]]
-    return given | {"column": [name if name in there else texts.clean(name) for name in map(str, wanted)]}
+    wanted = given["column"] if isinstance(given.get("column"), list) else [given.get("column", "")]
+    names = [name if name in there else texts.clean(name) for name in map(str, wanted)]
+    return given | {"column": names} if "column" in given else given
 
 
 def _find(part: Part, entry: dict[str, Any] | None, c: Column) -> Any:
@@ -254,14 +242,6 @@ def _scaled(value: Any, options: dict[str, Any]) -> Any:
     return (value.cast("float64") * float(factor) if factor else value).cast(EXACT)
 
 
-def _ragged(contract: Table, part: Part) -> list[Problem]:
-    """Lines of the files of a part that have too many or too few cells."""
-    return [
-        Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), str(s.cells.num_columns))
-        for s in part.sheets if (n := len(s.ragged))
-    ]  # fmt: skip
-
-
 def _absent(contract: Table, part: Part, given: dict[str, Any], *, alone: bool, wide: bool) -> list[Problem]:
     """Columns that the mapping names and the source lacks, that no table can do without, or that lack their unit."""
     problems, needed = [], {c.name for c in contract.columns if c.required} - ({"channel"} if wide else set())
@@ -285,13 +265,8 @@ def questions(rows: ir.Table, joins: Sequence[Join]) -> dict[str, Any]:
         copies, key = rows[f"copies {n}"], rows[f"key {n}"]
         asked |= {f"of {n}": copies.count(), f"found {n}": (copies > 0).sum(), f"again {n}": (copies > 1).sum()}
         asked |= {f"such {n}": (copies > 1).ifelse(key, None).min(), f"used {n}": key.nunique()}
-        asked[_size(join, joins)] = join.rows.count().as_scalar()
+        asked[f"there {join.name}"] = join.rows.count().as_scalar()  # asked once, however often it was joined
     return asked
-
-
-def _size(join: Join, joins: Sequence[Join]) -> str:
-    """Name of the number of rows that were joined; the engine asks for each table once."""
-    return f"there {next(each.n for each in joins if each.rows.equals(join.rows))}"
 
 
 def answered(joins: Sequence[Join], table: str, found: dict[str, Any]) -> tuple[list[Problem], list[Text]]:
@@ -299,10 +274,12 @@ def answered(joins: Sequence[Join], table: str, found: dict[str, Any]) -> tuple[
     problems, notes = [], []
     for join in joins:
         told = {what: found[f"{what} {join.n}"] or 0 for what in ("of", "found", "used", "again")}
-        notes.append(both_say("check.joined", file=join.name, there=found[_size(join, joins)], **told))
+        notes.append(both_say("check.joined", file=join.name, there=found[f"there {join.name}"], **told))
         if told["again"]:
             such = (str(found[f"such {join.n}"]).replace(BETWEEN, " | "),)
-            problems.append(Problem(table, join.on, "joined twice", told["again"], told["of"], such, join.name))
+            problems.append(
+                Problem(table, " + ".join(join.on), "joined twice", told["again"], told["of"], such, join.name)
+            )
     return problems, notes
 
 

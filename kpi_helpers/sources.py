@@ -89,6 +89,11 @@ class Source:
             raise ContractError("\n".join([f"{self.name} breaks its contract.", *check.lines()]))
         return self._kept(name)
 
+    def columns(self, name: str) -> list[str]:
+        """Columns of the contract `name` that the source has; none if it lacks the table."""
+        there = self._prepared(name).rows.columns if name in self.tables else ()
+        return [c.name for c in TABLES[name].columns if c.name in there]
+
     def check(self, name: str | None = None) -> Check:
         """Check one table or all of them, one scan each; data problems are returned, never raised.
 
@@ -139,10 +144,9 @@ class Source:
     @cache  # noqa: B019  # a source lives as long as its notebook
     def _kept(self, name: str) -> ir.Table:
         """The typed columns; text files are parsed once for all queries."""
-        contract, rows = TABLES[name], self._prepared(name).rows
-        typed = rows.select([c.name for c in contract.columns if c.name in rows.columns])
+        typed = self._prepared(name).rows.select(self.columns(name))
         if self._given(name)[0].get("lines"):
-            typed = preparing.collapsed(typed, contract)
+            typed = preparing.collapsed(typed, TABLES[name])
         if not any(part.sheets for part in self._parts(name)):
             return typed
         return self._backend.create_table(name, typed, temp=True)
@@ -151,7 +155,7 @@ class Source:
     def _span(self) -> tuple[date | None, date | None]:
         """First day, and last complete day."""
         if "channel_daily" not in self.tables:
-            spans = [(self._check(n)[0], self.period(n)) for n in self.tables if n not in PLANS and self.check(n)]
+            spans = [(self._check(n)[0], self.period(n)) for n in self.tables if n not in PLANS]
             dated = [(f.first, pd.Period(f.last, PERIODS[p]).end_time.date()) for f, p in spans if f.first and f.last]
             return min((first for first, _last in dated), default=None), max((last for _f, last in dated), default=None)
         length = {"day": 7, "week": 14, "month": 62}[self.period()]
@@ -226,7 +230,7 @@ class Source:
         return [self._part(name, spec, place, i) for i, (spec, place) in enumerate(self._specs(name))]
 
     def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...], i: int) -> Part:
-        raw, *sheets = self._open(place, spec)
+        raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower())
         columns = [
             c for block in (spec.get("columns"), *(spec.get("channels") or {}).values()) for c in (block or {}).values()
         ]
@@ -237,18 +241,18 @@ class Source:
         joins: list[Join] = []
         for k, given in enumerate(spec.get("join", ())):
             (there,) = self._places(name, given)
-            other, *more = self._open(there, given)
-            join = Join(self._stem(there), next(iter(preparing.joined_on(given))), f"{i}.{k}", other)
-            raw = preparing.joined(raw, given, join, texts.date_forms(spec | given))
+            other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
+            on = [given["on"]] if isinstance(given["on"], str) else given["on"]
+            join = Join(there[0], on if isinstance(on, dict) else dict(zip(on, on, strict=True)), f"{i}.{k}", other)
+            forms = texts.date_forms(spec | given)
+            raw = preparing.joined(raw, join, given.get("first"), self._stem(there), forms)
             joins, sheets = [*joins, join], [*sheets, *more]
-        return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
-
-    def _open(self, place: tuple[str, ...], spec: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Rows of a file or table, and the cells of a CSV file with what was seen on the way to them."""
-        return self._opened(place, str(spec.get("encoding", "utf-8")).lower())
+        read = len(sheets) == 1 + len(joins) and all(s.tidy for s in sheets)  # Parquet may be spelt in any way
+        return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins), self._folder is None or read)
 
     @cache  # noqa: B019
-    def _opened(self, place: tuple[str, ...], encoding: str) -> tuple[Any, ...]:
+    def _open(self, place: tuple[str, ...], encoding: str) -> tuple[Any, ...]:
+        """Rows of a file or table, and the cells of a CSV file with what was seen on the way to them."""
         if self._folder is None:
             schema, _dot, bare = place[0].rpartition(".")
             return (self._backend.table(bare, database=schema or None),)

@@ -110,7 +110,7 @@ def test_olist_leads_match_their_readme(real_data):
     assert (leads["won_at"].min().date(), leads["won_at"].max().date()) == (date(2017, 12, 5), date(2018, 11, 14))
     assert (source.first_day(), source.as_of()) == (date(2017, 6, 14), date(2018, 5, 31))
     assert notes(source) == [
-        "olist_closed_deals_dataset: 842 of 8,000 rows found their row there; 842 of the 842 rows there were used",
+        "olist_closed_deals_dataset.csv: 842 of 8,000 rows found their row there; 842 of the 842 rows there were used",
         "won_at: 1 of 8,000 rows are earlier than created_at (e.g. 06-03-2018 19:38); they are kept as they are",
     ]
 
@@ -363,6 +363,29 @@ def test_rows_of_a_database_have_no_number(engine):
         source.check()
 
 
+def test_a_key_that_no_event_has_is_noted(tmp_path):
+    given = [[{"key": "page", "value": {"string_value": "/a"}}]]
+    pq.write_table(pa.table({"visitor_id": ["1"], "event": ["read"], "params": given}), tmp_path / "web_events.parquet")
+    columns = {"content": "params.page", "segment": "params.pgae"}
+
+    source = connect(tmp_path, {"web_events": {"columns": columns}})
+
+    assert frame(source, "web_events")["content"].tolist() == ["/a"]
+    assert notes(source) == ["empty in every row: segment"]
+    assert source.columns("web_events") == ["visitor_id", "event", "segment", "content"]
+    wrong = connect(tmp_path, {"web_events": {"columns": {"content": "page.params"}}})
+    assert broken(wrong.check()) == {("content", "missing column"): 0}
+
+
+def test_names_in_parquet_are_read_in_one_spelling(tmp_path):
+    rows = pa.table(
+        {"date": [date(2026, 1, 5)] * 2, "channel": ["Tìm kiếm", "Ti\u0300m\u00a0kiê\u0301m"], "spend": [1, 2]}
+    )
+    pq.write_table(rows, tmp_path / "channel_daily.parquet")
+
+    assert broken(connect(tmp_path).check()) == {("date", "duplicate"): 1}
+
+
 # --- joins ----------------------------------------------------------------------------------------------------
 
 LEADS = "id,created_at,owner,value\nL1,2026-01-05,An,1\nL2,2026-01-06,,2\n L3 ,2026-01-07,Bình,3\n,2026-01-08,,\n"
@@ -379,7 +402,7 @@ def test_a_join_keeps_every_row_and_says_what_it_found(tmp_path):
 
     assert [None if pd.isna(v) else int(v) for v in read["value"]] == [10, None, 30, None]
     assert list(read["lead_id"]) == ["L1", "L2", "L3", "L4"]
-    assert "deals: 2 of 4 rows found their row there; 2 of the 3 rows there were used" in notes(source)
+    assert "deals.csv: 2 of 4 rows found their row there; 2 of the 3 rows there were used" in notes(source)
     assert [file.name for file in source.files()] == ["l.csv", "deals.csv"]
 
 
@@ -427,12 +450,13 @@ def test_a_join_on_a_table_of_postgres_counts_in_one_scan(postgres_engine):
     leads = postgres_engine.source(pa.table({"lead_id": ["1", "2"], "created_at": [date(2026, 1, 5)] * 2}), "leads")
     deals = postgres_engine.source(pa.table({"id": [1, 1], "won": [date(2026, 1, 4), date(2026, 1, 9)]}), "partners")
     place = leads._mapping["leads"]["table"]
-    join = {"table": deals._mapping["partners"]["table"], "on": {"lead_id": "id"}, "first": "won"}
+    place_of_partners = deals._mapping["partners"]["table"]
+    join = {"table": place_of_partners, "on": {"lead_id": "id"}, "first": "won"}
     source = connect(postgres_engine._url, {"leads": {"table": place, "join": [join], "columns": {"won_at": "won"}}})
 
     assert source.table("leads").order_by("lead_id").to_pyarrow()["won_at"].to_pylist() == [datetime(2026, 1, 4), None]
     assert notes(source) == [
-        "partners: 1 of 2 rows found their row there; 1 of the 2 rows there were used",
+        f"{place_of_partners}: 1 of 2 rows found their row there; 1 of the 2 rows there were used",
         "won_at: 1 of 2 rows are earlier than created_at (e.g. 2026-01-04); they are kept as they are",
     ]
     source._backend.disconnect()
@@ -442,7 +466,7 @@ def test_a_join_on_a_column_that_is_not_there_names_those_that_are(tmp_path):
     put(tmp_path, LEADS, "l.csv")
     put(tmp_path, "lead_id,won\nL1,2026-02-09\n", "deals.csv")
 
-    with pytest.raises(KpiError, match=r"join: lead is no column of deals .*there are lead_id, won"):
+    with pytest.raises(KpiError, match=r"join with deals\.csv: the column lead is not there; there are lead_id, won"):
         connect(tmp_path, JOIN).check()
 
 
