@@ -3,7 +3,6 @@
 import html
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -176,49 +175,27 @@ class Rule(NamedTuple):
     settled: Any = None
 
 
-class Found(NamedTuple):
-    """What one scan of a table found: problems and notes, first and last date, answers to what else was asked."""
-
-    n_rows: int
-    problems: list[Problem]
-    notes: list[Text]
-    tidied: list[str]
-    first: date | None
-    last: date | None
-    answers: dict[str, Any]
-
-
 def broken_rules(
     prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day", lines: bool = False,
     asked: dict[str, Any],
-) -> Found:  # fmt: skip
+) -> tuple[list[Problem], list[Text], dict[str, Any]]:  # fmt: skip
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
     `prepared` holds, for each column that the source has, the typed column and its original text as
     ``<name>__raw``; `more` says for each what its reading was told (a date's format). A week begins on Monday,
     a month on its first. Rows that are `lines` share their key. `asked` are aggregates to answer in the same scan.
     A second query fetches examples of repeated keys.
+
+    Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, by text column the rows tidied.
     """
     held = [c for c in contract.columns if c.name in prepared.columns]
     rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""))]
+    keyed = bool(contract.key) and all(c in held for c in contract.columns if c.required)
     if period != "day" and contract.dated in prepared.columns:
         begun = prepared[contract.dated]
         begun = begun.day_of_week.index() == 0 if period == "week" else begun.day() == 1
         rules.append(Rule(contract.dated, "not the first day", ~begun, period))
-    kept = [c.name for c in held if c.kind == "text"]
-    asked = asked | {name: (prepared[name] != prepared[f"{name}__raw"]).fill_null(False).sum() for name in kept}
-    asked |= {"n": prepared.count()} | {f"filled {c.name}": prepared[f"{c.name}__raw"].count() for c in held}
-    for i, rule in enumerate(rules):
-        shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
-        asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
-        if rule.settled is not None:
-            asked[f"settled{i}"] = rule.settled.fill_null(False).any()
-    if keyed := bool(contract.key) and all(c in held for c in contract.columns if c.required):
-        key = _key(prepared, contract)
-        asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
-    if contract.dated in prepared.columns:
-        dated = prepared[contract.dated].cast("date")
-        asked |= {"first": dated.min(), "last": dated.max()}
+    asked = asked | _counts(prepared, contract, rules, keyed=keyed)
     found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
     problems = []
     for i, rule in enumerate(rules):
@@ -237,8 +214,28 @@ def broken_rules(
         problems.append(_repeated(prepared, contract, repeated, found["n"]))
     if not found["n"]:
         problems.append(Problem(contract.name, contract.columns[0].name, "no rows", 0, 0))
-    tidied = [name for name in kept if found[name]]
-    return Found(found["n"], problems, notes, tidied, found.get("first"), found.get("last"), found)
+    return problems, notes, found
+
+
+def _counts(prepared: "ir.Table", contract: Table, rules: list[Rule], *, keyed: bool) -> dict[str, Any]:
+    """What to ask: rows, rows that break each rule with two examples, cells filled or tidied, keys, dates."""
+    asked: dict[str, Any] = {"n": prepared.count()}
+    for c in (c for c in contract.columns if c.name in prepared.columns):
+        typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
+        asked[f"filled {c.name}"] = raw.count()
+        if c.kind == "text":
+            asked[c.name] = (typed != raw).fill_null(False).sum()
+        if c.name == contract.dated:
+            asked |= {"first": typed.cast("date").min(), "last": typed.cast("date").max()}
+    for i, rule in enumerate(rules):
+        shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
+        asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
+        if rule.settled is not None:
+            asked[f"settled{i}"] = rule.settled.fill_null(False).any()
+    if keyed:
+        key = _key(prepared, contract)
+        asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
+    return asked
 
 
 def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:

@@ -86,14 +86,14 @@ def _check_table(name: str, spec: Any) -> None:
     require(isinstance(spec, dict), f"mapping: {name} holds {spec!r}, but needs options such as file and columns.")
     for option in spec:
         require_known(option, OPTIONS, f"mapping: {option!r} is no option of {name}.")
+    _check_joins(name, spec.get("join", []))
     for option, words in {"period": PERIODS, "encoding": ENCODINGS}.items():
-        given = str(spec.get(option, next(iter(words)))).lower()
-        require(given in words, f"mapping: {option} {given!r} is not one of {', '.join(words)}.")
+        for given in (str(block.get(option, next(iter(words)))).lower() for block in (spec, *spec.get("join", []))):
+            require(given in words, f"mapping: {option} {given!r} is not one of {', '.join(words)}.")
     told = f"mapping: {name}: period is for sums of a day; a row of {name} is {TABLES[name].about.en}."
     require("period" not in spec or TABLES[name].rows == "day", told)
     told = f"mapping: {name}: lines: true adds up the rows of a key; a row of {name} has none."
     require(not spec.get("lines") or bool(TABLES[name].key), told)
-    _check_joins(name, spec.get("join", []))
     columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
     inner = channels if isinstance(channels, dict) else {}
     for where, block in {"columns": columns, "channels": channels, **inner}.items():
@@ -115,6 +115,7 @@ def _check_joins(name: str, joins: Any) -> None:
         for option in join:
             require_known(option, JOIN_OPTIONS, f"mapping: {option!r} is no option of join.")
         require("file" in join or "table" in join, told)
+        _check_marks(join, "join")
 
 
 def _check_column(c: Column, entry: dict[str, Any]) -> None:

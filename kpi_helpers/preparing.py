@@ -31,14 +31,16 @@ class Join(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A file or table of a mapping, with what it joins: rows, options, sheets of its files."""
+    """A file or table of a mapping, with what it joins: rows, options, sheets of its files.
+
+    Beside the mapping's options: `tidy`, text is in one Unicode spelling; `of_files`, the engine tries to read text.
+    """
 
     name: str
     raw: ir.Table
     spec: dict[str, Any]
     sheets: tuple[texts.Sheet, ...]
     joins: tuple[Join, ...]
-    tidy: bool  # its text is in one Unicode spelling already
 
     @property
     def names(self) -> list[str]:
@@ -48,12 +50,18 @@ class Part(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Typed columns beside their raw text; what the reading was told; what is not there; rows and options by part."""
+    """Typed columns beside their raw text, what the reading was told and found; rows and options of each part."""
 
     rows: ir.Table
     told: dict[str, str]
     problems: list[Problem]
+    notes: list[Text]
+    joins: list[Join]
     parts: list[tuple[ir.Table, dict[str, Any]]]
+
+    def says(self, option: str) -> list[str]:
+        """Columns for which the mapping gives an option."""
+        return sorted({c for _rows, options in self.parts for c, given in options.items() if given.get(option)})
 
 
 def joined(raw: ir.Table, join: Join, first: str | None, stem: str, forms: list[str]) -> ir.Table:
@@ -87,11 +95,13 @@ def _key(table: ir.Table, columns: list[str]) -> ir.StringValue:
     return reduce(lambda left, right: left + BETWEEN + right, parts)
 
 
-def prepare(contract: Table, parts: Sequence[Part], *, of_files: bool) -> Prepared:
-    """Type every part and put them below each other; only engines of files read dates and numbers from text."""
+def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
+    """Type every part and put them below each other."""
     plans = [(p, _blocks(contract, p)) for p in parts]
     pairs = [(p, given) for p, plan in plans for given in plan.values()]
     held = [c for c in contract.columns if any(_find(p, given.get(c.name), c) is not None for p, given in pairs)]
+    joins = [join for p in parts for join in p.joins]
+    notes = [note for p in parts for sheet in p.sheets for note in sheet.notes]
     told: dict[str, str] = {}
     problems: list[Problem] = []
     stacks: list[tuple[ir.Table, dict[str, Any]]] = []
@@ -99,26 +109,28 @@ def prepare(contract: Table, parts: Sequence[Part], *, of_files: bool) -> Prepar
         for s in (s for s in p.sheets if s.ragged):
             n, told_n = len(s.ragged), str(s.cells.num_columns)
             problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), told_n))
-        options = p.spec | {"tidy": p.tidy, "of_files": of_files}
         blocks: list[ir.Table] = []
         for channel, given in plan.items():
             problems += _absent(contract, p, given, alone=len(parts) == 1, wide=channel is not None)
             columns: dict[str, Any] = {}
             for c in held:
                 entry = given.get(c.name, {})
-                typed, text, how = _read(_find(p, entry, c), c, options | entry)
+                typed, text, how = _read(_find(p, entry, c), c, p.spec | entry)
                 columns |= {c.name: typed, f"{c.name}__raw": text}
                 told[c.name] = how if how == OPEN else told.get(c.name) or how
             if channel is not None:
                 columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
-            for join in (join for each in parts for join in each.joins):  # counted once, not once a channel
+            for join in joins:  # counted once, not once a channel
                 own = f"key {join.n}" in p.raw.columns and not blocks
                 columns[f"copies {join.n}"] = p.raw[f"copies {join.n}"].fill_null(0) if own else ibis.null("int64")
                 columns[f"key {join.n}"] = p.raw[f"key {join.n}"] if own else ibis.null("string")
             blocks.append(p.raw.select(**columns) if columns else p.raw)
         whole = {name: entry for given in reversed(plan.values()) for name, entry in given.items()}
-        stacks.append((ibis.union(*blocks), {c.name: options | whole.get(c.name, {}) for c in held}))
-    return Prepared(ibis.union(*(rows for rows, _options in stacks)), told, list(dict.fromkeys(problems)), stacks)
+        stacks.append((ibis.union(*blocks), {c.name: p.spec | whole.get(c.name, {}) for c in held}))
+    rows = ibis.union(*(rows for rows, _options in stacks))
+    prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, stacks)
+    prepared.notes.extend(both_say("check.numbered", column=c) for c in prepared.says("row"))
+    return prepared
 
 
 def _blocks(contract: Table, part: Part) -> dict[str | None, dict[str, dict[str, Any]]]:
@@ -229,8 +241,8 @@ def _read_text(column: Any, c: Column, null: Any, options: dict[str, Any]) -> tu
     if not options["of_files"]:  # other engines raise on text that does not fit
         return null, bare, "text"
     if c.kind in ("date", "time"):
-        read = texts.text_as_date if c.kind == "date" else texts.text_as_time
-        return read(bare, texts.date_forms(options)), bare, "text"
+        moment = texts.text_as_time(bare, texts.date_forms(options))
+        return (moment.date() if c.kind == "date" else moment), bare, "text"
     told = "text" if {"decimal", "thousands"} & set(options) else OPEN
     value = texts.text_as_number(bare, options if c.money else {**options, "currency": ""})
     return _scaled(value, options), bare, told
@@ -258,21 +270,21 @@ def _absent(contract: Table, part: Part, given: dict[str, Any], *, alone: bool, 
     return problems
 
 
-def questions(rows: ir.Table, joins: Sequence[Join]) -> dict[str, Any]:
+def questions(prepared: Prepared) -> dict[str, Any]:
     """What to ask of each join in the scan of the rules."""
     asked: dict[str, Any] = {}
-    for n, join in ((join.n, join) for join in joins):
-        copies, key = rows[f"copies {n}"], rows[f"key {n}"]
+    for n, join in ((join.n, join) for join in prepared.joins):
+        copies, key = prepared.rows[f"copies {n}"], prepared.rows[f"key {n}"]
         asked |= {f"of {n}": copies.count(), f"found {n}": (copies > 0).sum(), f"again {n}": (copies > 1).sum()}
         asked |= {f"such {n}": (copies > 1).ifelse(key, None).min(), f"used {n}": key.nunique()}
         asked[f"there {join.name}"] = join.rows.count().as_scalar()  # asked once, however often it was joined
     return asked
 
 
-def answered(joins: Sequence[Join], table: str, found: dict[str, Any]) -> tuple[list[Problem], list[Text]]:
+def answered(prepared: Prepared, table: str, found: dict[str, Any]) -> tuple[list[Problem], list[Text]]:
     """Problems and notes of the joins: keys that repeat, rows that found none, rows that were not used."""
     problems, notes = [], []
-    for join in joins:
+    for join in prepared.joins:
         told = {what: found[f"{what} {join.n}"] or 0 for what in ("of", "found", "used", "again")}
         notes.append(both_say("check.joined", file=join.name, there=found[f"there {join.name}"], **told))
         if told["again"]:
@@ -283,12 +295,14 @@ def answered(joins: Sequence[Join], table: str, found: dict[str, Any]) -> tuple[
     return problems, notes
 
 
-def cured(problem: Problem, contract: Table, prepared: Prepared, *, of_files: bool) -> Problem:
+def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
     """Add what the mapping could say of texts that did not read, and what to do about time zones."""
     c = next(c for c in contract.columns if c.name == problem.column)
+    if not problem.more.startswith(("text", "zoned")):
+        return problem
     if problem.more.startswith("zoned"):
         return replace(problem, more=problem.more.replace("zoned", c.kind), cures=(both_say("cure.zone"),))
-    if not of_files:
+    if not prepared.parts[0][1][c.name]["of_files"]:
         return replace(problem, more=f"{c.kind} (text)", cures=(both_say("cure.cast", kind=c.kind),))
     more: list[str] = []
     cures: list[Text] = []

@@ -15,7 +15,7 @@ import pandas as pd
 from ibis import _
 
 from kpi_helpers import preparing, simulate, texts
-from kpi_helpers.contracts import TABLES, Check, Found, Problem, broken_rules
+from kpi_helpers.contracts import TABLES, Check, Problem, broken_rules
 from kpi_helpers.errors import ContractError, KpiError, require
 from kpi_helpers.mappings import ENCODINGS, PERIODS, SECRET_URL, locate, project_root, read_mapping
 from kpi_helpers.preparing import ROW, Join, Part, Prepared
@@ -110,7 +110,9 @@ class Source:
                 f"Name your file or table in a mapping: {name or 'channel_daily'}: {{file: your_file.csv}}"
             )
         found, problems, notes = zip(*(self._check(each) for each in names), strict=True)
-        n_rows = tuple(self._n_rows(each, f) for each, f in zip(names, found, strict=True))
+        # a wide table has one row for all its channels
+        wide = [len(specs[0].get("channels") or [0]) if len(specs) == 1 else 1 for specs in map(self._given, names)]
+        n_rows = tuple(each["n"] // width for each, width in zip(found, wide, strict=True))
         return Check(tables=tuple(names), n_rows=n_rows, problems=sum(problems, ()), notes=sum(notes, ()))
 
     def first_day(self) -> date | None:
@@ -147,7 +149,7 @@ class Source:
         typed = self._prepared(name).rows.select(self.columns(name))
         if self._given(name)[0].get("lines"):
             typed = preparing.collapsed(typed, TABLES[name])
-        if not any(part.sheets for part in self._parts(name)):
+        if self._folder is None or all(place[0].endswith(".parquet") for _spec, place in self._specs(name)):
             return typed
         return self._backend.create_table(name, typed, temp=True)
 
@@ -156,8 +158,9 @@ class Source:
         """First day, and last complete day."""
         if "channel_daily" not in self.tables:
             spans = [(self._check(n)[0], self.period(n)) for n in self.tables if n not in PLANS]
-            dated = [(f.first, pd.Period(f.last, PERIODS[p]).end_time.date()) for f, p in spans if f.first and f.last]
-            return min((first for first, _last in dated), default=None), max((last for _f, last in dated), default=None)
+            spans = [(found, period) for found, period in spans if found.get("last")]
+            ends = [pd.Period(found["last"], PERIODS[period]).end_time.date() for found, period in spans]
+            return min((found["first"] for found, _period in spans), default=None), max(ends, default=None)
         length = {"day": 7, "week": 14, "month": 62}[self.period()]
         spans = self.table("channel_daily").group_by("channel").aggregate(first=_.date.min(), last=_.date.max())
         rows = spans.to_pyarrow().to_pylist()
@@ -166,45 +169,29 @@ class Source:
         return min(row["first"] for row in rows), pd.Period(begin, PERIODS[self.period()]).end_time.date()
 
     @cache  # noqa: B019
-    def _check(self, name: str) -> tuple[Found, tuple[Problem, ...], tuple[Text, ...]]:
+    def _check(self, name: str) -> tuple[dict[str, Any], tuple[Problem, ...], tuple[Text, ...]]:
         """What the scan of one table found, with problems and notes."""
-        contract, of_files = TABLES[name], self._backend.name == "duckdb"
+        contract, period, lines = TABLES[name], self.period(name), bool(self._given(name)[0].get("lines"))
         try:
-            prepared, parts = self._prepared(name), self._parts(name)
-            joins = [join for part in parts for join in part.joins]
-            lines, asked = bool(self._given(name)[0].get("lines")), preparing.questions(prepared.rows, joins)
-            found = broken_rules(
-                prepared.rows, contract, more=prepared.told, period=self.period(name), lines=lines, asked=asked
+            prepared = self._prepared(name)
+            rows, asked, signed = prepared.rows, preparing.questions(prepared), prepared.says("signed")
+            broken, notes, found = broken_rules(
+                rows, contract, more=prepared.told, period=period, lines=lines, asked=asked
             )
-            credited = {c for _rows, options in prepared.parts for c, given in options.items() if given.get("signed")}
-            broken = [p for p in found.problems if p.rule != "credit" or p.column not in credited]
-            unread = [p.more.startswith(("text", "zoned")) for p in broken]
-            broken = [
-                preparing.cured(p, contract, prepared, of_files=of_files) if cure else p
-                for p, cure in zip(broken, unread, strict=True)
-            ]
-            missed, told = preparing.answered(joins, name, found.answers)
-            notes = [
-                *dict.fromkeys(note for part in parts for s in part.sheets for note in s.notes),
-                *told,
-                *found.notes,
-            ]
-            numbered = {c for _rows, options in prepared.parts for c, given in options.items() if given.get("row")}
-            notes += [both_say("check.numbered", column=c) for c in numbered]
-            notes += [note for c in found.tidied for note in preparing.tidied(prepared.rows, c)]
-            if name == "channel_daily" and {"date", "channel"} <= set(prepared.rows.columns):
-                notes += self._gaps(prepared.rows.filter(_.date.notnull(), _.channel.notnull()))
+            broken = [p for p in broken if p.rule != "credit" or p.column not in signed]
+            broken = [preparing.cured(p, contract, prepared) for p in broken]
+            missed, told = preparing.answered(prepared, name, found)
+            notes = [*prepared.notes, *told, *notes]
+            notes += [note for c in self.columns(name) if found.get(c) for note in preparing.tidied(rows, c)]
+            if name == "channel_daily" and {"date", "channel"} <= set(rows.columns):
+                notes += self._gaps(rows.filter(_.date.notnull(), _.channel.notnull()))
             return found, (*prepared.problems, *missed, *broken), tuple(notes)
         except duckdb.Error as error:
             if not self._folder:
                 raise
-            files, first = ", ".join(map(str, self.files())), str(error).strip().splitlines()[0]
+            places = [self._folder / file for _spec, place in self._specs(name) for file in place]
+            files, first = ", ".join(map(str, places)), str(error).strip().splitlines()[0]
             raise ContractError(f"{files} cannot be read: {first} Export again.") from None
-
-    def _n_rows(self, name: str, found: Found) -> int:
-        """Rows of the source: a wide table has one for all its channels."""
-        (spec, *more) = self._given(name)
-        return found.n_rows if more else found.n_rows // len(spec.get("channels") or [0])
 
     def _gaps(self, prepared: ir.Table) -> list[Text]:
         """Notes of missing periods, and of channels whose name looks like a word for nothing."""
@@ -222,33 +209,29 @@ class Source:
 
     @cache  # noqa: B019
     def _prepared(self, name: str) -> Prepared:
-        return preparing.prepare(TABLES[name], self._parts(name), of_files=self._backend.name == "duckdb")
-
-    @cache  # noqa: B019
-    def _parts(self, name: str) -> list[Part]:
-        """What stands behind a table: each file or table of the mapping, with what it joins."""
-        return [self._part(name, spec, place, i) for i, (spec, place) in enumerate(self._specs(name))]
+        parts = [self._part(name, spec, place, i) for i, (spec, place) in enumerate(self._specs(name))]
+        return preparing.prepare(TABLES[name], parts)
 
     def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...], i: int) -> Part:
         raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower())
-        columns = [
-            c for block in (spec.get("columns"), *(spec.get("channels") or {}).values()) for c in (block or {}).values()
-        ]
-        if any(isinstance(c, dict) and c.get("row") for c in columns):
+        blocks = [spec.get("columns") or {}, *(spec.get("channels") or {}).values()]
+        if any(isinstance(entry, dict) and "row" in entry for block in blocks for entry in block.values()):
             told = f"mapping: {name}: row: true numbers the lines of a file; a table has no order. Map its key."
             require(self._folder is not None, told)
             raw = raw.mutate(**{ROW: ibis.row_number() + 1})
         joins: list[Join] = []
         for k, given in enumerate(spec.get("join", ())):
-            (there,) = self._places(name, given)
+            there, *others = self._places(name, given)
+            require(not others, f"mapping: {name}: join takes one file, and {given.get('file')} names several.")
             other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
             on = [given["on"]] if isinstance(given["on"], str) else given["on"]
             join = Join(there[0], on if isinstance(on, dict) else dict(zip(on, on, strict=True)), f"{i}.{k}", other)
             forms = texts.date_forms(spec | given)
             raw = preparing.joined(raw, join, given.get("first"), self._stem(there), forms)
             joins, sheets = [*joins, join], [*sheets, *more]
-        read = len(sheets) == 1 + len(joins) and all(s.tidy for s in sheets)  # Parquet may be spelt in any way
-        return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins), self._folder is None or read)
+        tidy = len(sheets) == 1 + len(joins) and all(s.tidy for s in sheets)  # Parquet may be spelt in any way
+        spec = spec | {"tidy": self._folder is None or tidy, "of_files": self._backend.name == "duckdb"}
+        return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
 
     @cache  # noqa: B019
     def _open(self, place: tuple[str, ...], encoding: str) -> tuple[Any, ...]:
@@ -259,7 +242,7 @@ class Source:
         if place[0].endswith(".parquet"):
             return (self._backend.read_parquet([self._folder / file for file in place], union_by_name=True),)
         sheet = texts.read_csv(self._folder / place[0], encoding, ENCODINGS[encoding])
-        return self._backend.create_table(f"{place[0]} as text", sheet.cells, temp=True), sheet
+        return self._backend.create_table(f"{place[0]} as {encoding}", sheet.cells, temp=True), sheet
 
     def _given(self, name: str) -> list[dict[str, Any]]:
         """What the mapping says of each part of a table."""

@@ -162,11 +162,6 @@ def text_as_flag(text: ir.StringValue) -> ir.Value:
     return ibis.cases((text.isin(["1", "1.0"]), 1), (text.isin(["0", "0.0"]), 0), else_=None).cast(EXACT)
 
 
-def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
-    """The day of `text_as_time`."""
-    return text_as_time(text, forms).date()
-
-
 def text_as_time(text: ir.StringValue, forms: list[str]) -> ir.Value:
     """Read a date or time by the given formats only; a text that two formats read differently is none."""
     read = [_read_by(text, form) for form in forms]
@@ -186,7 +181,7 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
     """How often each spelling of a date occurs, and the formats that would read it; one query."""
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
     read = [_read_by(seen.raw, form) for form in forms]
-    asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
+    asked = {str(i): text_as_time(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
     clash = ibis.least(*read) != ibis.greatest(*read)
     asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
     shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)

@@ -4,11 +4,14 @@ from collections import Counter
 from datetime import date, datetime
 from decimal import Decimal
 
+import ibis
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kpi_helpers import cli, kpis
 from kpi_helpers.errors import ContractError, KpiError
@@ -470,6 +473,14 @@ def test_a_join_on_a_column_that_is_not_there_names_those_that_are(tmp_path):
         connect(tmp_path, JOIN).check()
 
 
+def test_a_join_with_several_files_is_refused(tmp_path):
+    put(put(put(tmp_path, LEADS, "l.csv"), "lead,won\n", "deals_1.csv"), "lead,won\n", "deals_2.csv")
+    join = [{"file": "deals_*.csv", "on": {"id": "lead"}}]
+
+    with pytest.raises(KpiError, match="join takes one file"):
+        connect(tmp_path, {"leads": JOIN["leads"] | {"join": join}}).check()
+
+
 # --- parts, lines, currency ------------------------------------------------------------------------------------
 
 
@@ -662,3 +673,44 @@ def test_a_table_that_breaks_its_contract_names_every_table_checked(tmp_path):
     with pytest.raises(ContractError, match=r"orders\.customer_id: 1 of 1 rows without a value"):
         connect(tmp_path).table("orders")
     assert broken(connect(tmp_path).check()) == {("likes", "negative"): 1, ("customer_id", "empty"): 1}
+
+
+# --- laws --------------------------------------------------------------------------------------------------------
+
+FEW = settings(deadline=None, derandomize=True, max_examples=12, suppress_health_check=list(HealthCheck))
+KEYS = st.sampled_from(["a", "b", "c", " a", "D", "đ", ""])
+
+
+@given(
+    lines=st.lists(st.tuples(st.sampled_from("abc"), st.decimals(-99, 99, places=2)), min_size=1), cut=st.integers(0, 9)
+)
+@FEW
+def test_lines_add_up_the_same_however_they_are_cut_into_files(tmp_path_factory, lines, cut):
+    folder = tmp_path_factory.mktemp("lines")
+    for i, part in enumerate((lines[:cut], lines[cut:])):
+        rows = "".join(f"{order},x,2026-01-05,{value}\n" for order, value in part)
+        put(folder, "order_id,customer_id,ordered_at,revenue\n" + rows, f"o_{i}.csv")
+    source = connect(folder, {"orders": [{"file": f"o_{i}.csv", "lines": True} for i in (0, 1)]})
+
+    read = {r["order_id"]: r["revenue"] for r in source.table("orders").to_pyarrow().to_pylist()}
+
+    assert read == {order: sum(v for o, v in lines if o == order) for order, _value in lines}
+
+
+@given(left=st.lists(KEYS, min_size=1, max_size=9), right=st.lists(st.tuples(KEYS, st.integers(0, 99)), max_size=9))
+@FEW
+def test_a_join_is_that_of_a_dictionary_or_a_counted_problem(tmp_path_factory, left, right):
+    folder = tmp_path_factory.mktemp("join")
+    put(folder, "content_id,k\n" + "".join(f"{i},{key}\n" for i, key in enumerate(left)), "posts.csv")
+    put(folder, "k,n\n" + "".join(f"{key},{n}\n" for key, n in right), "likes.csv")
+    mapping = {"file": "posts.csv", "join": [{"file": "likes.csv", "on": "k"}], "columns": {"likes": "n"}}
+    source = connect(folder, {"content": mapping})
+    counted = Counter(key.strip() for key, _n in right)
+
+    repeated = sum(counted[key.strip()] > 1 for key in left if key.strip())
+
+    assert broken(source.check()) == ({("k", "joined twice"): repeated} if repeated else {})
+    if not repeated:
+        there = {key.strip(): n for key, n in right if key.strip()}
+        read = source.table("content").order_by(ibis._.content_id.cast("int64")).to_pyarrow()["likes"].to_pylist()
+        assert read == [there.get(key.strip()) for key in left]
