@@ -107,21 +107,16 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
     stacks: list[tuple[ir.Table, dict[str, Any]]] = []
     for p, plan in plans:
         for s in (s for s in p.sheets if s.ragged):
-            n, told_n = len(s.ragged), str(s.cells.num_columns)
-            problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), told_n))
+            n, cells = len(s.ragged), str(s.cells.num_columns)
+            problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), cells))
         blocks: list[ir.Table] = []
         for channel, given in plan.items():
             problems += _absent(contract, p, given, alone=len(parts) == 1, wide=channel is not None)
-            columns: dict[str, Any] = {}
-            for c in held:
-                entry = given.get(c.name, {})
-                typed, text, how = _read(_find(p, entry, c), c, p.spec | entry)
-                columns |= {c.name: typed, f"{c.name}__raw": text}
-                told[c.name] = how if how == OPEN else told.get(c.name) or how
+            columns = _typed(p, given, held, told)
             if channel is not None:
                 columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
             for join in joins:  # counted once, not once a channel
-                own = f"key {join.n}" in p.raw.columns and not blocks
+                own = join.n in {j.n for j in p.joins} and not blocks
                 columns[f"copies {join.n}"] = p.raw[f"copies {join.n}"].fill_null(0) if own else ibis.null("int64")
                 columns[f"key {join.n}"] = p.raw[f"key {join.n}"] if own else ibis.null("string")
             blocks.append(p.raw.select(**columns) if columns else p.raw)
@@ -131,6 +126,16 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
     prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, stacks)
     prepared.notes.extend(both_say("check.numbered", column=c) for c in prepared.says("row"))
     return prepared
+
+
+def _typed(p: Part, given: dict[str, Any], held: list[Column], told: dict[str, str]) -> dict[str, Any]:
+    """Each column typed, and its text; `told` keeps what the readings were told."""
+    columns: dict[str, Any] = {}
+    for c in held:
+        entry = given.get(c.name, {})
+        columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(p, entry, c), c, p.spec | entry)
+        told[c.name] = how if how == OPEN else told.get(c.name) or how
+    return columns
 
 
 def _blocks(contract: Table, part: Part) -> dict[str | None, dict[str, dict[str, Any]]]:

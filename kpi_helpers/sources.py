@@ -157,10 +157,9 @@ class Source:
     def _span(self) -> tuple[date | None, date | None]:
         """First day, and last complete day."""
         if "channel_daily" not in self.tables:
-            spans = [(self._check(n)[0], self.period(n)) for n in self.tables if n not in PLANS]
-            spans = [(found, period) for found, period in spans if found.get("last")]
-            ends = [pd.Period(found["last"], PERIODS[period]).end_time.date() for found, period in spans]
-            return min((found["first"] for found, _period in spans), default=None), max(ends, default=None)
+            dated = {n: found for n in self.tables if n not in PLANS and (found := self._check(n)[0]).get("last")}
+            ends = [pd.Period(found["last"], PERIODS[self.period(n)]).end_time.date() for n, found in dated.items()]
+            return min((found["first"] for found in dated.values()), default=None), max(ends, default=None)
         length = {"day": 7, "week": 14, "month": 62}[self.period()]
         spans = self.table("channel_daily").group_by("channel").aggregate(first=_.date.min(), last=_.date.max())
         rows = spans.to_pyarrow().to_pylist()
