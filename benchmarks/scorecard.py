@@ -1,6 +1,6 @@
 """CPU of 40 KPIs over a million rows, beside the bare DuckDB aggregate over the same columns, in one process, warm.
 
-    .venv/bin/python benchmarks/scorecard.py [ROWS] [REPEATS]
+.venv/bin/python benchmarks/scorecard.py [ROWS] [REPEATS]
 """
 
 import sys

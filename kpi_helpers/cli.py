@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 EPILOG = """\
 examples:
@@ -91,9 +92,29 @@ def _check(options: argparse.Namespace) -> int:
     from kpi_helpers import sources
     from kpi_helpers.result import session_language
 
-    check = sources.connect(options.source, options.mapping).check()
-    print("\n".join(check.lines(session_language())))
+    data, language = sources.connect(options.source, options.mapping), session_language()
+    check = data.check()
+    print("\n".join([*check.lines(language), *_feeds(data, language)]))
     return 0 if check.ok else 4
+
+
+def _feeds(data: Any, language: str) -> list[str]:
+    """Which KPIs and notebooks the data feed, and which column or table the others lack."""
+    from kpi_helpers import editions, kpis
+    from kpi_helpers.result import say
+
+    needed = {name: editions.load(name)["metadata"]["kpi"]["tables"] for name in editions.names()}
+    runs = {name: tuple(table for table in tables if table not in data.tables) for name, tables in needed.items()}
+    lines = []
+    for key, lacking in (("check.feeds", getattr(kpis, "feeds", lambda data: {})(data)), ("check.runs", runs)):
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, missing in lacking.items():
+            groups.setdefault(tuple(sorted(missing)), []).append(name)
+        lines.append(say(key, language, n=len(groups.get((), ())), total=len(lacking)))
+        for missing, names in sorted(groups.items()):
+            told = [m if "." in m else say("check.no_table", language, what=m) for m in missing]
+            lines += [f"  {', '.join(told)} -> {', '.join(names)}"] if missing else []
+    return lines
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from kpi_helpers.result import LANGUAGES, Result, Text, asset, number, say, table
+from kpi_helpers.result import Result, Text, asset, both_say, number, say, table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 OPEN = "text, marks not named"
 GROUPED = r"^\D*[1-9]\d{0,2}(\.\d{3})+\D*$"  # 1.234 is a thousand in one country and little more than 1 in another
+NOTES = ("before", "above")
 BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A", "B | C"
 
 
@@ -29,6 +30,8 @@ class Column:
     money: bool = False
     signed: bool = False
     at_most: str | None = None
+    after: str | None = None
+    below: str | None = None
     one_of: tuple[str, ...] = ()
 
 
@@ -62,6 +65,20 @@ def _read(name: str, told: dict[str, Any]) -> Table:
 
 TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contracts.yaml")).items()}
 CHANNEL_DAILY = TABLES["channel_daily"]
+
+
+def dictionary() -> str:
+    """The tables as ``data/README.md`` lists them."""
+    lines = []
+    for t in TABLES.values():
+        key = f"; together once: {', '.join(f'`{k}`' for k in t.key)}" if t.key else ""
+        lines += [f"### {t.name}", "", f"One row: {t.about.en} ({t.about.vi}){key}.", ""]
+        lines += ["| column | kind | meaning | nghĩa |", "|---|---|---|---|"]
+        for c in t.columns:
+            kind = ", ".join([c.kind, *(mark for mark in ("money", "required") if getattr(c, mark))])
+            lines.append(f"| `{c.name}` | {kind} | {c.about.en} | {c.about.vi} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +165,6 @@ class Check(Result):
         return problems + (f'<ul class="prose">{notes}</ul>' if notes else "")
 
 
-def both_say(key: str, **told: Any) -> Text:
-    """A sentence in both languages; whole numbers and `Text` among `told` are written as each language does."""
-
-    def fill(v: Any, lang: str) -> Any:
-        return v[lang] if isinstance(v, Text) else number(v, lang) if isinstance(v, int) else v
-
-    return Text(*(say(key, lang, **{k: fill(v, lang) for k, v in told.items()}) for lang in LANGUAGES))
-
-
 class Rule(NamedTuple):
     """A rule of one column and its rows that break it; none do if any of `settled` holds."""
 
@@ -168,29 +176,26 @@ class Rule(NamedTuple):
 
 
 def broken_rules(
-    prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day"
-) -> tuple[int, list[Problem], list[str]]:
+    prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day", lines: bool = False,
+    asked: dict[str, Any],
+) -> tuple[list[Problem], list[Text], dict[str, Any]]:  # fmt: skip
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
     `prepared` holds, for each column that the source has, the typed column and its original text as
     ``<name>__raw``; `more` says for each what its reading was told (a date's format). A week begins on Monday,
-    a month on its first. A second query fetches examples of repeated keys.
+    a month on its first. Rows that are `lines` share their key. `asked` are aggregates to answer in the same scan.
+    A second query fetches examples of repeated keys.
 
-    Returns the number of rows, the problems, and the text columns that were tidied.
+    Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, by text column the rows tidied.
     """
     held = [c for c in contract.columns if c.name in prepared.columns]
-    rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""), period)]
-    kept = [c.name for c in held if c.kind == "text"]
-    asked = {name: (prepared[name] != prepared[f"{name}__raw"]).fill_null(False).sum() for name in kept}
-    asked["n"] = prepared.count()
-    for i, rule in enumerate(rules):
-        shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
-        asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
-        if rule.settled is not None:
-            asked[f"settled{i}"] = rule.settled.fill_null(False).any()
-    if keyed := bool(contract.key) and all(c in held for c in contract.columns if c.required):
-        key = _key(prepared, contract)
-        asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
+    rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""))]
+    keyed = bool(contract.key) and all(c in held for c in contract.columns if c.required)
+    if period != "day" and contract.dated in prepared.columns:
+        begun = prepared[contract.dated]
+        begun = begun.day_of_week.index() == 0 if period == "week" else begun.day() == 1
+        rules.append(Rule(contract.dated, "not the first day", ~begun, period))
+    asked = asked | _counts(prepared, contract, rules, keyed=keyed)
     found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
     problems = []
     for i, rule in enumerate(rules):
@@ -198,23 +203,48 @@ def broken_rules(
             examples = sorted({e[:60] for e in (found[f"low{i}"], found[f"high{i}"]) if e and e.strip()})
             told = (found[f"n{i}"], found["n"], tuple(examples), rule.told)
             problems.append(Problem(contract.name, rule.column, rule.name, *told))
-    if keyed and (repeated := found["n_key"] - found["n_distinct"]):
+    notes = [both_say(f"check.{p.rule}", column=p.column, n=p.n_rows, total=p.n_total, more=p.more, such=p.examples[0])
+             for p in problems if p.rule in NOTES]  # fmt: skip
+    problems = [p for p in problems if p.rule not in NOTES]
+    if bare := ", ".join(c.name for c in held if found["n"] and not c.required and not found[f"filled {c.name}"]):
+        notes.append(both_say("check.bare", columns=bare))
+    if keyed and lines:
+        notes.append(both_say("check.lines", n=found["n"], k=found["n_distinct"], keyed=_told_key(prepared, contract)))
+    elif keyed and (repeated := found["n_key"] - found["n_distinct"]):
         problems.append(_repeated(prepared, contract, repeated, found["n"]))
     if not found["n"]:
         problems.append(Problem(contract.name, contract.columns[0].name, "no rows", 0, 0))
-    return found["n"], problems, [name for name in kept if found[name]]
+    return problems, notes, found
 
 
-def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[Rule]:
-    """The rules of one column that the source has."""
+def _counts(prepared: "ir.Table", contract: Table, rules: list[Rule], *, keyed: bool) -> dict[str, Any]:
+    """What to ask: rows, rows that break each rule with two examples, cells filled or tidied, keys, dates."""
+    asked: dict[str, Any] = {"n": prepared.count()}
+    for c in (c for c in contract.columns if c.name in prepared.columns):
+        typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
+        asked[f"filled {c.name}"] = raw.count()
+        if c.kind == "text":
+            asked[c.name] = (typed != raw).fill_null(False).sum()
+        if c.name == contract.dated:
+            asked |= {"first": typed.cast("date").min(), "last": typed.cast("date").max()}
+    for i, rule in enumerate(rules):
+        shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
+        asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
+        if rule.settled is not None:
+            asked[f"settled{i}"] = rule.settled.fill_null(False).any()
+    if keyed:
+        key = _key(prepared, contract)
+        asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
+    return asked
+
+
+def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:
+    """The rules of one column that the source has; those of `NOTES` are no problems."""
     typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
-    if c.kind != "text":
-        yield Rule(
-            c.name, "not a number" if c.kind == "flag" else f"not a {c.kind}", raw.notnull() & typed.isnull(), told
-        )
-    if c.kind == "date" and period != "day":
-        begun = typed.day_of_week.index() == 0 if period == "week" else typed.day() == 1
-        yield Rule(c.name, "not the first day", ~begun, period)
+    if c.kind == "flag":
+        yield Rule(c.name, "not a flag", raw.notnull() & (typed.isnull() | ((typed != 0) & (typed != 1))), told)
+    elif c.kind != "text":
+        yield Rule(c.name, f"not a {c.kind}", raw.notnull() & typed.isnull(), told)
     if c.required:
         yield Rule(c.name, "empty", (typed if c.kind == "text" else raw).isnull())
     if told == OPEN:  # one point that cannot part thousands tells of all
@@ -222,12 +252,14 @@ def _rules(prepared: "ir.Table", c: Column, told: str, period: str) -> Iterator[
         yield Rule(c.name, "ambiguous number", pointed & grouped, settled=pointed & ~grouped)
     if c.kind == "number" and not c.signed:
         yield Rule(c.name, "credit" if c.money else "negative", typed < 0)
-    if c.kind == "flag":
-        yield Rule(c.name, "not a flag", (typed != 0) & (typed != 1))
     if c.one_of:
         yield Rule(c.name, "unknown word", typed.notnull() & ~typed.isin(c.one_of), ", ".join(c.one_of))
     if c.at_most and c.at_most in prepared.columns:
         yield Rule(c.name, "too large", typed > prepared[c.at_most], c.at_most)
+    if c.after and c.after in prepared.columns:
+        yield Rule(c.name, "before", typed < prepared[c.after], c.after)
+    if c.below and c.below in prepared.columns:
+        yield Rule(c.name, "above", typed > prepared[c.below], c.below)
 
 
 def _repeated(prepared: "ir.Table", contract: Table, repeated: int, n: int) -> Problem:
@@ -235,8 +267,11 @@ def _repeated(prepared: "ir.Table", contract: Table, repeated: int, n: int) -> P
     counted = prepared.group_by(key=_key(prepared, contract)).aggregate(n=prepared.count())
     shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
     keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
-    told = " + ".join(k for k in contract.key if k in prepared.columns)
-    return Problem(contract.name, contract.key[0], "duplicate", repeated, n, keys, told)
+    return Problem(contract.name, contract.key[0], "duplicate", repeated, n, keys, _told_key(prepared, contract))
+
+
+def _told_key(prepared: "ir.Table", contract: Table) -> str:
+    return " + ".join(k for k in contract.key if k in prepared.columns)
 
 
 def _key(prepared: "ir.Table", contract: Table) -> "ir.StringValue":

@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kpi_helpers.contracts import TABLES
+import yaml
+
+from kpi_helpers.contracts import TABLES, Column
 from kpi_helpers.errors import KpiError, require, require_known
 
 #: what a row may cover, and what pandas calls it; weeks begin on Monday
 PERIODS = {"day": "D", "week": "W-SUN", "month": "M"}
 READING = ("date_format", "decimal", "thousands", "null_values")
-COLUMN_OPTIONS = ("column", "factor", "signed", *READING)
-OPTIONS = ("channels", "columns", "currency", "encoding", "file", "period", "table", *READING)
+COLUMN_OPTIONS = ("column", "constant", "factor", "row", "signed", "values", *READING)
+OPTIONS = ("channels", "columns", "currency", "encoding", "file", "join", "lines", "period", "table", *READING)
+JOIN_OPTIONS = ("date_format", "encoding", "file", "first", "on", "table")
 #: names of encodings, and what Python calls them; UTF-8 may begin with a byte order mark
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "windows-1258": "cp1258"}
 #: a URL that carries a password or the like
@@ -31,7 +35,7 @@ def locate(path: str | Path) -> Path:
     return here if here.is_absolute() or here.exists() else project_root() / here
 
 
-def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     """Read a mapping from a YAML file (or take it as a dict) and check every name in it.
 
     Raises
@@ -49,19 +53,31 @@ def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, di
     rules = _yaml(mapping) if isinstance(mapping, str | Path) else mapping
     told = f"mapping {mapping} holds no table. Begin with a line such as channel_daily:"
     require(isinstance(rules, Mapping), told)
-    for name, spec in rules.items():
+    for name, told in rules.items():
         require_known(name, TABLES, f"mapping: {name!r} is no table.")
-        _check_table(name, spec)
+        specs = told if isinstance(told, list) and told else [told]
+        for spec in specs:
+            _check_table(name, spec)
+        told = f"mapping: {name}: lines and period must be the same for each part of the list."
+        require(len({(bool(s.get("lines")), s.get("period", "day")) for s in specs}) == 1, told)
     return dict(rules)
 
 
-def _yaml(mapping: str | Path) -> Any:
-    import yaml
+class _Plain(yaml.SafeLoader):
+    """YAML where "on", "yes" and "no" are words; only true and false are truths."""
 
+
+_Plain.yaml_implicit_resolvers = {
+    letter: [pair for pair in pairs if letter in "tTfF" or not pair[0].endswith(":bool")]
+    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _yaml(mapping: str | Path) -> Any:
     path = locate(mapping)
     require(path.is_file(), f"mapping={str(mapping)!r} does not exist. Give the path of a YAML file.")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Plain)  # a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise KpiError(f"{mapping} is not YAML in UTF-8: {' '.join(str(error).split())}. Mind the spaces.") from None
 
@@ -70,28 +86,66 @@ def _check_table(name: str, spec: Any) -> None:
     require(isinstance(spec, dict), f"mapping: {name} holds {spec!r}, but needs options such as file and columns.")
     for option in spec:
         require_known(option, OPTIONS, f"mapping: {option!r} is no option of {name}.")
-    for option, known in {"period": PERIODS, "encoding": ENCODINGS}.items():
-        given = str(spec.get(option, next(iter(known)))).lower()
-        require(given in known, f"mapping: {option} {given!r} is not one of {', '.join(known)}.")
+    _check_joins(name, spec.get("join", []))
+    for option, words in {"period": PERIODS, "encoding": ENCODINGS}.items():
+        for given in (str(block.get(option, next(iter(words)))).lower() for block in (spec, *spec.get("join", []))):
+            require(given in words, f"mapping: {option} {given!r} is not one of {', '.join(words)}.")
+    told = f"mapping: {name}: period is for sums of a day; a row of {name} is {TABLES[name].about.en}."
+    require("period" not in spec or TABLES[name].rows == "day", told)
+    told = f"mapping: {name}: lines: true adds up the rows of a key; a row of {name} has none."
+    require(not spec.get("lines") or bool(TABLES[name].key), told)
     columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
     inner = channels if isinstance(channels, dict) else {}
     for where, block in {"columns": columns, "channels": channels, **inner}.items():
         told = f"mapping: {where} holds {block!r}, but needs pairs such as {{spend: cost}}."
         require(isinstance(block, dict), told)
     _check_marks(spec, name)
+    known = {c.name: c for c in TABLES[name].columns}
     for column, entry in (pair for block in (columns, *channels.values()) for pair in block.items()):
-        ours = [c.name for c in TABLES[name].columns]
-        require_known(column, ours, f"mapping: {column!r} is no column of {name}.")
+        require_known(column, known, f"mapping: {column!r} is no column of {name}.")
         if isinstance(entry, dict):
-            _check_column(column, entry)
+            _check_column(known[column], entry)
             _check_marks(spec | entry, column)
 
 
-def _check_column(column: str, entry: dict[str, Any]) -> None:
+def _check_joins(name: str, joins: Any) -> None:
+    told = f"mapping: {name}: join holds {joins!r}, but needs a list such as [{{file: deals.csv, on: lead_id}}]."
+    require(isinstance(joins, list) and all(isinstance(j, dict) and j.get("on") for j in joins), told)
+    for join in joins:
+        for option in join:
+            require_known(option, JOIN_OPTIONS, f"mapping: {option!r} is no option of join.")
+        require("file" in join or "table" in join, told)
+        _check_marks(join, "join")
+
+
+def _check_column(c: Column, entry: dict[str, Any]) -> None:
     for option in entry:
-        require_known(option, COLUMN_OPTIONS, f"mapping: {option!r} is no option of {column}.")
-    whole = "column" in entry and isinstance(entry.get("factor", 1), int | float)
-    require(whole, f"mapping: {column} holds {entry!r}; it needs column: your_name, and a number as factor.")
+        require_known(option, COLUMN_OPTIONS, f"mapping: {option!r} is no option of {c.name}.")
+    told, words = f"mapping: {c.name} holds {entry!r};", entry.get("values", {})
+    one = len({"column", "constant", "row"} & set(entry)) == 1 and entry.get("row", True) is True
+    whole = one and isinstance(entry.get("factor", 1), int | float)
+    require(whole, f"{told} it needs column: your_name, constant: a value or row: true, and a number as factor.")
+    several = "row" in entry or isinstance(entry.get("column"), list)
+    require(c.kind == "text" or not several, f"{told} only text is made of row numbers or of several columns.")
+    fits = "constant" not in entry or _fits(c, entry["constant"])
+    require(fits, f"{told} the constant is no {' or '.join(c.one_of) or c.kind}.")
+    good = isinstance(words, dict) and c.kind not in ("date", "time") and all(_fits(c, ours) for ours in words.values())
+    known = f" among {', '.join(c.one_of)}" if c.one_of else " (0 or 1)" if c.kind == "flag" else ""
+    require(not words or good, f"{told} values needs pairs {{your word: ours}}, for {c.kind}{known}.")
+
+
+def _fits(c: Column, value: Any) -> bool:
+    """Whether a value of the mapping is of the kind of a column."""
+    if c.kind in ("date", "time"):
+        try:
+            return datetime.fromisoformat(str(value)).tzinfo is None
+        except ValueError:
+            return False
+    if c.kind == "flag":
+        return value in (0, 1)
+    if c.kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, str | int | float) and (not c.one_of or value in c.one_of)
 
 
 def _check_marks(options: Mapping[str, Any], where: str) -> None:

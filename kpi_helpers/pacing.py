@@ -135,7 +135,7 @@ def watch_year(
     """Compare the time from `since` to `until` with the same weekdays 52 weeks before."""
     window: dict[str, Any] = {"by": by, "grain": "total", "confidence": confidence}
     now, year = kpis.compute(data, ids, since=since, until=until, **window), timedelta(weeks=52)
-    if data.first_day() > since - year:
+    if (first := data.first_day()) is None or first > since - year:
         return Watch.of((), confidence=confidence, currency=now.currency, known=False)
     return watch(now, kpis.compute(data, ids, since=since - year, until=until - year, **window))
 

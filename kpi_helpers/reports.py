@@ -111,7 +111,7 @@ def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
         for table in job.about["tables"]:
             data.table(table)
         data.require_grain(given.get("grain", "month"))
-        as_of = data.as_of(given["as_of"]).isoformat()
+        as_of = str(data.as_of(given["as_of"]) or "undated")
     except ContractError as error:
         say(f"{job.name}  the data break their contract; nothing was run")
         say(str(error))

@@ -79,6 +79,15 @@ def number(value: float | None, language: str = "en", *, decimals: int = 0, sign
     return (MINUS if rounded < 0 else "+" if sign and rounded > 0 else "") + text
 
 
+def both_say(key: str, **told: Any) -> Text:
+    """A sentence in both languages; whole numbers and `Text` among `told` are written as each language does."""
+
+    def fill(v: Any, lang: str) -> Any:
+        return v[lang] if isinstance(v, Text) else number(v, lang) if isinstance(v, int) else v
+
+    return Text(*(say(key, lang, **{k: fill(v, lang) for k, v in told.items()}) for lang in LANGUAGES))
+
+
 def percent(share: float | None, language: str = "en", *, decimals: int = 1, sign: bool = False) -> str:
     """Write a fraction as a percentage: 0.0345 is 3.5%, in Vietnamese 3,5%."""
     if share is None or not math.isfinite(share):

@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -15,21 +14,22 @@ import ibis.expr.types as ir
 import pandas as pd
 from ibis import _
 
-from kpi_helpers import simulate, texts
-from kpi_helpers.contracts import OPEN, TABLES, Check, Column, Problem, Table, both_say, broken_rules
+from kpi_helpers import preparing, simulate, texts
+from kpi_helpers.contracts import TABLES, Check, Problem, broken_rules
 from kpi_helpers.errors import ContractError, KpiError, require
 from kpi_helpers.mappings import ENCODINGS, PERIODS, SECRET_URL, locate, project_root, read_mapping
-from kpi_helpers.result import Text
-from kpi_helpers.texts import EXACT
+from kpi_helpers.preparing import ROW, Join, Part, Prepared
+from kpi_helpers.result import Text, both_say
 
 FILES = (".parquet", ".csv", ".csv.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
+PLANS = ("targets",)  # dated by days to come
 
 
 class Source:
     """Tables that keep their contract, whatever stands behind them; made by `connect`."""
 
-    def __init__(self, name: str, backend: Any, folder: Path | None, mapping: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, name: str, backend: Any, folder: Path | None, mapping: dict[str, Any]) -> None:
         self.name = name
         self._backend = backend
         self._folder = folder
@@ -38,28 +38,46 @@ class Source:
     @property
     def tables(self) -> list[str]:
         """Names of the contract tables that this source holds."""
-        return [name for name in TABLES if name in self._mapping or self._origin(name)]
+        return [name for name in TABLES if name in self._mapping or self._specs(name)]
 
     def files(self) -> list[Path]:
-        """Files behind the tables, for fingerprints; none for a database."""
-        return [self._folder / self._origin(name) for name in self.tables] if self._folder else []
+        """Files behind the tables and what they join, for fingerprints; none for a database."""
+        if self._folder is None:
+            return []
+        held = [(name, spec) for name in self.tables for spec in self._given(name)]
+        places = [self._places(name, each) for name, spec in held for each in (spec, *spec.get("join", ()))]
+        return [self._folder / file for file in dict.fromkeys(f for found in places for place in found for f in place)]
 
-    def period(self) -> str:
-        """What a row covers: ``day``, ``week`` or ``month``, beginning on its date."""
-        return str(self._spec("channel_daily").get("period", "day")).lower()
+    def period(self, name: str = "") -> str:
+        """What a row covers: ``day``, ``week`` or ``month``; of channel_daily, or else the longest of the tables."""
+        if not name and "channel_daily" not in self.tables:
+            return max((self.period(n) for n in self.tables), key=[*PERIODS].index, default="day")
+        return str(next(iter(self._given(name or "channel_daily"))).get("period", "day")).lower()
 
-    def require_grain(self, grain: str) -> None:
-        """Raise a `KpiError` if the rows are coarser than `grain`."""
+    def require_grain(self, grain: str, name: str = "") -> None:
+        """Raise a `KpiError` if the rows (of table `name`, or as `period` says) are coarser than `grain`."""
         lengths = [*PERIODS, "total"]
-        told = f"grain={grain!r}: the rows of {self.name} cover a {self.period()} each. Choose that or longer."
-        require(lengths.index(grain) >= lengths.index(self.period()), told)
+        told = f"grain={grain!r}: the rows of {self.name} cover a {self.period(name)} each. Choose that or longer."
+        require(lengths.index(grain) >= lengths.index(self.period(name)), told)
 
     def currency(self) -> str:
-        """ISO code of the money columns as the mapping says it; empty where nobody has said."""
-        return str(self._spec("channel_daily").get("currency", ""))
+        """ISO code of the money columns of all tables as the mapping says it; empty where nobody has said.
+
+        Raises
+        ------
+        KpiError
+            If tables are in different currencies.
+        """
+        told = [
+            (str(spec["currency"]), name) for name in self.tables for spec in self._given(name) if "currency" in spec
+        ]
+        codes = list(dict(told))
+        listed = " and ".join(f"{name} in {code}" for code, name in dict(told).items())
+        require(len(codes) <= 1, f"{self.name} holds {listed}: money is never mixed. Convert in the source.")
+        return "".join(codes)
 
     def table(self, name: str) -> ir.Table:
-        """Return an Ibis table that keeps the contract `name`: date, text, and exact decimals.
+        """Return an Ibis table that keeps the contract `name`: date, timestamp, text, and exact decimals.
 
         Raises
         ------
@@ -72,12 +90,12 @@ class Source:
         return self._kept(name)
 
     def columns(self, name: str) -> list[str]:
-        """Columns of the contract `name` that this source has, whether or not they keep it."""
-        prepared, _told, _problems = self._prepare(TABLES[name])
-        return [c.name for c in TABLES[name].columns if c.name in prepared.columns]
+        """Columns of the contract `name` that the source has; none if it lacks the table."""
+        there = self._prepared(name).rows.columns if name in self.tables else ()
+        return [c.name for c in TABLES[name].columns if c.name in there]
 
     def check(self, name: str | None = None) -> Check:
-        """Check one table or all of them; data problems are returned, never raised.
+        """Check one table or all of them, one scan each; data problems are returned, never raised.
 
         Examples
         --------
@@ -86,22 +104,27 @@ class Source:
         """
         names = [name] if name else self.tables
         if not self.tables or (name and name not in self.tables):
+            known = name or f"{', '.join([*TABLES][:3])} or another of data/README.md"
             raise ContractError(
-                f"{self.name} holds no table {name or ' or '.join(TABLES)}; it holds {self._listing()}. "
+                f"{self.name} holds no table {known}; it holds {self._listing()}. "
                 f"Name your file or table in a mapping: {name or 'channel_daily'}: {{file: your_file.csv}}"
             )
-        n_rows, problems, notes = zip(*(self._check(each) for each in names), strict=True)
+        found, problems, notes = zip(*(self._check(each) for each in names), strict=True)
+        # a wide table has one row for all its channels
+        wide = [len(specs[0].get("channels") or [0]) if len(specs) == 1 else 1 for specs in map(self._given, names)]
+        n_rows = tuple(each["n"] // width for each, width in zip(found, wide, strict=True))
         return Check(tables=tuple(names), n_rows=n_rows, problems=sum(problems, ()), notes=sum(notes, ()))
 
-    def first_day(self) -> date:
-        """First day of the data."""
+    def first_day(self) -> date | None:
+        """First day of the data: of channel_daily, or else of any table; None if nothing is dated."""
         return self._span()[0]
 
-    def as_of(self, day: str | None = None) -> date:
+    def as_of(self, day: str | None = None) -> date | None:
         """Day up to which to read: `day` as YYYY-MM-DD if the data reach it, else the last complete day.
 
-        A day is complete when each channel that still reports has a row; a channel that has been silent for more
-        than a week (two periods of a weekly or monthly table) is taken to have ended.
+        A day of channel_daily is complete when each channel that still reports has a row; a channel that has been
+        silent for more than a week (two periods of a weekly or monthly table) is taken to have ended. Without
+        channel_daily it is the last day of any table; None if nothing is dated.
 
         >>> connect("data/demo").as_of(None)
         datetime.date(2026, 11, 21)
@@ -109,6 +132,8 @@ class Source:
         first, last = self._span()
         if day is None:
             return last
+        if first is None or last is None:
+            raise KpiError(f"as_of={day!r}: no table of {self.name} is dated. Leave as_of out.")
         try:
             chosen = date.fromisoformat(day)
         except ValueError:
@@ -118,21 +143,23 @@ class Source:
         require(chosen >= first, f"as_of={day} lies before the first day of the data. Give {first} or later.")
         return chosen
 
-    def _spec(self, name: str) -> dict[str, Any]:
-        return self._mapping.get(name, {})
-
     @cache  # noqa: B019  # a source lives as long as its notebook
     def _kept(self, name: str) -> ir.Table:
         """The typed columns; text files are parsed once for all queries."""
-        prepared, _told, _problems = self._prepare(TABLES[name])
-        typed = prepared.select([c.name for c in TABLES[name].columns if c.name in prepared.columns])
-        if self._folder is None or self._origin(name).endswith(".parquet"):
+        typed = self._prepared(name).rows.select(self.columns(name))
+        if self._given(name)[0].get("lines"):
+            typed = preparing.collapsed(typed, TABLES[name])
+        if self._folder is None or all(place[0].endswith(".parquet") for _spec, place in self._specs(name)):
             return typed
         return self._backend.create_table(name, typed, temp=True)
 
     @cache  # noqa: B019
-    def _span(self) -> tuple[date, date]:
+    def _span(self) -> tuple[date | None, date | None]:
         """First day, and last complete day."""
+        if "channel_daily" not in self.tables:
+            dated = {n: found for n in self.tables if n not in PLANS and (found := self._check(n)[0]).get("last")}
+            ends = [pd.Period(found["last"], PERIODS[self.period(n)]).end_time.date() for n, found in dated.items()]
+            return min((found["first"] for found in dated.values()), default=None), max(ends, default=None)
         length = {"day": 7, "week": 14, "month": 62}[self.period()]
         spans = self.table("channel_daily").group_by("channel").aggregate(first=_.date.min(), last=_.date.max())
         rows = spans.to_pyarrow().to_pylist()
@@ -141,45 +168,29 @@ class Source:
         return min(row["first"] for row in rows), pd.Period(begin, PERIODS[self.period()]).end_time.date()
 
     @cache  # noqa: B019
-    def _check(self, name: str) -> tuple[int, tuple[Problem, ...], tuple[Text, ...]]:
-        """Rows, problems and notes of one table."""
-        contract, sheet = TABLES[name], self._sheet(name)
+    def _check(self, name: str) -> tuple[dict[str, Any], tuple[Problem, ...], tuple[Text, ...]]:
+        """What the scan of one table found, with problems and notes."""
+        contract, period, lines = TABLES[name], self.period(name), bool(self._given(name)[0].get("lines"))
         try:
-            prepared, told, problems = self._prepare(contract)
-            n, broken, tidied = broken_rules(prepared, contract, more=told, period=self.period())
-            entries = [pair for block in self._blocks(contract).values() for pair in block.items()]
-            credited = {name for name, entry in entries if isinstance(entry, dict) and entry.get("signed")}
-            broken = [p for p in broken if p.rule != "credit" or p.column not in credited]
-            problems += [self._cured(p, prepared, contract) if p.more.startswith("text") else p for p in broken]
-            notes = [*(sheet.notes if sheet else ()), *(note for c in tidied for note in self._tidied(prepared, c))]
-            if name == "channel_daily" and {"date", "channel"} <= set(prepared.columns):
-                notes += self._gaps(prepared.filter(_.date.notnull(), _.channel.notnull()))
-            return n // len(self._spec(name).get("channels") or [0]), tuple(problems), tuple(notes)
+            prepared = self._prepared(name)
+            rows, asked, signed = prepared.rows, preparing.questions(prepared), prepared.says("signed")
+            broken, notes, found = broken_rules(
+                rows, contract, more=prepared.told, period=period, lines=lines, asked=asked
+            )
+            broken = [p for p in broken if p.rule != "credit" or p.column not in signed]
+            broken = [preparing.cured(p, contract, prepared) for p in broken]
+            missed, told = preparing.answered(prepared, name, found)
+            notes = [*prepared.notes, *told, *notes]
+            notes += [note for c in self.columns(name) if found.get(c) for note in preparing.tidied(rows, c)]
+            if name == "channel_daily" and {"date", "channel"} <= set(rows.columns):
+                notes += self._gaps(rows.filter(_.date.notnull(), _.channel.notnull()))
+            return found, (*prepared.problems, *missed, *broken), tuple(notes)
         except duckdb.Error as error:
             if not self._folder:
                 raise
-            path, first = self._folder / self._origin(name), str(error).strip().splitlines()[0]
-            raise ContractError(f"{path} cannot be read: {first} Export it again.") from None
-
-    def _cured(self, problem: Problem, prepared: ir.Table, contract: Table) -> Problem:
-        """Add what the mapping could say of texts that did not read."""
-        column = next(c for c in contract.columns if c.name == problem.column)
-        raw, blocks = prepared[f"{column.name}__raw"], self._blocks(contract).values()
-        own = (block[column.name] for block in blocks if isinstance(block.get(column.name), dict))
-        options = self._spec(contract.name) | next(own, {})
-        if self._backend.name != "duckdb":
-            return replace(problem, more="date (text)", cures=(both_say("cure.cast", kind=column.kind),))
-        if column.kind == "date":
-            more, cures = texts.date_hints(raw, texts.date_forms(options))
-            return replace(problem, examples=(), more=more, cures=cures)
-        return replace(problem, more="", cures=texts.number_hints(raw, options, money=column.money))
-
-    def _tidied(self, prepared: ir.Table, name: str) -> list[Text]:
-        """Notes of the values that were read from other spellings, the most frequent first."""
-        typed, raw = prepared[name], prepared[f"{name}__raw"]
-        spelt = prepared.group_by(value=typed).aggregate(n=(typed != raw).sum(), k=raw.nunique()).filter(_.n > 0)
-        rows = spelt.order_by(ibis.desc("n"), "value").limit(5).to_pyarrow().to_pylist()
-        return [both_say("check.tidied", column=name, **row) for row in rows]
+            places = [self._folder / file for _spec, place in self._specs(name) for file in place]
+            files, first = ", ".join(map(str, places)), str(error).strip().splitlines()[0]
+            raise ContractError(f"{files} cannot be read: {first} Export again.") from None
 
     def _gaps(self, prepared: ir.Table) -> list[Text]:
         """Notes of missing periods, and of channels whose name looks like a word for nothing."""
@@ -195,122 +206,82 @@ class Source:
                 notes.append(both_say("check.marker", value=row["channel"]))
         return notes
 
-    def _blocks(self, contract: Table) -> dict[str | None, dict[str, Any]]:
-        """Which column of the source is which of ours, for each channel of a wide table, or once."""
-        spec, sheet = self._spec(contract.name), self._sheet(contract.name)
-        wide = {*contract.numbers, "channel"} if "channels" in spec else set()  # a block names its own measures
-        # a name that occurs twice is asked for, and lacking
-        there = {*self._raw(contract.name).columns, *(sheet.repeated if sheet else ())}
-        own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
-        named = own | (spec.get("columns") or {})
-        return {channel: named | block for channel, block in (spec.get("channels") or {None: {}}).items()}
+    @cache  # noqa: B019
+    def _prepared(self, name: str) -> Prepared:
+        parts = [self._part(name, spec, place, i) for i, (spec, place) in enumerate(self._specs(name))]
+        return preparing.prepare(TABLES[name], parts)
 
-    def _prepare(self, contract: Table) -> tuple[ir.Table, dict[str, str], list[Problem]]:
-        """Typed columns beside their raw text; what the reading was told; columns that are not there."""
-        raw, sheet, blocks = self._raw(contract.name), self._sheet(contract.name), self._blocks(contract)
-        options = self._spec(contract.name) | {"tidy": self._folder is None or (sheet and sheet.tidy)}
-        problems: list[Problem] = []
-        if sheet and (n := len(sheet.ragged)):
-            shown, n_cells = tuple(sheet.ragged[:2]), str(len(raw.columns))
-            problems = [Problem(contract.name, "*", "ragged", n, n + len(sheet.cells), shown, n_cells)]
-        held = [c for c in contract.columns if any(c.name in block for block in blocks.values())]
-        told: dict[str, str] = {}
-        parts = []
-        for channel, block in blocks.items():
-            given = {name: _entry(entry, raw.columns) for name, entry in block.items() if entry is not None}
-            problems += _absent(contract, given, raw.columns, wide=channel is not None)
-            columns: dict[str, ir.Value] = {}
-            for c in held:
-                entry = given.get(c.name, {})
-                found = entry.get("column") in raw.columns
-                if found or not c.required:
-                    typed, text, how = self._read(raw, c, entry if found else None, options | entry)
-                    columns |= {c.name: typed, f"{c.name}__raw": text}
-                    told[c.name] = how or told.get(c.name, "")
-            if channel is not None:
-                columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
-            parts.append(raw.select(**columns) if columns else raw)
-        return (ibis.union(*parts) if len(parts) > 1 else parts[0]), told, list(dict.fromkeys(problems))
-
-    def _read(self, raw: ir.Table, c: Column, entry: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
-        """Typed value, original text, and what the reading was told, of one column."""
-        null = ibis.null({"date": "date", "time": "timestamp", "text": "string"}.get(c.kind, EXACT))
-        if entry is None:
-            return null, ibis.null("string"), ""
-        column, kind = raw[entry["column"]], raw[entry["column"]].type()
-        if kind.is_string():
-            return self._read_text(column, c, null, options)
-        text = column.cast("string")
-        if c.kind == "text":
-            return text, text, ""
-        if c.kind == "time":
-            good = kind.is_date() or kind.is_timestamp()
-            return column.cast("timestamp") if good else null, text, "" if good else f"time ({kind})"
-        if c.kind == "date":
-            good = kind.is_date() or kind.is_timestamp()
-            day = column.cast("date") if good else null
-            day = day.year().between(1900, 2099).ifelse(day, null) if good else null
-            return day, text, "" if good else f"date ({kind})"
-        if not kind.is_numeric() or kind.is_boolean():
-            return null, text, ""
-        if kind.is_integer():
-            column = (column.abs() > 10**17).ifelse(ibis.null(kind), column)
-        if kind.is_floating():  # NaN and infinity have no exact value: shown as not a number
-            bad = column.isnan() | column.isinf() | (column.abs() > 1e17)
-            column = bad.ifelse(ibis.null("float64"), column)
-        return _scaled(column, options), text, ""
-
-    def _read_text(self, column: Any, c: Column, null: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
-        bare = column.strip() if options["tidy"] else texts.cleaned(column)
-        bare = bare.isin(["", *texts.null_values(options)]).ifelse(ibis.null("string"), bare)
-        if c.kind == "text":
-            return bare, column, ""
-        if self._backend.name != "duckdb":  # other engines raise on text that does not fit
-            return null, bare, "text"
-        if c.kind == "date":
-            return texts.text_as_date(bare, texts.date_forms(options)), bare, "text"
-        told = "text" if {"decimal", "thousands"} & set(options) else OPEN
-        value = texts.text_as_number(bare, options if c.money else {**options, "currency": ""})
-        return _scaled(value, options), bare, told
+    def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...], i: int) -> Part:
+        raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower())
+        blocks = [spec.get("columns") or {}, *(spec.get("channels") or {}).values()]
+        if any(isinstance(entry, dict) and "row" in entry for block in blocks for entry in block.values()):
+            told = f"mapping: {name}: row: true numbers the lines of a file; a table has no order. Map its key."
+            require(self._folder is not None, told)
+            raw = raw.mutate(**{ROW: ibis.row_number() + 1})
+        joins: list[Join] = []
+        for k, given in enumerate(spec.get("join", ())):
+            there, *others = self._places(name, given)
+            require(not others, f"mapping: {name}: join takes one file, and {given.get('file')} names several.")
+            other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
+            on = [given["on"]] if isinstance(given["on"], str) else given["on"]
+            join = Join(there[0], on if isinstance(on, dict) else dict(zip(on, on, strict=True)), f"{i}.{k}", other)
+            forms = texts.date_forms(spec | given)
+            raw = preparing.joined(raw, join, given.get("first"), self._stem(there), forms)
+            joins, sheets = [*joins, join], [*sheets, *more]
+        tidy = len(sheets) == 1 + len(joins) and all(s.tidy for s in sheets)  # Parquet may be spelt in any way
+        spec = spec | {"tidy": self._folder is None or tidy, "of_files": self._backend.name == "duckdb"}
+        return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
 
     @cache  # noqa: B019
-    def _sheet(self, name: str) -> texts.Sheet | None:
-        """Cells of a CSV file, and what was seen on the way to them."""
-        if self._folder is None or self._origin(name).endswith(".parquet"):
-            return None
-        encoding = str(self._spec(name).get("encoding", "utf-8")).lower()
-        return texts.read_csv(self._folder / self._origin(name), encoding, ENCODINGS[encoding])
-
-    @cache  # noqa: B019  # a source lives as long as its notebook
-    def _raw(self, name: str) -> ir.Table:
-        origin = self._origin(name)
+    def _open(self, place: tuple[str, ...], encoding: str) -> tuple[Any, ...]:
+        """Rows of a file or table, and the cells of a CSV file with what was seen on the way to them."""
         if self._folder is None:
-            schema, _dot, bare = origin.rpartition(".")
-            return self._backend.table(bare, database=schema or None)
-        if sheet := self._sheet(name):
-            return self._backend.create_table(f"{name} as text", sheet.cells, temp=True)
-        return self._backend.read_parquet(self._folder / origin)
+            schema, _dot, bare = place[0].rpartition(".")
+            return (self._backend.table(bare, database=schema or None),)
+        if place[0].endswith(".parquet"):
+            return (self._backend.read_parquet([self._folder / file for file in place], union_by_name=True),)
+        sheet = texts.read_csv(self._folder / place[0], encoding, ENCODINGS[encoding])
+        return self._backend.create_table(f"{place[0]} as {encoding}", sheet.cells, temp=True), sheet
+
+    def _given(self, name: str) -> list[dict[str, Any]]:
+        """What the mapping says of each part of a table."""
+        told = self._mapping.get(name, {})
+        return told if isinstance(told, list) else [told]
 
     @cache  # noqa: B019
-    def _origin(self, name: str) -> str:
-        """File or table behind a contract, or an empty string."""
-        spec = self._spec(name)
+    def _specs(self, name: str) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
+        """Each part of a table, and the files or the table behind it; none if there is none."""
+        return [(spec, place) for spec in self._given(name) for place in self._places(name, spec)]
+
+    def _places(self, name: str, spec: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """Files (Parquet files of one pattern are read as one) or the table that a part names."""
         if self._folder is None:
             wanted = str(spec.get("table", name))
             schema, _dot, bare = wanted.rpartition(".")
-            there = [wanted] if bare in self._backend.list_tables(database=schema or None) else []
+            there = [wanted] if bare in self._listed(schema) else []
         else:
             wanted = str(spec.get("file", ""))
             sought = [wanted] if wanted else [name + ending for ending in FILES]
-            there = [file for file in sought if (self._folder / file).exists()]
+            there = [file for file in sought if (self._folder / file).is_file()]
+            if "*" in wanted:
+                there = sorted(p.relative_to(self._folder).as_posix() for p in self._folder.glob(wanted))
         twice = f"{self.name} holds {' and '.join(there)}. Keep one, or name it in the mapping: file."
-        require(len(there) <= 1, twice)
+        require(len(there) <= 1 or "*" in wanted, twice)
         if name in self._mapping and not there:
             raise KpiError(
                 f'{self.name} has no "{wanted or name}" for {name}; it holds {self._listing()}. '
                 "Correct file or table in the mapping."
             )
-        return "".join(there)
+        pressed = tuple(file for file in there if file.endswith(".parquet"))
+        return [*([pressed] if pressed else []), *((file,) for file in there if file not in pressed)]
+
+    def _stem(self, place: tuple[str, ...]) -> str:
+        """Name of a file without its endings, or of a table without its schema."""
+        return Path(place[0]).name.split(".")[0] if self._folder else place[0].rpartition(".")[2]
+
+    @cache  # noqa: B019
+    def _listed(self, schema: str) -> list[str]:
+        return list(self._backend.list_tables(database=schema or None))
 
     def _listing(self) -> str:
         held = sorted(p.name for p in self._folder.iterdir()) if self._folder else self._backend.list_tables()
@@ -362,32 +333,3 @@ def _answer(opening: Callable[[], Any], name: str) -> Any:
         raise ContractError(
             f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user."
         ) from None
-
-
-def _absent(contract: Table, given: dict[str, Any], there: Sequence[str], *, wide: bool) -> list[Problem]:
-    """Columns that the mapping names and the source lacks, that no table can do without, or that lack their unit."""
-    problems, needed = [], {c.name for c in contract.columns if c.required} - ({"channel"} if wide else set())
-    for c in contract.columns:
-        entry = given.get(c.name, {})
-        wanted = (entry["column"],) if entry else ()
-        lacking = wanted[0] not in there if wanted else c.name in needed
-        if lacking:
-            problems.append(Problem(contract.name, c.name, "missing column", 0, 0, wanted, ", ".join(there)))
-        elif wanted and c.money and "factor" not in entry and wanted[0].lower().endswith("micros"):
-            problems.append(Problem(contract.name, c.name, "micros", 0, 0, wanted))
-    if contract.rows == "day" and not set(contract.numbers) & set(given):
-        problems.append(Problem(contract.name, "*", "no measure", 0, 0, (), ", ".join(contract.numbers)))
-    return problems
-
-
-def _entry(entry: Any, there: Sequence[str]) -> dict[str, Any]:
-    """Options of a column; a name that is not there is sought as the header of a file is cleaned."""
-    given = entry if isinstance(entry, dict) else {"column": entry}
-    name = str(given["column"])
-    return given | {"column": name if name in there else texts.clean(name)}
-
-
-def _scaled(value: ir.Value, options: dict[str, Any]) -> ir.Value:
-    """Apply the unit factor (1e-6 for micros) and store exactly, to six places."""
-    factor = options.get("factor")
-    return (value.cast("float64") * float(factor) if factor else value).cast(EXACT)

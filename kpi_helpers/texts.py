@@ -16,12 +16,12 @@ import ibis.expr.types as ir
 import pyarrow as pa  # type: ignore[import-untyped]
 from ibis import _
 
-from kpi_helpers.contracts import both_say
 from kpi_helpers.errors import ContractError
-from kpi_helpers.result import Text
+from kpi_helpers.result import Text, both_say
 
 EXACT = "decimal(24, 6)"
-ISO_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+ISO = "%Y-%m-%d"  # with or without a time
+ISO_SHAPE = r"^\d{4}-\d\d?-\d\d?([ T]([01]?\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?)?$"
 DAYS = ("Y-%m-%d", "d/%m/%Y", "m/%d/%Y", "d-%m-%Y", "m-%d-%Y", "d.%m.%Y", "Y/%m/%d", "Y%m%d", "d/%m/%y", "m/%d/%y")
 #: spellings of dates that a remedy may name; none is used unless the mapping says so
 SPELLINGS = [f"%{day}{time}" for day in DAYS for time in ("", " %H:%M", " %H:%M:%S")]
@@ -29,6 +29,7 @@ MARKS = ({}, *({"decimal": d, "thousands": t} for d, t in (",.", ", ", ".,", ". 
 SYMBOLS = {"VND": ("₫", "đ", "vnđ", "đồng"), "USD": ("$", "US$"), "EUR": ("€",), "GBP": ("£",), "JPY": ("¥",)}
 #: words for nothing that tools write into columns of numbers
 MARKERS = r"(?i)^(select|err:\d+|#[a-z0-9/]+[!?]?|null|none|n/?a|nan|-+|[–—?]|\(not set\)|\\n)$"
+ZONED = r":\d\d(\.\d+)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)$"
 SPACES, HIDDEN = "[\u00a0\u2000-\u200a\u202f\u205f\u3000]", "[\u200b\u2060\ufeff]"
 FOREIGN = {b"PK\x03\x04": "a spreadsheet (XLSX)", b"\xd0\xcf\x11\xe0": "a spreadsheet (XLS)", b"<": "a web page (HTML)"}
 
@@ -140,24 +141,47 @@ def null_values(options: dict[str, Any]) -> list[str]:
 
 def date_forms(options: dict[str, Any]) -> list[str]:
     """Formats in which the dates of a column may be written."""
-    forms = options.get("date_format") or list(ISO_DATES)
+    forms = options.get("date_format") or ISO
     return [forms] if isinstance(forms, str) else forms
 
 
-def text_as_date(text: ir.StringValue, forms: list[str]) -> ir.Value:
-    """Read a date by the given formats only; a text that two formats read differently is no date."""
-    read = [_read_date(text, form).date() for form in forms]
+def translated(text: ir.StringValue, words: dict[Any, Any]) -> ir.StringValue:
+    """Words of a source as the mapping's `values` translates them: "" is an empty cell, "*" any other word."""
+    if not words:
+        return text
+    ours = {w: str(int(word) if isinstance(word, bool) else word) for w, word in words.items()}
+    rest = text.notnull().ifelse(ours.pop("*"), None) if "*" in ours else text
+    blank = ours.pop("", None)  # YAML takes TRUE for a truth, not for a word
+    told = [(text.lower() == str(w).lower() if isinstance(w, bool) else text == clean(str(w)), ours[w]) for w in ours]
+    read = ibis.cases(*told, else_=rest) if told else rest
+    return read if blank is None else text.isnull().ifelse(blank, read)
+
+
+def text_as_flag(text: ir.StringValue) -> ir.Value:
+    """Read 1 and 0; every other word needs the mapping's `values`."""
+    return ibis.cases((text.isin(["1", "1.0"]), 1), (text.isin(["0", "0.0"]), 0), else_=None).cast(EXACT)
+
+
+def text_as_time(text: ir.StringValue, forms: list[str]) -> ir.Value:
+    """Read a date or time by the given formats only; a text that two formats read differently is none."""
+    read = [_read_by(text, form) for form in forms]
     low, high = ibis.least(*read), ibis.greatest(*read)
     # the engine takes "epoch" for a date; neither 17/2/26 nor 9999-12-31 is meant
     certain = (low == high) & text.re_search(r"\d") & low.year().between(1900, 2099)
-    return certain.ifelse(low, ibis.null("date"))
+    return certain.ifelse(low, ibis.null("timestamp"))
+
+
+def _read_by(text: ir.StringValue, form: str) -> Any:
+    if form != ISO:
+        return _read_date(text, form)
+    return text.re_search(ISO_SHAPE).ifelse(text, ibis.null("string")).try_cast("timestamp")
 
 
 def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text, ...]]:
     """How often each spelling of a date occurs, and the formats that would read it; one query."""
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
-    read = [_read_date(seen.raw, form).date() for form in forms]
-    asked = {str(i): text_as_date(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
+    read = [_read_by(seen.raw, form) for form in forms]
+    asked = {str(i): text_as_time(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
     clash = ibis.least(*read) != ibis.greatest(*read)
     asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
     shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
@@ -170,11 +194,12 @@ def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text
         elif fits and not set(fits) & set(forms):
             ways = " / ".join(f'date_format: "{form}"' for form in fits)
             hints.append(both_say("cure.date", k=most, n=row["n"], such=row["such"], ways=ways))
+        elif re.search(ZONED, row["such"]):
+            hints.append(both_say("cure.zone"))
         elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
             hints.append(both_say("cure.serial", such=row["such"]))
     counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)
-    told = " / ".join(forms if forms != list(ISO_DATES) else forms[:1])
-    return f"{told} [{counted}]", (*hints, both_say("remedy.not a date"))
+    return f"{' / '.join(forms)} [{counted}]", (*hints, both_say("remedy.not a date"))
 
 
 def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:

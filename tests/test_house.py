@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from kpi_helpers import cli, editions
-from kpi_helpers.contracts import TABLES
+from kpi_helpers.contracts import TABLES, dictionary
 from kpi_helpers.kpis import catalogue
 from kpi_helpers.result import HTML_MIME, JSON_MIME, Result
 
@@ -118,13 +118,14 @@ def test_readme_documents_every_command_and_option():
             assert option in ("", "--help") or option in readme, f"kpi {name} {option}"
 
 
-def test_dictionary_lists_the_columns_of_every_contract():
+def test_dictionary_is_the_one_of_the_contracts():
     text = (ROOT / "data" / "README.md").read_text("utf-8")
+    listed = re.search(r"<!-- dictionary: .* -->\n(.*)<!-- end of the dictionary -->", text, re.S)[1]
 
+    assert listed == dictionary()
     for table in TABLES.values():
-        listed = re.findall(r"^\| `(\w+)` \| (date|text|number) \| (.+) \| (.+) \|$", text, re.M)
-        assert [(name, kind) for name, kind, _en, _vi in listed] == [(c.name, c.kind) for c in table.columns]
-        assert all(en.isascii() and not vi.isascii() for _name, _kind, en, vi in listed)
+        for about in (table.about, *(column.about for column in table.columns)):
+            assert about.en.isascii() and about.vi != about.en, (table.name, about)
 
 
 def test_words_say_the_same_fields_in_both_languages():
