@@ -22,6 +22,8 @@ from kpi_helpers.preparing import ROW, Join, Part, Prepared
 from kpi_helpers.result import Text, both_say
 
 FILES = (".parquet", ".csv", ".csv.gz")
+#: Parquet of so many rows is typed once and kept; more stays in its file
+KEPT_ROWS = 2_000_000
 DATABASES = (".duckdb", ".ddb", ".db")
 PLANS = ("targets",)  # dated by days to come
 
@@ -94,6 +96,11 @@ class Source:
         there = self._prepared(name).rows.columns if name in self.tables else ()
         return [c.name for c in TABLES[name].columns if c.name in there]
 
+    def whole(self, name: str) -> frozenset[str]:
+        """Columns of the table `name` that are known in each row."""
+        found = self._check(name)[0]
+        return frozenset(c for c in self.columns(name) if found.get(f"filled {c}") == found["n"])
+
     def check(self, name: str | None = None) -> Check:
         """Check one table or all of them, one scan each; data problems are returned, never raised.
 
@@ -145,11 +152,12 @@ class Source:
 
     @cache  # noqa: B019  # a source lives as long as its notebook
     def _kept(self, name: str) -> ir.Table:
-        """The typed columns; text files are parsed once for all queries."""
+        """The typed columns; text files, and Parquet of moderate size, are parsed once for all queries."""
         typed = self._prepared(name).rows.select(self.columns(name))
         if self._given(name)[0].get("lines"):
             typed = preparing.collapsed(typed, TABLES[name])
-        if self._folder is None or all(place[0].endswith(".parquet") for _spec, place in self._specs(name)):
+        parsed = self._folder and not all(place[0].endswith(".parquet") for _spec, place in self._specs(name))
+        if self._folder is None or not (parsed or self._check(name)[0]["n"] <= KEPT_ROWS):
             return typed
         return self._backend.create_table(name, typed, temp=True)
 
@@ -313,14 +321,21 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
         simulate.write(path)
         rules = {name: {"currency": simulate.CURRENCY} for name in TABLES} | rules
     if path.is_dir():
-        return Source(name, ibis.duckdb.connect(), path, rules)
+        return Source(name, _duckdb(), path, rules)
     if path.suffix in DATABASES and path.exists():
-        return Source(name, _answer(lambda: ibis.duckdb.connect(path, read_only=True), name), None, rules)
+        return Source(name, _answer(lambda: _duckdb(path, read_only=True), name), None, rules)
     what = "is a file" if path.exists() else "does not exist"
     raise KpiError(
         f"source={name!r} {what}. Give a folder (and name its file in the mapping), a .duckdb file, "
         "a database URL, or data/demo for the simulated company."
     )
+
+
+def _duckdb(*place: Path, **options: Any) -> Any:
+    """DuckDB without its progress bar, which would stand in notebooks as the machine was slow or fast."""
+    backend = ibis.duckdb.connect(*place, **options)
+    backend.raw_sql("SET enable_progress_bar = false")
+    return backend
 
 
 def _answer(opening: Callable[[], Any], name: str) -> Any:

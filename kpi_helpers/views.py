@@ -45,7 +45,8 @@ def rows(data: Source, name: str, by: Sequence[str], grain: str | None, end: dat
     there = {c: f"sum {c}" for c in contract.numbers if c in table.columns}
     if contract.dated in table.columns and contract.dated != "date":
         table = table.mutate(date=table[contract.dated].cast("date"))
-    return Rows(table, there | contract.measures, daily=contract.rows == "day")
+    whole = data.whole(name) & set(there)
+    return Rows(table, there | contract.measures, daily=contract.rows == "day", whole=whole)
 
 
 def is_daily(name: str) -> bool:
