@@ -8,7 +8,7 @@ SHARED ?= ../shared/data
 COMPILE := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --extra postgres --group dev --no-emit-package rfc3987-syntax --no-emit-package lark
 
-.PHONY: setup reports test lab notebooks class lint lock
+.PHONY: setup reports test lab notebooks class lint lock docs
 .DEFAULT_GOAL := reports
 
 setup: $(STAMP)
@@ -49,6 +49,9 @@ notebooks: $(STAMP)
 
 class: $(STAMP)
 	@$(BIN)/python -c 'from kpi_helpers import reports; reports.write_class_edition("reports/class")'
+
+docs: $(STAMP)
+	@$(BIN)/python -c 'from kpi_helpers import catalogue; print(catalogue.page(), end="")' > data/KPIS.md
 
 lock: $(STAMP)
 	@$(COMPILE) -o requirements.lock && touch $(STAMP)

@@ -1,13 +1,12 @@
 """The KPI catalogue: each KPI declared once in ``catalogue.yaml``, and which of them suit an objective."""
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, Text, asset, say, table
+from kpi_helpers.result import Result, Text, asset, say
 
 KINDS = ("additive", "ratio", "distinct", "mean", "quantile", "stock")
 #: An objective that the data cannot feed is carried by the next one up the funnel.
@@ -142,16 +141,6 @@ class Catalogue(Result):
         """How many KPIs there are."""
         return say("catalogue.sentence", language, n=len(self))
 
-    def html(self, language: str = "en") -> str:
-        """One row a KPI: name, id, formula, meaning, pitfall."""
-        rows = [
-            [f"{html.escape(k.name[language])}<small>{k.id}</small>", f"<code>{k.formula}</code>",
-             html.escape(k.meaning[language]), say(f"direction.{k.direction}", language),
-             html.escape(k.pitfall[language])]
-            for k in self
-        ]  # fmt: skip
-        return table(say("catalogue.heads", language).split("|"), rows, caption=self.sentence(language))
-
 
 def catalogue(language: str = "en") -> Catalogue:
     """Every KPI that the toolkit knows.
@@ -178,6 +167,7 @@ def cost_per(conversion: str) -> Kpi:
 class Suggestion(Result):
     """Three to five KPIs for each group of channels, one row a group and KPI, most important first."""
 
+    ways: ClassVar = {"kpi": kpi}
     group: tuple[str, ...]
     kpi: tuple[str, ...]
     objective: str
@@ -191,15 +181,6 @@ class Suggestion(Result):
             "objective": say(f"objective.{self.objective}", language),
         }
         return say("suggestion.sentence", language, **told)
-
-    def html(self, language: str = "en") -> str:
-        """One row a group: the KPIs and why they can mislead."""
-        rows = [
-            [say(f"group.{g}", language), html.escape(k.name[language]), f"<code>{k.formula}</code>",
-             html.escape(k.pitfall[language])]
-            for g, k in zip(self.group, map(kpi, self.kpi), strict=True)
-        ]  # fmt: skip
-        return table(say("suggestion.heads", language).split("|"), rows, caption=self.sentence(language))
 
 
 def suggest(objective: str, campaign_type: str = "") -> Suggestion:

@@ -8,6 +8,7 @@ from typing import Any
 EPILOG = """\
 examples:
   kpi list                                        notebooks and their parameters
+  kpi list --kpis                                 every KPI, its formula and table
   kpi check my_folder --mapping my_mapping.yaml   every problem of your data at once
   kpi run 01_kpi_setup                            report on the simulated company
   kpi run 01_kpi_setup --source my_folder --mapping my_mapping.yaml -p objective=leads
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listed = commands.add_parser("list", help="show the notebooks and their parameters")
     listed.add_argument("--json", action="store_true", help="as JSON")
+    listed.add_argument("--kpis", action="store_true", help="show the KPI catalogue instead (data/KPIS.md)")
     check = commands.add_parser("check", help="check data against the contracts and print every problem at once")
     check.add_argument("source", help="folder of CSV or Parquet, DuckDB file, database URL, or env:NAME")
     check.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours (data/README.md)")
@@ -69,9 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from kpi_helpers import editions
+    from kpi_helpers import catalogue, editions
     from kpi_helpers.result import Text, dump, session_language
 
+    if options.kpis:
+        known = catalogue.catalogue(session_language()).to_frame()
+        line = "{id:26} {name} = {formula}  [{table}]".format
+        print(
+            dump(known.to_dict("records")) if options.json else "\n".join(line(**k) for k in known.to_dict("records"))
+        )
+        return 0
     found = []
     for name in editions.names():
         notebook = editions.load(name)

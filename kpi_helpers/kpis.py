@@ -1,10 +1,9 @@
 """The KPI catalogue, and KPI values at any grain as ratio of sums with intervals."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import Ask, read
-from kpi_helpers.result import Result, day, measure, say, span, table
+from kpi_helpers.result import Result, day, say
 from kpi_helpers.scoring import GRAINS, cells, intervals, lacking
 from kpi_helpers.scoring import feeds as feeds
 from kpi_helpers.scoring import scorecard as scorecard
@@ -42,6 +41,7 @@ class KpiChoice(Result):
     the sum that the plan is made for, `kpis` are ids in order of importance.
     """
 
+    ways: ClassVar = {"kpi": kpi}
     objective: str
     served: str
     main: str
@@ -63,15 +63,6 @@ class KpiChoice(Result):
         asked, served = (say(f"objective.{o}", language) for o in (self.objective, self.served))
         kind = "sentence" if self.objective == self.served else "upstream"
         return say(f"kpi_choice.{kind}", language, asked=asked, served=served, names=names)
-
-    def html(self, language: str = "en") -> str:
-        """Table of the KPIs with meaning and pitfall."""
-        rows = [
-            [k.name[language], k.meaning[language], k.pitfall[language], say(f"direction.{k.direction}", language)]
-            for k in map(kpi, self.kpis)
-        ]
-        heads = say("kpi_choice.heads", language).split("|")
-        return table(heads, [[html.escape(c) for c in row] for row in rows], caption=self.sentence(language))
 
 
 def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
@@ -120,6 +111,7 @@ class KpiTable(Result):
     `n_days`, the dates that it rests on, and whether they are each date of the period. `confidence` is the coverage.
     """
 
+    ways: ClassVar = {"kpi": kpi}
     kpi: tuple[str, ...]
     segment: tuple[str, ...]
     period_at: tuple[date, ...]
@@ -151,26 +143,6 @@ class KpiTable(Result):
         """How many values, and over what."""
         first, last = (day(d, language) for d in (min(self.period_at), self.until_at))
         return say("kpi_table.sentence", language, n=len(self.value), k=len(set(self.kpi)), first=first, last=last)
-
-    def html(self, language: str = "en") -> str:
-        """One row a segment, one column a KPI: value and interval of the latest period."""
-        frame = self.to_frame()
-        frame = frame[frame["period_at"] == frame["period_at"].max()].set_index(["segment", "kpi"])
-        ids = list(dict.fromkeys(self.kpi))
-        rows = [
-            [html.escape(s or say("channel.all", language)), *(self._cell(frame.loc[(s, k)], k, language) for k in ids)]
-            for s in self.segments()
-        ]
-        heads = [say("channel.heading", language), *(kpi(k).name[language] for k in ids)]
-        first, last = (day(d, language) for d in (max(self.period_at), self.until_at))
-        caption = say("kpi_table.caption", language, first=first, last=last)
-        note = say("kpi_table.note", language, level=f"{self.confidence:.0%}")
-        return table(heads, rows, caption=caption, note=note, numeric=range(1, len(heads)))
-
-    def _cell(self, row: Any, key: str, language: str) -> str:
-        unit, low, high = kpi(key).unit, row["value_low"], row["value_high"]
-        value = measure(row["value"], unit, language, self.currency)
-        return value + (f"<small>{span(low, high, unit, language, self.currency)}</small>" if np.isfinite(low) else "")
 
 
 def compute(

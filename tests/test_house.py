@@ -12,23 +12,26 @@ import pytest
 import yaml
 
 from kpi_helpers import cli, editions
+from kpi_helpers.catalogue import CAMPAIGN_TYPES, KINDS
+from kpi_helpers.catalogue import page as catalogue_page
 from kpi_helpers.contracts import TABLES, dictionary
 from kpi_helpers.kpis import catalogue
 from kpi_helpers.result import HTML_MIME, JSON_MIME, Result
+from kpi_helpers.views import VIEWS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kpi_helpers"
 MODULES = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = {
     name: int(floor)
-    for floor, name in re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
+    for floor, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
 }
 # their examples stand for a published method
 CALCULATORS = ("stats", "baselines", "targets", "changes", "rates")
 
 
 #: one line each, told by their name
-SMALL = ("checked_confidence", "chance_above", "weighted_quantile", "rank")
+SMALL = ("poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank")
 
 
 def imports(module):
@@ -228,3 +231,17 @@ def test_readme_mapping_is_accepted_as_printed(tmp_path):
         ("Zalo OA", pytest.approx(1.5), pytest.approx(1234.5)),
         ("Zalo OA", None, None),
     ]
+
+
+def test_the_catalogue_page_is_generated():
+    assert (ROOT / "data" / "KPIS.md").read_text(encoding="utf-8") == catalogue_page(), "run make docs"
+
+
+@pytest.mark.parametrize("k", catalogue(), ids=lambda k: k.id)
+def test_every_kpi_reads_measures_that_its_tables_have(k):
+    for table, measure in k.measures:
+        if table in VIEWS:
+            assert measure in VIEWS[table].measures
+        else:
+            assert measure in (*TABLES[table].numbers, *TABLES[table].measures)
+    assert k.kind in KINDS and set(k.campaigns) <= set(CAMPAIGN_TYPES)
