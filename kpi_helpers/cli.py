@@ -115,7 +115,7 @@ def _feeds(data: Any, language: str) -> list[str]:
     needed = {name: editions.load(name)["metadata"]["kpi"]["tables"] for name in editions.names()}
     runs = {name: tuple(table for table in tables if table not in data.tables) for name, tables in needed.items()}
     lines = []
-    for key, lacking in (("check.feeds", getattr(kpis, "feeds", lambda data: {})(data)), ("check.runs", runs)):
+    for key, lacking in (("check.feeds", kpis.feeds(data)), ("check.runs", runs)):
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, missing in lacking.items():
             groups.setdefault(tuple(sorted(missing)), []).append(name)

@@ -121,11 +121,20 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
                 columns[f"key {join.n}"] = p.raw[f"key {join.n}"] if own else ibis.null("string")
             blocks.append(p.raw.select(**columns) if columns else p.raw)
         whole = {name: entry for given in reversed(plan.values()) for name, entry in given.items()}
-        stacks.append((ibis.union(*blocks), {c.name: p.spec | whole.get(c.name, {}) for c in held}))
-    rows = ibis.union(*(rows for rows, _options in stacks))
+        stacks.append((_stacked(blocks), {c.name: p.spec | whole.get(c.name, {}) for c in held}))
+    rows = _stacked([rows for rows, _options in stacks])
     prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, stacks)
     prepared.notes.extend(both_say("check.numbered", column=c) for c in prepared.says("row"))
     return prepared
+
+
+def _stacked(parts: list[ir.Table]) -> ir.Table:
+    """Rows of all parts; whole numbers beside exact decimals become such."""
+    kinds = [part.schema() for part in parts]
+    mixed = [name for name in parts[0].columns if len({kind[name] for kind in kinds}) > 1]
+    if mixed:
+        parts = [part.mutate(**{name: part[name].cast(EXACT) for name in mixed}) for part in parts]
+    return ibis.union(*parts) if len(parts) > 1 else parts[0]
 
 
 def _typed(p: Part, given: dict[str, Any], held: list[Column], told: dict[str, str]) -> dict[str, Any]:
@@ -226,7 +235,9 @@ def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str
     if not kind.is_numeric() or kind.is_boolean():
         return null, text, ""
     if kind.is_integer():
-        value = (value.abs() > 10**17).ifelse(ibis.null(kind), value)
+        value = (value.abs() > 10**17).ifelse(ibis.null(kind), value).cast("int64")
+        if not options.get("factor") and "" not in words:  # whole numbers are exact as they are, and quicker to add
+            return value, text, ""
     if kind.is_floating():  # NaN and infinity have no exact value: shown as not a number
         bad = value.isnan() | value.isinf() | (value.abs() > 1e17)
         value = bad.ifelse(ibis.null("float64"), value)

@@ -146,7 +146,14 @@ def poisson_interval(count: ArrayLike, *, confidence: float = 0.95) -> tuple[Flo
 def rate_difference(
     first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, ArrayLike], *, confidence: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Interval of the difference of two proportions, first less second, each (successes, trials).
+    """Interval of the difference of two proportions, first less second.
+
+    Parameters
+    ----------
+    first, second : pair of array_like, counts of one shape
+        (successes, trials), ``0 <= successes <= trials``; NaN where there are no trials.
+    confidence : float
+        Two-sided coverage, in (0, 1).
 
     References
     ----------

@@ -221,6 +221,11 @@ def _campaign_results(data: Source, _by: Sequence[str], _grain: str | None, end:
 BOUGHT = ("customer_id", "ordered_at")
 CONTACTS = "distinct customer_id if ripe >= 1"
 VIEWS = {
+    "completed_orders": View(
+        {"orders": BOUGHT}, ("channel", "campaign"), {"placed": "rows", "revenue": "sum revenue"},
+        lambda data, _by, _grain, _end: _bought(data).mutate(date=_.ordered_at.cast("date")),
+        optional={"revenue": "revenue"},
+    ),
     "buyers": View(
         {"orders": BOUGHT}, ("channel", "campaign"),
         {"buyers": "rows", "repeaters": "rows if n_orders >= 2", "margin": "sum margin"}, _buyers,

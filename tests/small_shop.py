@@ -41,18 +41,18 @@ date|channel|sent|hard_bounces|soft_bounces|unique_opens|unique_clicks|replies|u
 """
 #: bought again in February: c1 of c1 and c2; c7 and c8 had slept for more than 90 days when they were messaged
 ORDERS = """
-order_id|customer_id|ordered_at|status|channel|margin
-o1|c1|2026-01-05T10:00|completed|Ads|100
-o2|c2|2026-01-15T10:00|completed|Ads|200
-o3|c1|2026-02-03T10:00|completed|Email|300
-o4|c3|2026-02-10T10:00|completed|Ads|50
-o5|c3|2026-02-12T10:00|completed|Ads|150
-o6|c4|2026-02-20T10:00|cancelled|Ads|0
-o7|c2|2026-03-05T10:00|completed|Email|400
-o8|c5|2026-02-25T10:00|-|Search|0
-o9|c7|2025-10-01T10:00|completed|Ads|0
-o10|c7|2026-02-15T10:00|completed|Email|0
-o11|c8|2025-09-01T10:00|completed|Ads|0
+order_id|customer_id|ordered_at|status|channel|margin|revenue
+o1|c1|2026-01-05T10:00|completed|Ads|100|100
+o2|c2|2026-01-15T10:00|completed|Ads|200|200
+o3|c1|2026-02-03T10:00|completed|Email|300|300
+o4|c3|2026-02-10T10:00|completed|Ads|50|400
+o5|c3|2026-02-12T10:00|completed|Ads|150|500
+o6|c4|2026-02-20T10:00|cancelled|Ads|0|0
+o7|c2|2026-03-05T10:00|completed|Email|400|700
+o8|c5|2026-02-25T10:00|-|Search|0|800
+o9|c7|2025-10-01T10:00|completed|Ads|0|900
+o10|c7|2026-02-15T10:00|completed|Email|0|1000
+o11|c8|2025-09-01T10:00|completed|Ads|0|1100
 """
 CUSTOMERS = """
 customer_id|registered_at|first_channel|channel|referred_by
@@ -88,20 +88,20 @@ v1|s7|2026-03-01T10:00|cart|mobile
 v3|s8|2026-03-02T10:00|visit|mobile
 """
 MESSAGES = """
-customer_id|sent_at|channel|campaign|workflow|step
-c1|2026-01-20T09:00|Email|-|-|-
-c2|2026-01-25T09:00|Email|-|-|-
-c3|2026-01-30T09:00|Zalo|-|-|-
-c6|2026-01-10T09:00|Zalo|-|-|-
-c7|2026-01-20T09:00|Email|-|-|-
-c8|2026-01-20T09:00|Email|-|-|-
-c1|2026-03-01T09:00|Email|-|-|-
-c1|2026-01-05T11:00|Email|-|Welcome|1
-c1|2026-01-08T11:00|Email|-|Welcome|2
-c2|2026-01-15T12:00|Email|-|Welcome|1
-c3|2026-02-10T11:00|Email|-|Welcome|1
-c3|2026-02-12T11:00|Email|-|Welcome|2
-c3|2026-02-20T11:00|Email|-|Welcome|3
+customer_id|sent_at|channel|campaign|workflow|step|replied
+c1|2026-01-20T09:00|Email|-|-|-|1
+c2|2026-01-25T09:00|Email|-|-|-|0
+c3|2026-01-30T09:00|Zalo|-|-|-|0
+c6|2026-01-10T09:00|Zalo|-|-|-|0
+c7|2026-01-20T09:00|Email|-|-|-|0
+c8|2026-01-20T09:00|Email|-|-|-|-
+c1|2026-03-01T09:00|Email|-|-|-|-
+c1|2026-01-05T11:00|Email|-|Welcome|1|-
+c1|2026-01-08T11:00|Email|-|Welcome|2|-
+c2|2026-01-15T12:00|Email|-|Welcome|1|-
+c3|2026-02-10T11:00|Email|-|Welcome|1|-
+c3|2026-02-12T11:00|Email|-|Welcome|2|-
+c3|2026-02-20T11:00|Email|-|Welcome|3|-
 """
 TOUCHES = """
 customer_id|touched_at|channel|kind
@@ -241,4 +241,6 @@ BY_HAND = {
     "exclusion_rate": (500000, 1500000), "exclusion_effectiveness": (400000, 500000), "exclusion_savings": (4000, nan),
     "conv_rate_included": (16000, 1000000), "reach_impact": (-150, 1500), "bounce_rate_excluded": (180, 300, 0.3),
     "ranked_keywords": (2, nan), "partner_growth": (4, 3, 1 / 3), "campaign_success": (1, 2),
+    "shop_orders": (10, nan), "shop_revenue": (6000, nan), "order_value": (6000, 10), "active_customers": (6, nan),
+    "offer_response_rate": (1, 5),
 }  # fmt: skip

