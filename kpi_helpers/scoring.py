@@ -103,8 +103,8 @@ def scorecard(
 
     Examples
     --------
-    >>> scorecard("data/demo", ["open_rate"]).round(3)[["kpi", "value", "low", "high"]].values.tolist()
-    [['open_rate', 0.282, 0.271, 0.294]]
+    >>> scorecard("data/demo", ["open_rate"])[["value", "low", "high"]].round(3).values.tolist()
+    [[0.32, 0.307, 0.332]]
     """
     data = source if isinstance(source, Source) else connect(source)
     chosen, by = [kpi(k) for k in kpis or declared()], (by,) if isinstance(by, str) else tuple(by)

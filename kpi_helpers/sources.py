@@ -1,5 +1,6 @@
 """Connect to anything Ibis reads and map it to the contracts. The only module that names an engine."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -334,7 +335,8 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
 def _duckdb(*place: Path, **options: Any) -> Any:
     """DuckDB without its progress bar, which would stand in notebooks as the machine was slow or fast."""
     backend = ibis.duckdb.connect(*place, **options)
-    backend.raw_sql("SET enable_progress_bar = false")
+    with contextlib.suppress(duckdb.InvalidInputException):  # a notebook without widgets has no bar to turn off
+        backend.raw_sql("SET enable_progress_bar = false")
     return backend
 
 
