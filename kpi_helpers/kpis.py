@@ -18,10 +18,9 @@ from kpi_helpers.catalogue import suggest as suggest
 from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import Ask, read
 from kpi_helpers.result import Result, day, say
-from kpi_helpers.scoring import GRAINS, cells, intervals, lacking
+from kpi_helpers.scoring import GRAINS, cells, intervals, lacking, last_known
 from kpi_helpers.scoring import feeds as feeds
 from kpi_helpers.scoring import scorecard as scorecard
 from kpi_helpers.sources import Source
@@ -207,9 +206,7 @@ def daily_sums(
     if without:
         columns = ", ".join(sorted(name.partition(".")[2] for name in without))
         raise KpiError(f"{data.name} has no column {columns}. Map it, or choose other KPIs.")
-    if until is not None:  # a week that is still running on that day is not known
-        last = pd.Period(until, PERIODS[data.period()])
-        until = (last if last.end_time.date() <= until else last - 1).start_time.date()
+    until = last_known(data, until) if until else None
     asks = [Ask(k.id, k.numerator, k.denominator) for k in wanted]
     dims = (by,) if by else ()
     frame = read(views.rows(data, "channel_daily", dims, None, None), asks, by=dims, start=since, end=until)

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from kpi_helpers import views
 from kpi_helpers.catalogue import Kpi, declared, kpi
 from kpi_helpers.contracts import TABLES
-from kpi_helpers.errors import require
+from kpi_helpers.errors import require, require_known
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import Ask, columns_of, read
 from kpi_helpers.result import say
@@ -41,6 +41,13 @@ def feeds(data: Source) -> dict[str, tuple[str, ...]]:
     """What is missing for each KPI, as ``table`` or ``table.column``; nothing where the data can feed it."""
     held = {name: set(data.columns(name)) for name in data.tables}
     return {k.id: tuple(sorted(lacking(k, held))) for k in declared().values()}
+
+
+def last_known(data: Source, until: date) -> date:
+    """Last day up to which rows are over: a week that is still running on that day is not known."""
+    last = pd.Period(until, PERIODS[data.period()])
+    ended: date = (last if last.end_time.date() <= until else last - 1).end_time.date()
+    return ended
 
 
 def lacking(k: Kpi, held: dict[str, set[str]]) -> set[str]:
@@ -110,9 +117,13 @@ def scorecard(
     chosen, by = [kpi(k) for k in kpis or declared()], (by,) if isinstance(by, str) else tuple(by)
     checked_confidence(confidence)
     require(grain is None or grain in PERIODS, f"grain={grain!r} is not one of {', '.join(PERIODS)}.")
+    for name in by:
+        require_known(name, {c.name for t in TABLES.values() for c in t.columns if c.kind == "text"},
+                      f"by={name!r} is no dimension of any table.")  # fmt: skip
+    require(not (start and end) or start <= end, f"start={start} lies after end={end}. Swap them.")
     if grain:
         data.require_grain(grain)
-    span = Span(by, grain, start, end or data.as_of(None), confidence)
+    span = Span(by, grain, start, last_known(data, end) if end else data.as_of(None), confidence)
     missing, batches = feeds(data), dict[Batch, list[Kpi]]()
     rows = []
     for k in chosen:

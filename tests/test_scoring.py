@@ -126,6 +126,8 @@ def test_a_denominator_of_zero_gives_no_value_and_says_so(duckdb_engine):
     ({"kpis": ["opn_rate"]}, "There is no KPI 'opn_rate'. Did you mean open_rate"),
     ({"grain": "year"}, "grain='year' is not one of day, week, month"),
     ({"confidence": 95}, "confidence=95 is not in"),
+    ({"by": "chanel"}, "by='chanel' is no dimension of any table. Did you mean channel"),
+    ({"start": date(2026, 3, 1), "end": date(2026, 2, 1)}, "start=2026-03-01 lies after end=2026-02-01"),
 ])  # fmt: skip
 def test_a_wrong_request_is_one_message(shop, given, told):
     with pytest.raises(KpiError, match=told):
