@@ -151,6 +151,33 @@ def test_conv_rate_is_one_of_the_named_rates():
     assert kpis.cost_per("lead").id == "cpl"
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_of_rows_does_not_matter(duckdb_engine, scored, seed):
+    mixed = {name: rows.sample(frac=1, random_state=seed) for name, rows in tables().items()}
+
+    told = scorecard(duckdb_engine.source(mixed), end=END).set_index("kpi")
+
+    pd.testing.assert_frame_equal(told, scored)
+
+
+@pytest.mark.parametrize("by", ["channel", "campaign"])
+def test_sums_add_up_over_segments_and_months(shop, scored, by):
+    ids = [k.id for k in catalogue() if k.additive and k.kind == "additive"]
+    parts = scorecard(shop, ids, by=by, grain="month", end=END).groupby("kpi")["value"].sum(min_count=1).dropna()
+
+    counted = parts.drop(labels=["active_customers"], errors="ignore")  # people, who come again
+    assert len(counted) > 10
+    assert counted.to_dict() == pytest.approx(scored.loc[counted.index, "value"].to_dict())
+
+
+def test_ten_times_the_spend_is_ten_times_the_cost(duckdb_engine, scored):
+    rows = tables()["channel_daily"]
+    told = scorecard(duckdb_engine.source(rows.assign(spend=rows["spend"] * 10)), ["cpc", "roas"], end=END)
+
+    want = scored.loc[["cpc", "roas"], ["value", "low", "high"]].mul([10, 0.1], axis=0)
+    assert told[["value", "low", "high"]].to_numpy() == pytest.approx(want.to_numpy(dtype=float))
+
+
 # --- suggestions ------------------------------------------------------------------------------------------------
 
 
