@@ -88,6 +88,33 @@ def ratio_margin(n: ArrayLike, total: ArrayLike, squared: ArrayLike, *, confiden
     return np.asarray(t * np.sqrt(many / (many - 1) * squared) / np.abs(np.where(total != 0, total, np.nan)))
 
 
+def holm(p: ArrayLike) -> Floats:
+    """Adjust p-values so that rejecting those below a level raises a false alarm in the whole family that rarely.
+
+    Parameters
+    ----------
+    p : array_like (n,), each in [0, 1]; NaN is no test, stays NaN and does not count
+
+    Returns
+    -------
+    ndarray (n,), each at least its p and at most 1
+
+    References
+    ----------
+    Holm (1979), Scandinavian Journal of Statistics 6:65-70; the example is that of R's p.adjust.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.02, 0.03, 0.04]).round(2).tolist()
+    [0.04, 0.06, 0.06, 0.06]
+    """
+    given = np.asarray(p, dtype=float)
+    order = np.argsort(given, kind="stable")[: int(np.isfinite(given).sum())]
+    adjusted = np.full(given.shape, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1)), 1.0)
+    return adjusted
+
+
 def chance_above(threshold: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Floats:
     """Probability that a normal quantity exceeds `threshold`.
 
