@@ -203,6 +203,7 @@ def _templates() -> Any:
     import jinja2
 
     made = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
+    made.filters["inline"] = lambda text: re.sub(r"\s*\n\s*", "", text)  # a macro within a cell
     made.filters |= {"table": _grid_of_lines, "abs": abs, "kept": lambda text: text.replace("\n", KEPT)}
     made.filters["e"] = lambda text: html.escape(text).replace("\n", KEPT).replace("|", "&#124;")
     made.tests["finite"] = math.isfinite

@@ -12,16 +12,14 @@ import pandas as pd
 from ibis import _
 from scipy.special import stdtr, stdtrit
 
-from kpi_helpers import kpis, plots
+from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.calendars import SEASONS
-from kpi_helpers.changes import Change
-from kpi_helpers.contracts import TABLES
+from kpi_helpers.catalogue import declared
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.explanations import explain
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.outlooks import OfKpis
-from kpi_helpers.result import day, labelled_pill, measure, number, one_unit, percent, say, span
+from kpi_helpers.result import day, labelled_pill, one_unit, percent, say
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, holm, ratio_margin, wilson
 
@@ -32,8 +30,8 @@ SIDES = {
 }
 #: status -> tone of its pill
 TONES = {
-    "worse": "bad", "better": "good", "unusual": "watch", "inside": "calm", "unknown": "none",
-    "met": "good", "missed": "bad", "open": "none", "running": "calm",
+    "worse": "bad", "better": "calm", "unusual": "watch", "inside": "good", "unknown": "none",
+    "met": "good", "missed": "bad", "open": "none", "running": "calm", "late": "none",
     "main": "good", "feeder": "calm", "both": "good", "small": "none", "unclear": "none",
 }  # fmt: skip
 SHOWN, LEVEL, TOP = 13, 0.05, 8
@@ -44,7 +42,7 @@ class OfScores(OfKpis):
     """A result of this page: its HTML has pills of its own and draws sparklines."""
 
     ways: ClassVar[Mapping[str, Any]] = {
-        **OfKpis.ways, "number": number, "mark": lambda s, words: labelled_pill(TONES[s], words),
+        **OfKpis.ways, "mark": lambda s, words: labelled_pill(TONES[s], words),
         "points": lambda row: _points(row), "nan": math.nan, "moved_words": lambda *told: moved_words(*told),
     }  # fmt: skip
 
@@ -103,8 +101,9 @@ class Scorecard(OfScores):
 
     @property
     def first(self) -> str:
-        """The KPI to explain: the one to call about, or else the main one."""
-        return self.kpi[self.outside[0]] if self.outside else self.main
+        """The KPI to explain: that of the row to call about, or else the main one."""
+        found = [self.kpi[i] for i in self.outside if kpis.kpi(self.kpi[i]).tables == {"channel_daily"}]
+        return [*found, self.main][0]
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": len(self.outside), "k": sum(map(math.isfinite, self.p)), "red": self.below_last}
@@ -119,12 +118,12 @@ class Scorecard(OfScores):
 
 def scorecard(
     data: Source, *, as_of: date, objective: str = "sales", ids: Sequence[str] = (), grain: str = "week",
-    targets: Sequence[str] = (), benchmarks: Sequence[str] = (), holidays: Holidays | None = None,
+    goals: Sequence[str] = (), benchmarks: Sequence[str] = (), holidays: Holidays | None = None,
     confidence: float = 0.95,
 ) -> Scorecard:  # fmt: skip
     """Judge the last full period of each KPI, whole and by channel, against its own past, false alarms controlled.
 
-    `ids` replace the KPIs of both `SIDES`; those that the source cannot feed are named as missing. `targets` and
+    `ids` replace the KPIs of both `SIDES`; those that the source cannot feed are named as missing. `goals` and
     `benchmarks` are lines such as ``"ctr_ad 0.012"``, for one period of the `grain`. A row leaves its range only if
     its one-step forecast from the periods before says so after Holm's control at 5% over all rows.
 
@@ -137,8 +136,11 @@ def scorecard(
     wanted = list(dict.fromkeys(kpis.kpi(k).id for k in ids or [*chosen.kpis, *SIDES["marketing"], *SIDES["sales"]]))
     fed = [k for k in wanted if not lacking[k]]
     told = {"grain": grain, "confidence": confidence}
-    tables = [_series(data, fed, last, **told), _series(data, [k for k in chosen.kpis if k in fed], last, by="channel", **told)]
-    lines = _lines(targets, "targets"), _lines(benchmarks, "benchmarks")
+    tables = [
+        _series(data, fed, last, **told),
+        _series(data, [k for k in chosen.kpis if k in fed], last, by="channel", **told),
+    ]
+    lines = _lines(goals, "goals"), _lines(benchmarks, "benchmarks")
     rows = [_judged(*row, last, holidays, *lines) for table in tables for row in table]
     require(len(rows) > 0, f"{data.name} feeds none of {', '.join(wanted)} up to {last.end_time.date()}.")
     p = np.array([row[9] for row in rows])
@@ -153,7 +155,9 @@ def scorecard(
     )  # fmt: skip
 
 
-def _series(data: Source, ids: Sequence[str], last: pd.Period, *, grain: str, confidence: float, by: str = "") -> list[Any]:
+def _series(
+    data: Source, ids: Sequence[str], last: pd.Period, *, grain: str, confidence: float, by: str = ""
+) -> list[Any]:
     """Each KPI by period up to `last`, NaN where not fully known, and the interval of its last value."""
     until, out = last.end_time.date(), []
     daily = [k for k in ids if kpis.kpi(k).tables == {"channel_daily"} and kpis.kpi(k).kind != "stock"]
@@ -166,7 +170,9 @@ def _series(data: Source, ids: Sequence[str], last: pd.Period, *, grain: str, co
     rest = [k for k in ids if k not in daily] if not by else []
     frame = kpis.scorecard(data, rest, grain=grain, end=until, confidence=confidence) if rest else pd.DataFrame()
     for key in rest:
-        own = frame[(frame["kpi"] == key) & frame["period"].notna()].set_index("period").iloc[1:]  # the first may be part
+        own = (
+            frame[(frame["kpi"] == key) & frame["period"].notna()].set_index("period").iloc[1:]
+        )  # the first may be part
         own.index = pd.PeriodIndex(own.index, freq=last.freq)
         ends = (own[end].get(last, math.nan) for end in ("low", "high"))
         out.append((key, "", own["value"], *ends))
@@ -293,7 +299,9 @@ def growth(data: Source, ids: Sequence[str], *, as_of: date, days: int = 28, con
     moved = [moves(row.value, row.low, row.high, row.value_was, row.low_was, row.high_was, unit=row.unit)
              for row in both.itertuples()]  # fmt: skip
     rows = [(r.channel, r.kpi, r.value, r.low, r.high, *m) for r, m in zip(both.itertuples(), moved, strict=True)]
-    return Growth.of(rows, days=days, since_at=times[0][0], until_at=as_of, confidence=confidence, currency=data.currency())
+    return Growth.of(
+        rows, days=days, since_at=times[0][0], until_at=as_of, confidence=confidence, currency=data.currency()
+    )
 
 
 def moves(
@@ -311,7 +319,9 @@ def moves(
     if not points and not min(value, was) > 0:
         return (math.nan,) * 3
     with np.errstate(divide="ignore"):
-        a, b = (np.array(t) if points else np.log(np.maximum(t, 0)) for t in ((value, low, high), (was, was_low, was_high)))
+        a, b = (
+            np.array(t) if points else np.log(np.maximum(t, 0)) for t in ((value, low, high), (was, was_low, was_high))
+        )
     ends = a[0] - b[0] - np.hypot(a[0] - a[1], b[2] - b[0]), a[0] - b[0] + np.hypot(a[2] - a[0], b[0] - b[1])
     told = [float(a[0] - b[0]), *map(float, ends)]
     return tuple(told) if points else tuple(math.expm1(x) for x in told)  # type: ignore[return-value]
@@ -359,7 +369,11 @@ def moved_words(moved: float, low: float, high: float, unit: str, language: str)
     decimals = 2 if pp and abs(moved) < 0.01 else 1
     ends = [percent(x, language, decimals=decimals, sign=True) for x in (moved, low, high)]
     ends = [e.replace("%", pp) if pp else e for e in ends]
-    return ends[0] + (say("growth.range", language, low=ends[1].removesuffix(pp) if pp else ends[1], high=ends[2]) if math.isfinite(low + high) else "")
+    return ends[0] + (
+        say("growth.range", language, low=ends[1].removesuffix(pp) if pp else ends[1], high=ends[2])
+        if math.isfinite(low + high)
+        else ""
+    )
 
 
 def _points(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -378,3 +392,185 @@ def _points(row: Mapping[str, Any]) -> dict[str, Any]:
     told = {"lines": [" ".join(p) for p in pieces if p], "x": f"{at[-1][0]:.1f}", "y": at[-1][1]}
     return told | {"top": f"{band[0]:.1f}", "tall": f"{max(band[1] - band[0], 1):.1f}", "banded": math.isfinite(sum(band)),
                    "least": min(known), "most": max(known)}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Roles(OfScores):
+    """What each channel does: its share of the KPI that is sold and of the people whom it met first, in some days.
+
+    A share counts as large where its whole interval lies above one n-th for n channels. `role`: ``main`` sells more
+    than it brings, ``feeder`` brings more than it sells, ``both``, ``small``, or ``unclear``. `first` is NaN without
+    touchpoints, and then no channel is a feeder.
+    """
+
+    channel: tuple[str, ...]
+    value: tuple[float, ...]
+    share: tuple[float, ...]
+    share_low: tuple[float, ...]
+    share_high: tuple[float, ...]
+    first: tuple[float, ...]
+    first_low: tuple[float, ...]
+    first_high: tuple[float, ...]
+    role: tuple[str, ...]
+    kpi: str
+    days: int
+    confidence: float
+    currency: str
+
+    aside: ClassVar = ("kpi", "currency")
+
+    def sentence(self, language: str = "en") -> str:
+        name = kpis.kpi(self.kpi).name[language]
+        if len(self.channel) < 2:
+            return say("roles.whole", language, name=name)
+        told = {
+            r: ", ".join(c for c, role in zip(self.channel, self.role, strict=True) if role == r) or "–" for r in TONES
+        }
+        kind = "sentence" if math.isfinite(sum(self.first)) else "alone"
+        return say(f"roles.{kind}", language, main=told["main"], feeder=told["feeder"], both=told["both"], name=name)
+
+
+def roles(data: Source, key: str, *, as_of: date, days: int = 28, confidence: float = 0.95) -> Roles:
+    """Tell main channels, which sell, from feeders, which bring people, by a sum such as ``revenue``."""
+    since = as_of - timedelta(days=days - 1)
+    sums = kpis.daily_sums(data, [kpis.kpi(key)], by="channel", since=since, until=as_of)
+    x = sums.pivot_table(index="date", columns="segment", values=f"{key}__num", aggfunc="sum").fillna(0.0)
+    x = x.loc[:, x.sum() != 0]
+    sold, whole, n = x.sum(), x.sum(axis=1).to_numpy(), len(x)
+    share = (sold / whole.sum()).to_numpy()
+    missed = ((x.to_numpy() - whole[:, None] * share) ** 2).sum(axis=0)
+    margin = ratio_margin(np.full(len(share), n), np.full(len(share), whole.sum()), missed, confidence=confidence)
+    met = _first_met(data, since, as_of).reindex(x.columns, fill_value=0)
+    first = met.to_numpy() / met.sum() if met.sum() else np.full(len(share), math.nan)
+    ends = wilson(met, met.sum(), confidence=confidence) if met.sum() else (first, first)
+    fair = 1 / max(len(share), 1)
+    sells, brings = _large(share - margin, share + margin, fair), _large(*ends, fair)
+    words = {(1, -1): "main", (-1, 1): "feeder", (1, 1): "both", (-1, -1): "small", (1, 2): "main", (-1, 2): "small"}
+    role = [words.get(pair, "unclear") for pair in zip(sells, brings, strict=True)]
+    rows = zip(x.columns, sold, share, share - margin, share + margin, first, *ends, role, strict=True)
+    ranked = sorted(rows, key=lambda row: -row[1])
+    return Roles.of(ranked, kpi=key, days=days, confidence=confidence, currency=data.currency())
+
+
+def _large(low: Floats, high: Floats, fair: float) -> list[int]:
+    """Whether shares are large (1), small (-1) or too close to call (0); 2 where nothing is known."""
+    return [2 if math.isnan(a) else 1 if a >= fair else -1 if b < fair else 0 for a, b in zip(low, high, strict=True)]
+
+
+def _first_met(data: Source, since: date, until: date) -> pd.Series:
+    """People by the channel of their first contact in these days."""
+    if "touchpoints" not in data.tables:
+        return pd.Series(dtype=float)
+    touches = data.table("touchpoints").mutate(on=_.touched_at.cast("date")).filter(_.on.between(since, until))
+    order = ibis.window(group_by="customer_id", order_by=["touched_at", "channel"])
+    first = touches.mutate(nth=ibis.row_number().over(order)).filter(_.nth == 0)
+    frame = first.group_by("channel").aggregate(people=_.count()).to_pyarrow().to_pandas()
+    return frame.set_index("channel")["people"].astype(float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Campaigns(OfScores):
+    """Targets of campaigns against what came, newest first, and the share that was met with its interval."""
+
+    campaign: tuple[str, ...]
+    kpi: tuple[str, ...]
+    target: tuple[float, ...]
+    actual: tuple[float, ...]
+    ends_on: tuple[date, ...]
+    status: tuple[str, ...]
+    met: float
+    met_low: float
+    met_high: float
+    confidence: float
+    currency: str
+
+    aside: ClassVar = ("currency",)
+
+    def sentence(self, language: str = "en") -> str:
+        if not self.campaign:
+            return say("campaigns.none", language)
+        done = [s for s in self.status if s in ("met", "missed")]
+        told = {"n": done.count("met"), "k": len(done), "share": percent(self.met, language, decimals=0)}
+        told |= {
+            "low": percent(self.met_low, language, decimals=0),
+            "high": percent(self.met_high, language, decimals=0),
+        }
+        return say("campaigns.sentence", language, level=f"{self.confidence:.0%}", **told)
+
+
+def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaigns:
+    """Compare the targets of campaigns with their sums up to `as_of`; empty where the source has none."""
+    whole: dict[str, Any] = {"confidence": confidence, "currency": data.currency()}
+    if kpis.feeds(data)["campaign_success"]:
+        return Campaigns.of((), met=math.nan, met_low=math.nan, met_high=math.nan, **whole)
+    asked = data.table("targets").to_pyarrow().to_pandas()
+    asked = asked[pd.to_datetime(asked["starts_on"]) <= pd.Timestamp(as_of)]
+    summed = [k for k in map(kpis.kpi, sorted(set(asked["kpi"]) & declared().keys())) if k.numerator == (k.id,)]
+    daily = kpis.daily_sums(data, summed, by="campaign", until=as_of).set_index("segment")
+    rows = []
+    for t in asked[asked["kpi"].isin([k.id for k in summed])].itertuples():
+        own = daily[
+            (daily.index == t.campaign) & daily["date"].between(pd.Timestamp(t.starts_on), pd.Timestamp(t.ends_on))
+        ]
+        actual, ends = float(own[f"{t.kpi}__num"].sum()), pd.Timestamp(t.ends_on).date()
+        late = pd.notna(told := getattr(t, "registered_on", None)) and pd.Timestamp(told) > pd.Timestamp(t.starts_on)
+        status = "running" if ends > as_of else "late" if late else "met" if actual >= t.target else "missed"
+        rows.append((t.campaign, t.kpi, float(t.target), actual, ends, status))
+    rows.sort(key=lambda row: (-row[4].toordinal(), row[0], row[1]))
+    met = kpis.scorecard(data, ["campaign_success"], end=as_of, confidence=confidence).iloc[0]
+    return Campaigns.of(rows, met=float(met["value"]), met_low=float(met["low"]), met_high=float(met["high"]), **whole)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Drill(OfScores):
+    """One KPI by campaign, channel and period: the largest rows, all others as one, and the total that they make."""
+
+    segment: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    period_at: tuple[date, ...]
+    kpi: str
+    grain: str
+    currency: str
+
+    aside: ClassVar = ("values", "period_at", "kpi", "grain", "currency")
+
+    def to_frame(self) -> pd.DataFrame:
+        columns = [d.isoformat() for d in self.period_at]
+        return pd.DataFrame(self.values, columns=columns).assign(segment=self.segment, kpi=self.kpi)
+
+    def sentence(self, language: str = "en") -> str:
+        return say("drill.sentence", language, name=kpis.kpi(self.kpi).name[language])
+
+    def printed(self, language: str) -> tuple[Floats, str, int]:
+        """Cells in one unit, rounded so that the columns of a sum add up as printed; the unit's words, decimals."""
+        k, cells = kpis.kpi(self.kpi), np.array(self.values)
+        size, unit = one_unit(float(np.nanmax(np.abs(cells))), k.unit, self.currency, language)
+        if not k.additive:
+            return cells, "", -1
+        decimals = int(size > 1)
+        ends = np.round(np.cumsum(np.nan_to_num(cells[:-1]) / size, axis=0), decimals)
+        return np.vstack([np.diff(ends, axis=0, prepend=0), ends[-1:]]), unit, decimals
+
+
+def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: int = 5) -> Drill:
+    """Split a KPI of ``channel_daily`` by campaign and channel over the last full periods."""
+    k, last = kpis.kpi(key), pd.Period(as_of, PERIODS[grain])
+    require(k.tables == {"channel_daily"}, f"drill={key!r} is no KPI of channel_daily. Choose one such as orders.")
+    last = last if last.end_time.date() <= as_of else last - 1
+    at = pd.period_range(last - (periods - 1), last, freq=last.freq)
+    by = [c for c in ("campaign", "channel") if c in data.columns("channel_daily")]
+    span_of: dict[str, Any] = {"grain": grain, "start": at[0].start_time.date(), "end": last.end_time.date()}
+    frame = kpis.scorecard(data, [key], by=by, **span_of)
+    frame = frame.assign(name=frame[by].replace("", "–").agg(" · ".join, axis=1), den=frame["denominator"].fillna(1.0))
+    num, den = (frame.pivot_table(index="name", columns="period", values=c, aggfunc="sum").reindex(columns=at.start_time)
+                for c in ("numerator", "den"))  # fmt: skip
+    order = (num if k.additive else den).sum(axis=1).sort_values(ascending=False, kind="stable").index
+    named = [*order[:TOP], *(["other"] if len(order) > TOP else [])]
+    fold = {name: name if name in order[:TOP] else "other" for name in order}
+    num, den = (t.groupby(fold).sum(min_count=1).reindex(named) for t in (num, den))
+    num, den = (pd.concat([t, t.sum(min_count=1).to_frame("total").T]) for t in (num, den))
+    cells = num if k.additive else num / den.where(den != 0) * k.scale
+    return Drill.of(
+        zip([*named, "total"], map(tuple, cells.to_numpy(dtype=float).tolist()), strict=True),
+        period_at=tuple(p.start_time.date() for p in at), kpi=k.id, grain=grain, currency=data.currency(),
+    )  # fmt: skip
