@@ -118,11 +118,11 @@ def explain_sum(
     margin = (
         stdtrit(free, (1 + confidence) / 2) * math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
     )
-    ends = {"total": now - was, "total_low": now - was - margin, "total_high": now - was + margin}
-    whole: dict[str, Any] = {"kpi": key, "before": was, "after": now, "confidence": confidence, **ends}
+    ends: dict[str, Any] = {"total": now - was, "total_low": now - was - margin, "total_high": now - was + margin}
+    whole = ends | {"kpi": key, "before": was, "after": now, "confidence": confidence}
     for other in ratio if math.isfinite(now - was) else ():
         why = explain(data, other, by=by, before=before, after=after, confidence=confidence)
-        parts = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
+        parts: dict[str, Any] = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
         if math.isclose(sum(parts.values()), now - was, rel_tol=1e-6, abs_tol=1e-6):  # the ratio knows all of the sum
             return SumChange(ratio=other, why=why, currency=data.currency(), **parts, **whole)
     return SumChange(ratio="", currency=data.currency(), **whole)

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "kpi_helpers"
 MODULES = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = {
     name: int(floor)
-    for floor, name in re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
+    for floor, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
 }
 # their examples stand for a published method
 CALCULATORS = ("stats", "baselines", "targets", "changes", "rates")

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from kpi_helpers import explanations, lessons, scorecards
+from kpi_helpers import channels, explanations, lessons, scorecards
+from kpi_helpers.backtests import surprise
+from kpi_helpers.channels import campaigns, drill, growth, roles
 from kpi_helpers.errors import KpiError
 from kpi_helpers.result import LANGUAGES
-from kpi_helpers.scorecards import Scorecard, campaigns, drill, growth, moves, roles, scorecard
+from kpi_helpers.scorecards import Scorecard, scorecard
 from kpi_helpers.sources import connect
-from kpi_helpers.stats import holm
+from kpi_helpers.stats import holm, moves, wilson
 
 DEMO_DAY = date(2026, 11, 21)
 
@@ -48,14 +50,14 @@ def test_holm_leaves_out_what_is_no_test():
 
 @pytest.fixture(scope="module")
 def honest():
-    """P-values of the last week of 6 KPIs in 100 calm companies, judged as on the page: counts, rates and slow moves."""
+    """P-values of the last week of 6 KPIs in 100 calm companies, judged as on the page."""
     rng, n = np.random.default_rng(7), 110
     out = []
     for _company in range(100):
         slow = np.exp(0.05 * pd.Series(rng.standard_normal(n)).ewm(alpha=0.3).mean().to_numpy())
         made = [rng.poisson(400, n), rng.poisson(30, n) + 1.0, rng.binomial(5000, 0.03, n) / 5000, 1000 * slow,
                 100 + 5 * rng.standard_normal(n), 500 * np.exp(0.06 * rng.standard_t(6, n))]  # fmt: skip
-        out.append([scorecards._expected(weeks(values), None)[3] for values in made])
+        out.append([surprise(weeks(values))[3] for values in made])
     return np.array(out)
 
 
@@ -74,8 +76,8 @@ def test_controlled_calm_pages_show_a_red_at_most_once_in_twenty(honest):
 
 
 def test_a_forecast_of_nothing_but_steadiness_is_no_verdict():
-    assert all(map(math.isnan, scorecards._expected(weeks([5.0] * 80), None)))
-    assert all(map(math.isnan, scorecards._expected(weeks([1.0, 2.0, 3.0]), None)))
+    assert all(map(math.isnan, surprise(weeks([5.0] * 80))))
+    assert all(map(math.isnan, surprise(weeks([1.0, 2.0, 3.0]))))
 
 
 # --- what is planted is found: Paid social orders x 0.75 from 2026-08-10 (truth.json)
@@ -177,18 +179,18 @@ def test_growth_by_hand(tiny):
 
 # Newcombe (1998), Stat. Med. 17:873-890, table II, method 10: 56/70 against 48/80, from the Wilson intervals of each
 def test_moves_of_shares_are_newcombe_s():
-    low = [0.8, *(float(x) for x in scorecards.wilson(56, 70)), 0.6, *(float(x) for x in scorecards.wilson(48, 80))]
+    now, was = (0.8, *wilson(56, 70)), (0.6, *wilson(48, 80))
 
-    assert moves(*low, unit="share") == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert np.array(moves(now, was)) == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)
 
 
 def test_moves_of_sums_are_relative_and_turn_with_their_sides():
-    there = moves(120, 110, 131, 100, 92, 109, unit="money")
-    back = moves(100, 92, 109, 120, 110, 131, unit="money")
+    there, back = (moves(*sides, relative=True) for sides in (((120, 110, 131), (100, 92, 109)),
+                                                              ((100, 92, 109), (120, 110, 131))))  # fmt: skip
 
     assert there[0] == pytest.approx(0.2)
     assert (1 + there[1]) * (1 + back[2]) == pytest.approx(1)
-    assert all(map(math.isnan, moves(5, 4, 6, 0, 0, 1, unit="count")))
+    assert np.isnan(moves((5, 4, 6), (0, 0, 1), relative=True)).all()
 
 
 # --- why: a sum
@@ -223,13 +225,12 @@ def test_roles_of_a_hand_made_company(tmp_path):
     # 1,000 people met Social first, 200 Search, 100 Email, 20 Radio; half of them met Search later
     met = [("Social", 1000), ("Search", 200), ("Email", 100), ("Radio", 20)]
     who = [c for c, n in met for _ in range(n)]
-    first = pd.DataFrame({"customer_id": range(len(who)), "touched_at": "2026-01-10 10:00:00", "channel": who})
-    again = first.iloc[::2].assign(touched_at="2026-01-11 10:00:00", channel="Search")
-    touches = pd.concat([first, again]).assign(touch_id=range(len(first) + len(again)), kind="click")
-    touches.to_csv(tmp_path / "touchpoints.csv", index=False)
-    mapping = {"touchpoints": {"date_format": "%Y-%m-%d %H:%M:%S"}}
+    when = pd.Timestamp("2026-01-10 10:00")
+    first = pd.DataFrame({"customer_id": [f"c{i}" for i in range(len(who))], "touched_at": when, "channel": who})
+    again = first.iloc[::2].assign(touched_at=when + pd.Timedelta(days=1), channel="Search")
+    pd.concat([first, again]).assign(kind="click").to_parquet(tmp_path / "touchpoints.parquet", index=False)
 
-    told = roles(connect(tmp_path, mapping), "revenue", as_of=date(2026, 2, 1)).to_frame().set_index("channel")
+    told = roles(connect(tmp_path), "revenue", as_of=date(2026, 2, 1)).to_frame().set_index("channel")
 
     assert told["role"].to_dict() == {"Search": "main", "Email": "unclear", "Social": "feeder", "Radio": "small"}
     assert told["value"].sum() == sum(row["revenue"] for row in rows)
@@ -254,7 +255,7 @@ def test_drill_columns_add_up_to_the_total(demo, key):
     told = drill(demo, key, as_of=DEMO_DAY)
     cells, _unit, _decimals = told.printed("en")
 
-    assert told.segment[-2:] == ("other", "total") and len(told.segment) == scorecards.TOP + 2
+    assert told.segment[-2:] == ("other", "total") and len(told.segment) == channels.TOP + 2
     if key != "order_rate_session":
         assert np.nansum(cells[:-1], axis=0) == pytest.approx(cells[-1], rel=1e-12)
         assert np.nansum(told.values[:-1], axis=0) == pytest.approx(told.values[-1])
@@ -271,8 +272,9 @@ def test_drill_refuses_other_tables(demo):
 
 
 def test_every_result_speaks_both_languages(demo, card):
-    for result in (card, scorecards.Call(card=card), growth(demo, ["orders", "ctr_ad"], as_of=DEMO_DAY), campaigns(demo, as_of=DEMO_DAY),
-                   roles(demo, "revenue", as_of=DEMO_DAY), drill(demo, "revenue", as_of=DEMO_DAY)):  # fmt: skip
+    made = [growth(demo, ["orders", "ctr_ad"], as_of=DEMO_DAY), campaigns(demo, as_of=DEMO_DAY)]
+    made += [roles(demo, "revenue", as_of=DEMO_DAY), drill(demo, "revenue", as_of=DEMO_DAY)]
+    for result in (card, scorecards.Call(card=card), *made):
         en, vi = (result.html(language) for language in LANGUAGES)
         assert en != vi and "None" not in en and "nan" not in en.replace("finance", "")
     assert 'role="img" aria-label="Last 13 periods' in card.html("en")
