@@ -220,7 +220,8 @@ class Drill(OfScores):
             return cells, "", -1
         decimals = int(size > 1)
         ends = np.round(np.cumsum(np.nan_to_num(cells[:-1]) / size, axis=0), decimals)
-        return np.vstack([np.diff(ends, axis=0, prepend=0), ends[-1:]]), unit, decimals
+        parts = np.where(np.isfinite(cells[:-1]), np.diff(ends, axis=0, prepend=0), np.nan)  # a gap is no zero
+        return np.vstack([parts, ends[-1:]]), unit, decimals
 
 
 def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: int = 5) -> Drill:

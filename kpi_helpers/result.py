@@ -153,7 +153,7 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
         return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
     first, last = (end.strip(NBSP) for end in ends)
-    if unit in ("change", "pp"):  # signs and a dash do not go together
+    if unit in ("change", "pp") or first.startswith(MINUS):  # signs and a dash do not go together
         return say("change.range", language, low=first, high=last)
     tail = re.search(r"[^\d.,]*$", last)
     return f"{first.removesuffix(tail[0]) if tail else first}–{last}"

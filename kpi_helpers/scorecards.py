@@ -40,7 +40,7 @@ class OfScores(OfKpis):
 
     ways: ClassVar = {
         **OfKpis.ways, "nan": math.nan, "mark": lambda s, words: labelled_pill(TONES[s], words),
-        "points": lambda row: _points(row), "moved_words": lambda *told: moved_words(*told), "IN_POINTS": IN_POINTS,
+        "points": lambda row: _points(row), "moved_words": lambda *told, **how: moved_words(*told, **how), "IN_POINTS": IN_POINTS,
     }  # fmt: skip
 
 
@@ -254,13 +254,11 @@ class Call(OfScores):
         return [say("call.some", language, **told), say(f"call.{c.status[c.outside[0]]}", language, **told)]
 
 
-def moved_words(moved: float, low: float, high: float, unit: str, language: str) -> str:
-    """A change in words: points for a share, percent for all else, with its range if it has one."""
-    ends = [number(100 * x, language, decimals=2 if unit == "share" else 1, sign=True) for x in (moved, low, high)]
+def moved_words(moved: float, unit: str, language: str, *, bare: bool = False) -> str:
+    """A change in words: points for a share, percent for all else; `bare` without the unit."""
     after = say("unit.pp", language) if unit in IN_POINTS else "%"
-    if not math.isfinite(low + high):
-        return ends[0] + after if math.isfinite(moved) else "–"
-    return f"{ends[0]}{after} ({say('change.range', language, low=ends[1], high=ends[2])}{after})"
+    text = number(100 * moved, language, decimals=2 if unit == "share" else 1, sign=True)
+    return text if bare or not math.isfinite(moved) else text + after
 
 
 def _points(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -220,7 +220,9 @@ def test_sum_without_a_ratio_is_not_split(tiny):
 def test_roles_of_a_hand_made_company(tmp_path):
     days = pd.date_range("2026-01-05", periods=28)
     sold = {"Search": 600.0, "Social": 100.0, "Email": 250.0, "Radio": 50.0}
-    rows = [{"date": d, "channel": c, "revenue": v + (-1) ** i * v / 3} for i, d in enumerate(days) for c, v in sold.items()]
+    rows = [
+        {"date": d, "channel": c, "revenue": v + (-1) ** i * v / 3} for i, d in enumerate(days) for c, v in sold.items()
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "channel_daily.csv", index=False)
     # 1,000 people met Social first, 200 Search, 100 Email, 20 Radio; half of them met Search later
     met = [("Social", 1000), ("Search", 200), ("Email", 100), ("Radio", 20)]
