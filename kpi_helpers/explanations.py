@@ -12,7 +12,7 @@ from kpi_helpers.catalogue import declared
 from kpi_helpers.changes import Change, explain_change
 from kpi_helpers.errors import require
 from kpi_helpers.kpis import daily_sums, feeds, kpi
-from kpi_helpers.result import Result, measure, say
+from kpi_helpers.result import Result, measure, number, one_unit, say
 from kpi_helpers.sources import Source
 
 Days = tuple[date, date]  # the first and the last
@@ -88,9 +88,13 @@ class SumChange(Result):
 
     def drawn(self, language: str) -> str:
         """The bridge from the sum before to the one after, as an HTML figure."""
-        told, steps = self.told(language), [self.volume, self.mix, self.rate]
+        told, steps, why = self.told(language), [self.volume, self.mix, self.rate], self.why
+        size, told["unit"] = one_unit(
+            max(abs(self.before), abs(self.after)), kpi(self.kpi).unit, self.currency, language
+        )
         words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
-        numbers, why = [told[key] for key in ("before", "volume", "mix", "rate", "after")], self.why
+        values = [self.before, *steps, self.after]
+        numbers = [number(v / size, language, sign=0 < i < len(steps) + 1) for i, v in enumerate(values)]
         assert why is not None
         clear = [
             True,

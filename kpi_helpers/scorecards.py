@@ -40,7 +40,8 @@ class OfScores(OfKpis):
 
     ways: ClassVar = {
         **OfKpis.ways, "nan": math.nan, "mark": lambda s, words: labelled_pill(TONES[s], words),
-        "points": lambda row: _points(row), "moved_words": lambda *told, **how: moved_words(*told, **how), "IN_POINTS": IN_POINTS,
+        "points": lambda row: _points(row), "moved_words": lambda *told, **how: moved_words(*told, **how),
+        "IN_POINTS": IN_POINTS,
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The scorecard: false alarms controlled, what is planted is found, sums add up."""
 
 import math
+import re
 from datetime import date
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from kpi_helpers import channels, explanations, lessons, scorecards
+from kpi_helpers import channels, editions, explanations, lessons, scorecards
 from kpi_helpers.backtests import surprise
 from kpi_helpers.channels import campaigns, drill, growth, roles
 from kpi_helpers.errors import KpiError
@@ -281,6 +282,16 @@ def test_every_result_speaks_both_languages(demo, card):
         assert en != vi and "None" not in en and "nan" not in en.replace("finance", "")
     assert 'role="img" aria-label="Last 13 periods' in card.html("en")
     assert isinstance(card, Scorecard)
+
+
+def test_the_lesson_tells_what_its_outputs_say():
+    notebook = editions.load("02_kpi_scorecard")
+    said = next(r["sentence"]["en"] for r in editions.results(notebook) if r["name"] == "scorecard")
+    red, of, alone, left = (int(x) for x in re.findall(r"(?<![\d.])\d+(?![\d%])", said.replace("95%", "")))
+
+    first = editions.source_of(notebook["cells"][0])
+    assert f"{red} of {of} values" in first and f"{red} trên {of}" in first
+    assert f" {alone} lay outside" in first and left == 0 and "none is left" in first
 
 
 # --- exercises
