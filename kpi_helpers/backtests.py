@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr, stdtrit
 
 from kpi_helpers.baselines import Forecast, forecast
 from kpi_helpers.calendars import GRAINS, SEASONS, holiday_regressors
@@ -38,6 +39,35 @@ def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) 
         if kind == "break" and was > 0:
             level[level.index.start_time < pd.Timestamp(first)] *= now / was
     return forecast(level.to_numpy(), season=SEASONS[grain], horizon=horizon, regressors=x), found
+
+
+def surprise(
+    series: pd.Series, holidays: Holidays | None = None, *, confidence: float = 0.95
+) -> tuple[float, float, float, float]:
+    """What the periods before led to expect of the last one, its normal range, and how rarely one lies so far off.
+
+    The spread is that of all past one-step errors, and Student's t has as many degrees of freedom as there are errors,
+    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise. NaN
+    where the history is too short or never moved. `Forecast.whole` rests on the latest errors and their 20% and 80%
+    quantiles, which is right for odds of targets; far out in the tails it would raise several times the alarms told.
+    """
+    nothing = (math.nan,) * 4
+    try:
+        told, _found = baseline(series.iloc[:-1], 1, holidays)
+    except KpiError:
+        return nothing
+    missed, centre, value = told.missed([1.0]), float(told.mean[0]), float(series.iloc[-1])
+    if not (missed**2).sum() > 0:
+        return nothing
+    square, n = float((missed**2).mean()), len(missed)
+    freedom = min(float(n), 4 + 6 / max(float((missed**4).mean()) / square**2 - 3, 1e-9))
+    spread = math.sqrt((square * (1 + 1 / n) + float(told.noise[0, 0])) * (freedom - 2) / freedom)
+    factor = told.multiplicative and centre > 0
+    ends = stdtrit(freedom, [(1 - confidence) / 2, (1 + confidence) / 2]) * spread
+    low, high = (centre * np.exp(ends) if factor else centre + ends).tolist()
+    far = (math.log(value / centre) if value > 0 else -math.inf) if factor else value - centre
+    p = 2 * float(stdtr(freedom, -abs(far) / spread)) if math.isfinite(value) else math.nan
+    return centre, max(low, 0.0) if told.never_negative else low, high, p
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -1,12 +1,18 @@
 """Why a KPI changed between two times of a source: daily sums by segment, explained."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
+from scipy.special import stdtrit
+
+from kpi_helpers import plots
+from kpi_helpers.catalogue import declared
 from kpi_helpers.changes import Change, explain_change
 from kpi_helpers.errors import require
-from kpi_helpers.kpis import daily_sums, kpi
+from kpi_helpers.kpis import daily_sums, feeds, kpi
+from kpi_helpers.result import Result, measure, number, one_unit, say
 from kpi_helpers.sources import Source
 
 Days = tuple[date, date]  # the first and the last
@@ -32,3 +38,95 @@ def explain(
     if not all(sum(y.sum() for _x, y in segments.values()) > 0 for segments in sums):
         return Change(**words, unit=k.unit, confidence=confidence)
     return replace(explain_change(*sums, confidence=confidence, unit=k.unit), **words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SumChange(Result):
+    """Why a sum changed: more or fewer units (volume), units that shifted between segments (mix), values within (rate).
+
+    `after` - `before` = `total` = `volume` + `mix` + `rate`, in the unit of the sum; its interval from how days differ.
+    `ratio` is the KPI of the values, empty where the source has none for this sum, and then nothing is split.
+    """
+
+    kpi: str
+    ratio: str
+    before: float
+    after: float
+    total: float
+    total_low: float
+    total_high: float
+    volume: float = math.nan
+    mix: float = math.nan
+    rate: float = math.nan
+    why: Change | None = None
+    confidence: float
+    currency: str
+
+    aside: ClassVar = ("why", "currency")
+
+    @property
+    def split(self) -> bool:
+        """Whether the change is outside noise and can be split."""
+        return self.why is not None and (self.total_low > 0 or self.total_high < 0)
+
+    def told(self, language: str) -> dict[str, str]:
+        """Names and numbers of the sentence, written out."""
+        k = kpi(self.kpi)
+        told = {"name": k.name[language], "level": f"{self.confidence:.0%}"}
+        if self.why:
+            told |= {"ratio": kpi(self.ratio).name[language], "segments": self.why.told(language)["segments"]}
+        for field in ("before", "after", "total", "total_low", "total_high", "volume", "mix", "rate"):
+            value = getattr(self, field)
+            sign = "+" if value > 0 and field not in ("before", "after") else ""
+            told[field] = sign + measure(value, k.unit, language, self.currency)
+        return told
+
+    def sentence(self, language: str = "en") -> str:
+        known = math.isfinite(self.total)
+        kind = "split" if self.split else "unknown" if not known else "whole" if self.why is None else "same"
+        return say(f"sum_change.{kind}", language, **self.told(language))
+
+    def drawn(self, language: str) -> str:
+        """The bridge from the sum before to the one after, as an HTML figure."""
+        told, steps, why = self.told(language), [self.volume, self.mix, self.rate], self.why
+        size, told["unit"] = one_unit(
+            max(abs(self.before), abs(self.after)), kpi(self.kpi).unit, self.currency, language
+        )
+        words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
+        values = [self.before, *steps, self.after]
+        numbers = [number(v / size, language, sign=0 < i < len(steps) + 1) for i, v in enumerate(values)]
+        assert why is not None
+        clear = [
+            True,
+            *(low > 0 or high < 0 for low, high in ((why.mix_low, why.mix_high), (why.rate_low, why.rate_high))),
+        ]
+        bars = (self.before, steps, words.split("|"), numbers, clear)
+        return plots.chart(
+            lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=self.sentence(language)
+        )
+
+
+def explain_sum(
+    data: Source, key: str, *, by: str = "channel", before: Days, after: Days, confidence: float = 0.95
+) -> SumChange:
+    """Explain the change of a sum by the first ratio of the catalogue that it is the numerator of, such as revenue by
+    average order value; the two times need as many days. Raises a `KpiError` if the KPI is a ratio.
+    """
+    k, times, lacking = kpi(key), (before, after), feeds(data)
+    require(k.additive, f"{key} is no sum. Explain it with explain.")
+    ratio = [o.id for o in declared().values() if o.numerator == k.numerator and o.denominator and not lacking[o.id]
+             and o.tables == {"channel_daily"} and o.scale == 1]  # fmt: skip
+    sums = [daily_sums(data, [k], since=a, until=b)[f"{key}__num"].dropna() for a, b in times]
+    was, now = (float(s.sum()) if len(s) else math.nan for s in sums)
+    free = sum(len(s) - 1 for s in sums)
+    margin = (
+        stdtrit(free, (1 + confidence) / 2) * math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
+    )
+    ends: dict[str, Any] = {"total": now - was, "total_low": now - was - margin, "total_high": now - was + margin}
+    whole = ends | {"kpi": key, "before": was, "after": now, "confidence": confidence}
+    for other in ratio if math.isfinite(now - was) else ():
+        why = explain(data, other, by=by, before=before, after=after, confidence=confidence)
+        parts: dict[str, Any] = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
+        if math.isclose(sum(parts.values()), now - was, rel_tol=1e-6, abs_tol=1e-6):  # the ratio knows all of the sum
+            return SumChange(ratio=other, why=why, currency=data.currency(), **parts, **whole)
+    return SumChange(ratio="", currency=data.currency(), **whole)

@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from datetime import date
 
+import numpy as np
+from scipy.special import stdtr
+
 from kpi_helpers import kpis, outlooks, simulate
+from kpi_helpers.backtests import baseline
 from kpi_helpers.errors import require
 from kpi_helpers.result import Result, say
 from kpi_helpers.sources import connect
+from kpi_helpers.stats import Floats, holm
 from kpi_helpers.targets import project
 
 
@@ -23,10 +28,10 @@ class Verdict(Result):
 
 
 def check(exercise: str, value: float, *, tolerance: float = 0.005) -> Verdict:
-    """Check an answer to `exercise` (pooled_rate, one_in_three, year_end) within a relative `tolerance`."""
+    """Check an answer to `exercise` (one of `EXERCISES`, such as pooled_rate) within a relative `tolerance`."""
     require(exercise in EXERCISES, f"There is no exercise {exercise!r}. Known are {', '.join(EXERCISES)}.")
     answers = EXERCISES[exercise]()
-    near = [name for name, answer in answers.items() if abs(value / answer - 1) <= tolerance]
+    near = [name for name, answer in answers.items() if abs(value - answer) <= tolerance * abs(answer)]
     return Verdict(exercise=exercise, heard="right" if "right" in near else near[0] if near else "wrong")
 
 
@@ -56,4 +61,51 @@ def _year_end() -> dict[str, float]:
     return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
 
 
-EXERCISES = {f.__name__.strip("_"): f for f in (_pooled_rate, _one_in_three, _year_end)}
+def honest_weeks(n_kpis: int = 20, n_weeks: int = 52) -> tuple[Floats, Floats]:
+    """Weeks in which nothing happens, (n_weeks, n_kpis): each KPI's change since the week before, and its p-value.
+
+    Values are normal and independent; each is judged by Student's t from the mean and spread of its 52 weeks before.
+    """
+    values = np.random.default_rng(20261121).standard_normal((52 + n_weeks, n_kpis))
+    past = np.lib.stride_tricks.sliding_window_view(values[:-1], 52, axis=0)
+    far = (values[52:] - past.mean(axis=-1)) / (past.std(axis=-1, ddof=1) * np.sqrt(1 + 1 / 52))
+    return values[52:] - values[51:-1], np.asarray(2 * stdtr(51, -np.abs(far)))
+
+
+def _honest_reds() -> dict[str, float]:
+    """Weeks of 52 in which any of 20 honest KPIs is red, false alarms of each week controlled."""
+    _moved, p = honest_weeks()
+    return {
+        "right": sum(bool(holm(week).min() < 0.05) for week in p),
+        "before_control": float((p < 0.05).any(axis=1).sum()),
+        "values": float((p < 0.05).sum()),
+        "whole_year": float((holm(p.ravel()).reshape(p.shape) < 0.05).any(axis=1).sum()),
+    }
+
+
+def _october_opens() -> dict[str, float]:
+    """Opens per message delivered of both message channels in October 2026."""
+    every = simulate.channel_daily()
+    every = every[every["date"].astype(str).str.startswith("2026-10") & every["sent"].notna()]
+    sums = every.groupby("channel")[["unique_opens", "sent", "hard_bounces", "soft_bounces"]].sum().astype(float)
+    delivered = sums["sent"] - sums["hard_bounces"] - sums["soft_bounces"]
+    opens, rates = sums["unique_opens"], sums["unique_opens"] / delivered
+    return {
+        "right": opens.sum() / delivered.sum(), "mean_of_rates": rates.mean(), "one_channel": rates["Email"],
+        "per_sent": opens.sum() / sums["sent"].sum(),
+    }  # fmt: skip
+
+
+def _august_drop() -> dict[str, float]:
+    """Orders per session of Paid social in the week to 16 August 2026, against its forecast from the weeks before."""
+    table = kpis.compute(connect(simulate.HOME), ["order_rate_session"], by="channel", until=date(2026, 8, 16))
+    series = table.series("order_rate_session", "Paid social")
+    value, usual = float(series.iloc[-1]), float(baseline(series.iloc[:-1], 1)[0].mean[0])
+    return {
+        "right": value / usual - 1, "week_before": value / series.iloc[-2] - 1, "points": value - usual,
+        "last_year": value / series.iloc[-53] - 1,
+    }  # fmt: skip
+
+
+ALL = (_pooled_rate, _one_in_three, _year_end, _honest_reds, _october_opens, _august_drop)
+EXERCISES = {f.__name__.strip("_"): f for f in ALL}

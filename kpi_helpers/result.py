@@ -162,6 +162,8 @@ def span(low: float, high: float, unit: str, language: str = "en", currency: str
         return "–"
     ends = [re.sub(rf"[₫€$]|{NBSP}?[A-Z]{{3}}{NBSP}?", "", measure(v, unit, language, currency)) for v in (low, high)]
     first, last = (end.strip(NBSP) for end in ends)
+    if unit in ("change", "pp") or first.startswith(MINUS):  # signs and a dash do not go together
+        return say("change.range", language, low=first, high=last)
     tail = re.search(r"[^\d.,]*$", last)
     return f"{first.removesuffix(tail[0]) if tail else first}–{last}"
 
@@ -212,6 +214,7 @@ def _templates() -> Any:
     import jinja2
 
     made = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
+    made.filters["inline"] = lambda text: re.sub(r"\s*\n\s*", "", text)  # a macro within a cell
     made.filters |= {"table": _grid_of_lines, "abs": abs, "kept": lambda text: text.replace("\n", KEPT)}
     made.filters["e"] = lambda text: html.escape(text).replace("\n", KEPT).replace("|", "&#124;")
     made.tests["finite"] = math.isfinite

@@ -88,6 +88,33 @@ def ratio_margin(n: ArrayLike, total: ArrayLike, squared: ArrayLike, *, confiden
     return np.asarray(t * np.sqrt(many / (many - 1) * squared) / np.abs(np.where(total != 0, total, np.nan)))
 
 
+def holm(p: ArrayLike) -> Floats:
+    """Adjust p-values so that rejecting those below a level raises a false alarm in the whole family that rarely.
+
+    Parameters
+    ----------
+    p : array_like (n,), each in [0, 1]; NaN is no test, stays NaN and does not count
+
+    Returns
+    -------
+    ndarray (n,), each at least its p and at most 1
+
+    References
+    ----------
+    Holm (1979), Scandinavian Journal of Statistics 6:65-70; the example is that of R's p.adjust.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.02, 0.03, 0.04]).round(2).tolist()
+    [0.04, 0.06, 0.06, 0.06]
+    """
+    given = np.asarray(p, dtype=float)
+    order = np.argsort(given, kind="stable")[: int(np.isfinite(given).sum())]
+    adjusted = np.full(given.shape, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1)), 1.0)
+    return adjusted
+
+
 def chance_above(threshold: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Floats:
     """Probability that a normal quantity exceeds `threshold`.
 
@@ -169,6 +196,34 @@ def rate_difference(
     (low1, high1), (low2, high2) = (wilson(x, n, confidence=confidence) for x, n in ((x1, n1), (x2, n2)))
     p1, p2 = x1 / np.where(n1 > 0, n1, np.nan), x2 / np.where(n2 > 0, n2, np.nan)
     return p1 - p2 - np.hypot(p1 - low1, high2 - p2), p1 - p2 + np.hypot(high1 - p1, p2 - low2)
+
+
+def moves(now: ArrayLike, was: ArrayLike, *, relative: bool = False) -> tuple[Floats, Floats, Floats]:
+    """Change between two independent estimates with its interval: the distances of the ends add up in squares.
+
+    Parameters
+    ----------
+    now, was : array_like (3, ...) of value, low and high
+    relative : now / was - 1, worked out on the logarithms, instead of now - was; NaN where a value is not above 0
+
+    Returns
+    -------
+    Change, low, high, arrays (...), fractions if relative
+
+    References
+    ----------
+    Zou & Donner (2008), Statistics in Medicine 27:1693-1702; of two Wilson intervals it is Newcombe's (1998).
+
+    Examples
+    --------
+    >>> [round(float(x), 4) for x in moves((0.03, 0.027, 0.034), (0.02, 0.018, 0.023))]
+    [0.01, 0.0058, 0.0145]
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        (a, la, ha), (b, lb, hb) = (np.log(np.maximum(t, 0)) if relative else np.asarray(t, float) for t in (now, was))
+        d = np.where(np.isfinite(a - b), a - b, np.nan)
+        low, high = d - np.hypot(a - la, hb - b), d + np.hypot(ha - a, b - lb)
+    return (np.expm1(d), np.expm1(low), np.expm1(high)) if relative else (d, low, high)
 
 
 class Survival(NamedTuple):

@@ -1,0 +1,247 @@
+"""Notebook 02: how channels grow, which of them sell and which bring people, and what campaigns reached."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, ClassVar
+
+import ibis
+import numpy as np
+import pandas as pd
+from ibis import _
+
+from kpi_helpers import kpis
+from kpi_helpers.catalogue import declared
+from kpi_helpers.errors import require
+from kpi_helpers.result import day, one_unit, percent, say
+from kpi_helpers.scorecards import IN_POINTS, TONES, OfScores, last_full
+from kpi_helpers.sources import Source
+from kpi_helpers.stats import Floats, moves, ratio_margin, wilson
+
+TOP = 8  # rows of the table of campaigns and channels that are named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Growth(OfScores):
+    """KPIs of each channel over some days with intervals, and how they moved against as many days before."""
+
+    channel: tuple[str, ...]
+    kpi: tuple[str, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    moved: tuple[float, ...]
+    moved_low: tuple[float, ...]
+    moved_high: tuple[float, ...]
+    days: int
+    since_at: date
+    until_at: date
+    confidence: float
+    currency: str
+
+    aside: ClassVar = ("currency",)
+
+    def sentence(self, language: str = "en") -> str:
+        clear = sum(low > 0 or high < 0 for low, high in zip(self.moved_low, self.moved_high, strict=True))
+        known = sum(map(math.isfinite, self.moved))
+        first, last = day(self.since_at, language), day(self.until_at, language)
+        return say("growth.sentence", language, n=clear, k=known, days=self.days, first=first, last=last)
+
+
+def growth(data: Source, ids: Sequence[str], *, as_of: date, days: int = 28, confidence: float = 0.95) -> Growth:
+    """KPIs of each channel in the last `days` up to `as_of`, against as many days before."""
+    times = [(as_of - timedelta(days=n * days - 1), as_of - timedelta(days=(n - 1) * days)) for n in (1, 2)]
+    now, was = (kpis.scorecard(data, ids, by="channel", start=a, end=b, confidence=confidence) for a, b in times)
+    both = now.merge(was, on=["kpi", "channel"], how="left", suffixes=("", "_was")).dropna(subset=["value"])
+    ends = [both[[f"value{at}", f"low{at}", f"high{at}"]].to_numpy(dtype=float).T for at in ("", "_was")]
+    points = both["unit"].isin(IN_POINTS).to_numpy()
+    moved = np.where(points, moves(*ends), moves(*ends, relative=True)).tolist()
+    size = both["channel"].map(both[both["kpi"] == both["kpi"].iloc[0]].set_index("channel")["value"]).fillna(-math.inf)
+    columns = [both[c].tolist() for c in ("channel", "kpi", "value", "low", "high")] + moved
+    rows = [list(zip(*columns, strict=True))[i] for i in np.argsort(-size.to_numpy(), kind="stable")]
+    return Growth.of(
+        rows, days=days, since_at=times[0][0], until_at=as_of, confidence=confidence, currency=data.currency()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Roles(OfScores):
+    """What each channel does: its share of the KPI that is sold and of the people whom it met first, in some days.
+
+    A share counts as large where its whole interval lies above one n-th for n channels. `role`: ``main`` sells more
+    than it brings, ``feeder`` brings more than it sells, ``both``, ``small``, or ``unclear``. `first` is NaN without
+    touchpoints, and then no channel is a feeder.
+    """
+
+    channel: tuple[str, ...]
+    value: tuple[float, ...]
+    share: tuple[float, ...]
+    share_low: tuple[float, ...]
+    share_high: tuple[float, ...]
+    first: tuple[float, ...]
+    first_low: tuple[float, ...]
+    first_high: tuple[float, ...]
+    role: tuple[str, ...]
+    kpi: str
+    days: int
+    confidence: float
+    currency: str
+
+    aside: ClassVar = ("kpi", "currency")
+
+    def sentence(self, language: str = "en") -> str:
+        name = kpis.kpi(self.kpi).name[language]
+        if len(self.channel) < 2:
+            return say("roles.whole", language, name=name)
+        told = {
+            r: ", ".join(c for c, role in zip(self.channel, self.role, strict=True) if role == r) or "–" for r in TONES
+        }
+        kind = "sentence" if math.isfinite(sum(self.first)) else "alone"
+        return say(f"roles.{kind}", language, main=told["main"], feeder=told["feeder"], both=told["both"], name=name)
+
+
+def roles(data: Source, key: str, *, as_of: date, days: int = 28, confidence: float = 0.95) -> Roles:
+    """Tell main channels, which sell, from feeders, which bring people, by a sum such as ``revenue``."""
+    since = as_of - timedelta(days=days - 1)
+    sums = kpis.daily_sums(data, [kpis.kpi(key)], by="channel", since=since, until=as_of)
+    x = sums.pivot_table(index="date", columns="segment", values=f"{key}__num", aggfunc="sum").fillna(0.0)
+    x = x.loc[:, x.sum() != 0]
+    sold, whole, n = x.sum(), x.sum(axis=1).to_numpy(), len(x)
+    share = (sold / whole.sum()).to_numpy()
+    missed = ((x.to_numpy() - whole[:, None] * share) ** 2).sum(axis=0)
+    margin = ratio_margin(np.full(len(share), n), np.full(len(share), whole.sum()), missed, confidence=confidence)
+    met = _first_met(data, since, as_of).reindex(x.columns, fill_value=0)
+    first = met.to_numpy() / met.sum() if met.sum() else np.full(len(share), math.nan)
+    ends = wilson(met, met.sum(), confidence=confidence) if met.sum() else (first, first)
+    fair = 1 / max(len(share), 1)
+    sells, brings = _large(fair, share - margin, share + margin), _large(fair, *ends)
+    words = {(1, -1): "main", (-1, 1): "feeder", (1, 1): "both", (-1, -1): "small", (1, 2): "main", (-1, 2): "small"}
+    role = [words.get(pair, "unclear") for pair in zip(sells, brings, strict=True)]
+    rows = zip(x.columns, sold, share, share - margin, share + margin, first, *ends, role, strict=True)
+    ranked = sorted(rows, key=lambda row: -row[1])
+    return Roles.of(ranked, kpi=key, days=days, confidence=confidence, currency=data.currency())
+
+
+def _large(fair: float, low: Floats, high: Floats) -> list[int]:
+    """Whether shares are large (1), small (-1) or too close to call (0); 2 where nothing is known."""
+    return [2 if math.isnan(a) else 1 if a >= fair else -1 if b < fair else 0 for a, b in zip(low, high, strict=True)]
+
+
+def _first_met(data: Source, since: date, until: date) -> pd.Series:
+    """People by the channel of their first contact in these days."""
+    if "touchpoints" not in data.tables:
+        return pd.Series(dtype=float)
+    touches = data.table("touchpoints").mutate(on=_.touched_at.cast("date")).filter(_.on.between(since, until))
+    order = ibis.window(group_by="customer_id", order_by=["touched_at", "channel"])
+    first = touches.mutate(nth=ibis.row_number().over(order)).filter(_.nth == 0)
+    frame = first.group_by("channel").aggregate(people=_.count()).to_pyarrow().to_pandas()
+    return frame.set_index("channel")["people"].astype(float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Campaigns(OfScores):
+    """Targets of campaigns against what came, newest first, and the share that was met with its interval."""
+
+    campaign: tuple[str, ...]
+    kpi: tuple[str, ...]
+    target: tuple[float, ...]
+    actual: tuple[float, ...]
+    ends_on: tuple[date, ...]
+    status: tuple[str, ...]
+    met: float
+    met_low: float
+    met_high: float
+    confidence: float
+    currency: str
+
+    aside: ClassVar = ("currency",)
+
+    def sentence(self, language: str = "en") -> str:
+        if not self.campaign:
+            return say("campaigns.none", language)
+        done = [s for s in self.status if s in ("met", "missed")]
+        told = {"n": done.count("met"), "k": len(done), "share": percent(self.met, language, decimals=0)}
+        told |= {
+            "low": percent(self.met_low, language, decimals=0),
+            "high": percent(self.met_high, language, decimals=0),
+        }
+        return say("campaigns.sentence", language, level=f"{self.confidence:.0%}", **told)
+
+
+def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaigns:
+    """Compare the targets of campaigns with their sums up to `as_of`; empty where the source has none."""
+    whole: dict[str, Any] = {"confidence": confidence, "currency": data.currency()}
+    if kpis.feeds(data)["campaign_success"]:
+        return Campaigns.of((), met=math.nan, met_low=math.nan, met_high=math.nan, **whole)
+    asked = data.table("targets").to_pyarrow().to_pandas()
+    asked = asked[pd.to_datetime(asked["starts_on"]) <= pd.Timestamp(as_of)]
+    summed = [k for k in map(kpis.kpi, sorted(set(asked["kpi"]) & declared().keys())) if k.numerator == (k.id,)]
+    daily = kpis.daily_sums(data, summed, by="campaign", until=as_of).set_index("segment")
+    rows = []
+    for t in asked[asked["kpi"].isin([k.id for k in summed])].itertuples():
+        own = daily[
+            (daily.index == t.campaign) & daily["date"].between(pd.Timestamp(t.starts_on), pd.Timestamp(t.ends_on))
+        ]
+        actual, ends = float(own[f"{t.kpi}__num"].sum()), pd.Timestamp(t.ends_on).date()
+        late = pd.notna(told := getattr(t, "registered_on", None)) and pd.Timestamp(told) > pd.Timestamp(t.starts_on)
+        status = "running" if ends > as_of else "late" if late else "met" if actual >= t.target else "missed"
+        rows.append((t.campaign, t.kpi, float(t.target), actual, ends, status))
+    rows.sort(key=lambda row: (-row[4].toordinal(), row[0], row[1]))
+    met = kpis.scorecard(data, ["campaign_success"], end=as_of, confidence=confidence).iloc[0]
+    return Campaigns.of(rows, met=float(met["value"]), met_low=float(met["low"]), met_high=float(met["high"]), **whole)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Drill(OfScores):
+    """One KPI by campaign, channel and period: the largest rows, all others as one, and the total that they make."""
+
+    segment: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    period_at: tuple[date, ...]
+    kpi: str
+    grain: str
+    currency: str
+
+    aside: ClassVar = ("values", "period_at", "kpi", "grain", "currency")
+
+    def to_frame(self) -> pd.DataFrame:
+        columns = [d.isoformat() for d in self.period_at]
+        return pd.DataFrame(self.values, columns=columns).assign(segment=self.segment, kpi=self.kpi)
+
+    def sentence(self, language: str = "en") -> str:
+        return say("drill.sentence", language, name=kpis.kpi(self.kpi).name[language])
+
+    def printed(self, language: str) -> tuple[Floats, str, int]:
+        """Cells in one unit, rounded so that the columns of a sum add up as printed; the unit's words, decimals."""
+        k, cells = kpis.kpi(self.kpi), np.array(self.values)
+        size, unit = one_unit(float(np.nanmax(np.abs(cells))), k.unit, self.currency, language)
+        if not k.additive:
+            return cells, "", -1
+        decimals = int(size > 1)
+        ends = np.round(np.cumsum(np.nan_to_num(cells[:-1]) / size, axis=0), decimals)
+        parts = np.where(np.isfinite(cells[:-1]), np.diff(ends, axis=0, prepend=0), np.nan)  # a gap is no zero
+        return np.vstack([parts, ends[-1:]]), unit, decimals
+
+
+def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: int = 5) -> Drill:
+    """Split a KPI of ``channel_daily`` by campaign and channel over the last full periods."""
+    k, last = kpis.kpi(key), last_full(as_of, grain)
+    require(k.tables == {"channel_daily"}, f"drill={key!r} is no KPI of channel_daily. Choose one such as orders.")
+    at = pd.period_range(last - (periods - 1), last, freq=last.freq)
+    by = [c for c in ("campaign", "channel") if c in data.columns("channel_daily")]
+    span_of: dict[str, Any] = {"grain": grain, "start": at[0].start_time.date(), "end": last.end_time.date()}
+    frame = kpis.scorecard(data, [key], by=by, **span_of)
+    frame = frame.assign(name=frame[by].replace("", "–").agg(" · ".join, axis=1), den=frame["denominator"].fillna(1.0))
+    cells = frame.pivot_table(index="name", columns="period", values=["numerator", "den"], aggfunc="sum")
+    num, den = (cells[c].reindex(columns=at.start_time) for c in ("numerator", "den"))
+    order = (num if k.additive else den).sum(axis=1).sort_values(ascending=False, kind="stable").index
+    named = [*order[:TOP], *(["other"] if len(order) > TOP else [])]
+    fold = {name: name if name in order[:TOP] else "other" for name in order}
+    num, den = (t.groupby(fold).sum(min_count=1).reindex(named) for t in (num, den))
+    num, den = (pd.concat([t, t.sum(min_count=1).to_frame("total").T]) for t in (num, den))
+    cells = num if k.additive else num / den.where(den != 0) * k.scale
+    return Drill.of(
+        zip([*named, "total"], map(tuple, cells.to_numpy(dtype=float).tolist()), strict=True),
+        period_at=tuple(p.start_time.date() for p in at), kpi=k.id, grain=grain, currency=data.currency(),
+    )  # fmt: skip
