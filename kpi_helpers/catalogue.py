@@ -187,8 +187,8 @@ def suggest(objective: str, campaign_type: str = "") -> Suggestion:
     """Propose three to five KPIs for each group of channels that serves `objective`, for a type of campaign.
 
     KPIs of the objective come first, those that suit the campaign before the others; a group with fewer than three
-    is filled with KPIs of the objectives up the funnel, and left out if it has none of its own. KPIs that can be
-    bought (`vanity`) and context are left out.
+    is filled from the objectives up the funnel, then from the rest, and left out if it has none of its own. KPIs that
+    can be bought (`vanity`) and context are left out.
 
     >>> suggest("leads", "acquisition").kpi[:3]
     ('visitor_lead_rate', 'conv_rate_click', 'conv_rate_session')
@@ -200,10 +200,10 @@ def suggest(objective: str, campaign_type: str = "") -> Suggestion:
     while above := UPSTREAM[chain[-1]]:
         chain.append(above)
     scored = [
-        (k.group, min(chain.index(o) for o in k.objectives if o in chain), campaign_type not in k.campaigns, k.id)
-        for k in declared().values()
-        if set(k.objectives) & set(chain) and k.direction != "none" and not k.vanity
-    ]
+        (k.group, min((chain.index(o) for o in k.objectives if o in chain), default=len(chain)),
+         campaign_type not in k.campaigns, k.id)
+        for k in declared().values() if k.direction != "none" and not k.vanity
+    ]  # fmt: skip
     rows: list[tuple[str, str]] = []
     for group in dict.fromkeys(g for g, *_rest in scored):
         mine = sorted((s[1:] for s in scored if s[0] == group), key=lambda s: s[:2])
