@@ -11,7 +11,7 @@ import pandas as pd
 from ibis import _
 from scipy.special import ndtri
 
-from kpi_helpers import views
+from kpi_helpers import stats, views
 from kpi_helpers.catalogue import Kpi, declared, kpi
 from kpi_helpers.contracts import TABLES
 from kpi_helpers.errors import require, require_known
@@ -19,15 +19,7 @@ from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import Ask, columns_of, read
 from kpi_helpers.result import say
 from kpi_helpers.sources import Source, connect
-from kpi_helpers.stats import (
-    Floats,
-    checked_confidence,
-    kaplan_meier,
-    poisson_interval,
-    rate_difference,
-    ratio_margin,
-    wilson,
-)
+from kpi_helpers.stats import Floats, checked_confidence, kaplan_meier
 
 GRAINS = PERIODS | {"total": "Y"}
 #: an excluded audience passes if it surely keeps this share of the conversion rate of its hold-out
@@ -172,8 +164,8 @@ class Batch(NamedTuple):
 class Cells:
     """Sums of KPIs (columns) by period and segment (rows `keys`): arrays (n_cells, n_kpis), NaN where unknown.
 
-    `n` counts days and `squared` compares each day with what the common ratio would make of it; both are NaN for rows
-    that are no sums of a day. `square` sums the squares of the rows' numerators where they were asked for.
+    `n` counts days, `squared` compares each day with what the common ratio would make of it, `square` sums the squares
+    of the numerators of single rows.
     """
 
     keys: pd.DataFrame
@@ -265,8 +257,7 @@ def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: 
         here = day == last[np.cumsum(np.diff(group[order], prepend=group[order[0]]) != 0)]
         num = np.add.reduceat(np.where(here, np.nan_to_num(num[order]), 0), starts)
         num = np.where(np.isnat(last), np.nan, num)
-        nothing = np.full(num.shape, np.nan)
-        return Cells(first, num, nothing, nothing, nothing, nothing, nothing, nothing)
+        return Cells(first, num, *[np.full(num.shape, np.nan)] * 6)
 
     def add(values: Floats) -> Floats:
         return np.asarray(np.add.reduceat(values[order], starts), dtype=float)
@@ -298,14 +289,16 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
         low[:], high[:] = np.where(where, ends[0], low), np.where(where, ends[1], high)
 
     z = ndtri((1 + confidence) / 2)
-    counted = poisson_interval(np.where(c.num >= 0, c.num, np.nan), confidence=confidence)
+    counted = stats.poisson_interval(np.where(c.num >= 0, c.num, np.nan), confidence=confidence)
     put(alone & ((unit == "count") | (unit == "change")), counted)
     put((unit == "ratio") & ~alone & np.isnan(c.n), (counted[0] / of, counted[1] / of))
-    put(unit == "share", wilson(c.num, c.den, confidence=confidence))
+    put(unit == "share", stats.wilson(c.num, c.den, confidence=confidence))
     put(alone & np.isfinite(c.square), (value - z * np.sqrt(c.square), value + z * np.sqrt(c.square)))
-    margin = ratio_margin(of, of, (c.square - c.num**2 / of).clip(0), confidence=confidence)
+    margin = stats.ratio_margin(of, of, (c.square - c.num**2 / of).clip(0), confidence=confidence)
     put(~alone & np.isfinite(c.square), (value - margin, value + margin))
-    margin = ratio_margin(c.n, np.where(alone, c.n, c.den), c.squared, confidence=confidence) * np.where(alone, c.n, 1)
+    margin = stats.ratio_margin(c.n, np.where(alone, c.n, c.den), c.squared, confidence=confidence) * np.where(
+        alone, c.n, 1
+    )
     low, high = np.fmin(low, value - margin), np.fmax(high, value + margin)  # days differ by more than chance
     level = np.array([k.kind == "stock" for k in ks])
     low, high = np.where(level, value, low), np.where(level, value, high)
@@ -319,7 +312,7 @@ def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
         return pd.concat([_row(k, span.by, say("score.no rows")) for k in ks])
     value, low, high = intervals(ks, c, span.confidence)
     if (less := np.array([bool(k.less) for k in ks])).any():
-        gap = rate_difference((c.num, c.den), (c.less, c.less_of), confidence=span.confidence)
+        gap = stats.rate_difference((c.num, c.den), (c.less, c.less_of), confidence=span.confidence)
         value = np.where(less, value - c.less / np.where(c.less_of != 0, c.less_of, np.nan), value)
         low, high = np.where(less, gap[0], low), np.where(less, gap[1], high)
     scale = np.array([k.scale for k in ks])
@@ -396,7 +389,7 @@ def _passing(data: Source, k: Kpi, span: Span) -> Cells:
     at = days["date"].dt.to_period(GRAINS[span.grain]).dt.start_time if span.grain else WHOLE
     groups = days.assign(period=at).groupby(["period", *span.by, k.passing]).sum(numeric_only=True).reset_index()
     n, x, m, y = (groups[f"{c}__num"] for c in ("all", *sides))
-    low, _high = rate_difference((x, n), (y, m), confidence=span.confidence)
+    low, _high = stats.rate_difference((x, n), (y, m), confidence=span.confidence)
     passed = low > -(1 - KEPT_SHARE) * y / m.where(m > 0)
     groups = groups.assign(**{f"{k.id}__num": n.where(passed, 0.0), f"{k.id}__den": n})
     added = groups.groupby([*span.by, "period"])[[f"{k.id}__num", f"{k.id}__den"]].sum().reset_index()
