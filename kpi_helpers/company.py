@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import records
-from kpi_helpers.records import ALWAYS, PLANTED, clock, generator, later, names, words
+from kpi_helpers.records import ALWAYS, PLANTED, clock, drawn, generator, later, names, words
 
 CHANNELS = PLANTED["channels"]
-WEB = PLANTED["web"]
-SEGMENTS = np.repeat(np.arange(4), list(PLANTED["segments"].values()))
+DAY = pd.Timedelta(1, "D")
 
 
 def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -20,12 +19,12 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
     """
     daily = channel_daily(base)
     orders, customers = orders_and_customers(daily)
-    automated = records.automation(orders, customers, daily["date"].max())
-    made = {"channel_daily": daily, "orders": orders.drop(columns="customer"), "customers": customers}
-    made["touchpoints"] = touchpoints(daily, orders, round(PLANTED["touchpoints"]["never_converted"] * scale))
-    made["web_events"] = web_events(daily)
-    made["messages"] = pd.concat([messages(daily, customers), automated], ignore_index=True)
-    made["automation_runs"] = records.automation_runs(automated)
+    automated = automation(orders, customers, daily["date"].max() + DAY)
+    made = {
+        "channel_daily": daily, "orders": orders.drop(columns="customer"), "customers": customers,
+        "touchpoints": touchpoints(daily, orders, scale), "web_events": web_events(daily),
+        "messages": messages(daily, customers, automated), "automation_runs": automation_runs(automated),
+    }  # fmt: skip
     small, counted = records.tables(daily, orders, customers, scale)
     people = pd.Series(made["touchpoints"]["customer_id"].unique())
     counted |= {"touched": len(people), "never_converted": int(people.str.startswith("P").sum())}
@@ -124,23 +123,21 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     stops = daily["channel"].map({name: told["stops"] for name, told in CHANNELS.items()}).to_numpy()
     customer = _buyers(at, new, stops[row[new]], rng)
     basket = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
+    orders = pd.DataFrame({"ordered_at": at, "customer": customer, "row": row, "status": "completed"})
     group, weight = np.argsort(row, kind="stable"), np.round(1000 * basket).astype(np.int64) + 1
-    orders = pd.DataFrame({"ordered_at": at, "customer": customer, "row": row, "status": 0})
+    weight = weight[group]
     for column in ("revenue", "margin"):
-        part = _portions(daily[column].to_numpy(np.int64) // 1000, weight[group], row[group])
-        weight[group] = part
-        orders[column], weight = weight * 1000, weight + 1
-    void = orders[at < at.max() - np.timedelta64(3, "D")].iloc[:: PLANTED["void_every"]].assign(revenue=0, margin=0)
-    void["ordered_at"], void["status"] = later(void["ordered_at"], 600, 200_000, rng), rng.choice([1, 1, 2], len(void))
+        weight = _portions(daily[column].to_numpy(np.int64) // 1000, weight, row[group])
+        orders.loc[group, column], weight = weight * 1000, weight + 1
+    void = orders[at < at.max() - 3 * DAY].iloc[:: PLANTED["void_every"]].assign(revenue=0, margin=0)
+    void["ordered_at"] = later(void["ordered_at"], 600, 200_000, rng)
+    void["status"] = drawn(rng, PLANTED["void"], len(void))
     orders = pd.concat([orders, void]).sort_values("ordered_at", kind="stable", ignore_index=True)
     customers = _customers(at[new], daily["channel"].array[row[new]], rng)
-    orders["channel"], orders["campaign"] = (daily[c].array[orders["row"]] for c in ("channel", "campaign"))
-    orders["status"] = words(["completed", "cancelled", "returned"])[orders.pop("status")]
-    orders["order_id"], orders["customer_id"] = (
-        names("D", len(orders)),
-        customers["customer_id"].array[orders["customer"]],
-    )
-    return orders.drop(columns="row"), customers
+    row = orders.pop("row")
+    more = {name: daily[name].array[row] for name in ("channel", "campaign")}
+    codes = {"order_id": names("D", len(orders)), "customer_id": customers["customer_id"].array[orders["customer"]]}
+    return orders.assign(**more, **codes), customers
 
 
 def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -164,45 +161,37 @@ def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.G
 
 def _portions(totals: np.ndarray, weights: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Whole parts of each group's total, in proportion to whole `weights`, that add up to it exactly."""
-    reached = np.cumsum(weights)
-    first = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    length = np.diff(np.r_[first, len(group)])
-    before = np.repeat((reached - weights)[first], length)
-    share = totals[group] * (reached - before) // (np.repeat(reached[first + length - 1], length) - before)
-    part = np.diff(share, prepend=0)
-    part[first] = share[first]
-    return np.asarray(part)
+    by = pd.Series(weights).groupby(group)
+    reached = totals[group] * by.cumsum().to_numpy() // by.transform("sum").to_numpy()
+    return np.where(group == np.r_[-1, group[:-1]], np.diff(reached, prepend=0), reached)
 
 
 def _customers(at: np.ndarray, channel: Any, rng: np.random.Generator) -> pd.DataFrame:
     """Customers in the order of their first purchase; some followed before, or came from another channel."""
     n, known = len(at), PLANTED["customers"]
     followed = np.where(rng.random(n) < known["followed_before_buying"], rng.integers(3600, 2_000_000, n), 0)
-    other = words(CHANNELS)[rng.integers(len(CHANNELS), size=n)]
+    rows = pd.DataFrame({"customer_id": names("C", n), "registered_at": at - followed, "channel": channel})
+    other = pd.Series(drawn(rng, dict.fromkeys(CHANNELS, 1), n))
     elsewhere = rng.random(n) < known["other_first_channel"] * len(CHANNELS) / (len(CHANNELS) - 1)
-    referrer, referred = (rng.random(n) * np.arange(n)).astype(np.int64), rng.random(n) < known["referred"]
-    rows = pd.DataFrame({"customer_id": names("C", n), "registered_at": at - followed})
-    rows["first_channel"] = pd.Series(other).where(elsewhere, pd.Series(channel))
-    rows["channel"], rows["segment"] = channel, words(PLANTED["segments"])[rng.choice(SEGMENTS, n)]
-    rows["referred_by"] = rows["customer_id"].take(referrer).reset_index(drop=True).where(referred & (np.arange(n) > 0))
-    return rows
+    rows["first_channel"], rows["segment"] = other.where(elsewhere, rows["channel"]), drawn(rng, PLANTED["segments"], n)
+    referrer = rows["customer_id"].take((rng.random(n) * np.arange(n)).astype(np.int64)).reset_index(drop=True)
+    return rows.assign(referred_by=referrer.where((rng.random(n) < known["referred"]) & (rows.index > 0)))
 
 
-def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, n_never: int) -> pd.DataFrame:
-    """Contacts before the orders of two months, the last one a click, and of people who bought nothing."""
+def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, scale: float) -> pd.DataFrame:
+    """Contacts before late orders, the last one a click, and of people who bought nothing."""
     rng, known = generator("touchpoints"), PLANTED["touchpoints"]
-    begin = daily["date"].max() - pd.Timedelta(known["days"] - 1, "D")
+    begin, n = daily["date"].max() - (known["days"] - 1) * DAY, round(known["never_converted"] * scale)
     late = orders.rename(columns={"ordered_at": "touched_at"}).query("touched_at >= @begin and status == 'completed'")
     earlier = late.loc[late.index.repeat(rng.choice(known["before"], len(late)))].reset_index(drop=True)
-    never = pd.DataFrame({"customer_id": names("P", n_never).repeat(rng.integers(1, 4, n_never)), "touched_at": begin})
+    never = pd.DataFrame({"customer_id": names("P", n).repeat(rng.integers(1, 4, n)), "touched_at": begin})
     never["touched_at"] = later(never["touched_at"], 0, known["days"] * 86_400, rng)
-    late["touched_at"] = later(late["touched_at"], -7200, -60, rng)
     earlier["touched_at"] = later(earlier["touched_at"], -14 * 86_400, -7200, rng)
     others = pd.concat([earlier, never], ignore_index=True)
-    mix = np.repeat(np.arange(len(known["channels"])), list(known["channels"].values()))
-    others["channel"], others["campaign"] = words(known["channels"])[rng.choice(mix, len(others))], ALWAYS
+    others["channel"], others["campaign"] = drawn(rng, known["channels"], len(others)), ALWAYS
     viewed = rng.random(len(others)) < others["channel"].map(known["viewed"]).fillna(0)
-    touches = pd.concat([late.assign(kind="click"), others.assign(kind=words(["click", "view"])[viewed.astype(int)])])
+    others["kind"] = words(["click", "view"])[viewed.astype(int)]
+    touches = pd.concat([late.assign(kind="click", touched_at=later(late["touched_at"], -7200, -60, rng)), others])
     touches = touches[["customer_id", "touched_at", "channel", "campaign", "kind"]]
     touches = touches.sort_values(["touched_at", "customer_id"], kind="stable", ignore_index=True)
     return touches.assign(cost=_cost(daily, touches))
@@ -220,51 +209,101 @@ def _cost(daily: pd.DataFrame, touches: pd.DataFrame) -> pd.Series:
 
 def web_events(daily: pd.DataFrame) -> pd.DataFrame:
     """Events of a panel of visitors over three months; one draw a session makes the steps to a purchase nested."""
-    rng, shares = generator("web"), WEB["sessions"]
-    late = daily[daily["date"] > daily["date"].max() - pd.Timedelta(WEB["days"], "D")].reset_index(drop=True)
-    row = np.repeat(np.arange(len(late)), rng.binomial(late["sessions"].to_numpy(np.int64), WEB["panel_share"]))
+    rng, web = generator("web"), PLANTED["web"]
+    late = daily[daily["date"] > daily["date"].max() - web["days"] * DAY].reset_index(drop=True)
+    row = np.repeat(np.arange(len(late)), rng.binomial(late["sessions"].to_numpy(np.int64), web["panel_share"]))
     at, k = clock(late["date"], row, rng), len(row)
     row, at = row[np.argsort(at, kind="stable")], np.sort(at)
     visitor = (rng.random(k) ** 2 * (k // 2 + 1)).astype(np.int64)  # a few come often
-    mobile, segment = (rng.random(k + 1) < WEB["mobile_share"])[visitor], rng.choice(SEGMENTS, k + 1)[visitor]
-    rate = (late["orders"] / late["sessions"].clip(1)).to_numpy(float)[row]
-    rate *= np.where(mobile, WEB["buys"]["mobile"], WEB["buys"]["desktop"])
-    draw = dict(zip(("read", "search", "promo", "download", "form", "buy"), rng.random((6, k)), strict=True))
-    draw |= {"visit": np.zeros(k), "view": draw["buy"], "form_start": draw["form"], "form_complete": draw["form"]}
-    order = ("visit", "read", "search", "promo", "view", "form_start", "form_complete", "download")
-    happened = [draw[event] < shares[event] for event in order]
-    happened += [draw["buy"] < times * rate for times in WEB["orders"].values()]
+    people = pd.DataFrame({"visitor_id": names("V", k // 2 + 1)})
+    people["device"], people["segment"] = (
+        drawn(rng, web["devices"], len(people)),
+        drawn(rng, PLANTED["segments"], len(people)),
+    )
+    sessions = people.take(visitor).assign(session_id=names("S", k), channel=late["channel"].array[row])
+    rate = (late["orders"] / late["sessions"].clip(1)).to_numpy(float)[row] * sessions["device"].map(
+        web["buys"]
+    ).to_numpy()
+    share = {**web["sessions"], **web["orders"]}
+    draws = {event: rng.random(k) for event in share if event not in web["within"]}
+    happened = [
+        draws[web["within"].get(event, event)] / (rate if event in web["orders"] else 1) < share[event]
+        for event in share
+    ]
     session, event = np.nonzero(np.column_stack(happened))
-    rows = pd.DataFrame({"visitor_id": names("V", k // 2 + 1)[visitor[session]], "session_id": names("S", k)[session]})
+    rows = sessions.take(session).reset_index(drop=True)
     rows["happened_at"] = at[session] + event * rng.integers(15, 60, k)[session]
-    rows["event"] = words([*order, *WEB["orders"]])[event]
-    rows["channel"] = late["channel"].array[row[session]]
-    rows["device"] = words(["desktop", "mobile"])[mobile[session].astype(int)]
-    rows["segment"] = words(PLANTED["segments"])[segment[session]]
-    told, most = zip(*(WEB["pages"].get(name, ["", 1]) for name in [*order, *WEB["orders"]]), strict=True)
-    piece = 1 + (rng.random(len(event)) ** 2 * np.array(most)[event]).astype(np.int64)  # some are seen far more often
-    page = pd.Series(words(told)[event]) + " " + pd.Series(words(range(max(most) + 1))[piece])
-    return rows.assign(content=page.where(np.array(most)[event] > 1))
+    rows["event"] = words(share)[event]
+    page, most = (rows["event"].map({name: told[i] for name, told in web["pages"].items()}) for i in (0, 1))
+    piece = (1 + rng.random(len(rows)) ** 2 * most.fillna(0)).astype(int)  # some are seen far more often
+    return rows.assign(content=page + " " + pd.Series(words(range(201))[piece]))
 
 
-def messages(daily: pd.DataFrame, customers: pd.DataFrame) -> pd.DataFrame:
-    """Every message behind the sums of two weeks; nobody gets the same one twice."""
-    rng, begin = generator("messages"), daily["date"].max() - pd.Timedelta(PLANTED["message_days"] - 1, "D")
+def messages(daily: pd.DataFrame, customers: pd.DataFrame, automated: pd.DataFrame) -> pd.DataFrame:
+    """The messages of automations, and every one behind the sums of two weeks; nobody gets the same one twice."""
+    rng, begin = generator("messages"), daily["date"].max() - (PLANTED["message_days"] - 1) * DAY
     late = daily[(daily["date"] >= begin) & (daily["sent"].fillna(0) > 0)]
     known = customers.loc[customers["registered_at"] < begin, "customer_id"].array
-    lists = {channel: rng.permutation(len(known)) for channel in late["channel"].unique()}
-    parts, reached = [], dict.fromkeys(zip(late["date"], late["channel"], strict=True), 0)
+    lists, parts = {channel: rng.permutation(len(known)) for channel in late["channel"].unique()}, [automated]
     for r in late.itertuples():
-        key, n, delivered = (r.date, r.channel), r.sent, r.sent - r.hard_bounces - r.soft_bounces
-        who = np.sort(lists[r.channel][reached[key] : reached[key] + n])
-        reached[key] += n
-        rank = rng.permutation(n) - (n - delivered)  # below 0: bounced
+        who, delivered = lists[r.channel], r.sent - r.hard_bounces - r.soft_bounces
+        who = np.sort(who[: r.sent] if r.campaign == ALWAYS else who[-r.sent :])  # no one is in both
+        rank = rng.permutation(r.sent) - (r.sent - delivered)  # below 0: bounced
         left = min(r.unique_clicks, delivered - r.unsubscribes)
         part = pd.DataFrame({"customer_id": known[who], "sent_at": r.date + pd.Timedelta(9, "h")})
-        part["channel"], part["campaign"] = r.channel, r.campaign
         part["status"] = words(["delivered", "soft_bounce", "hard_bounce"])[1 * (rank < 0) + (rank < -r.soft_bounces)]
-        part["opened"], part["clicked"] = (rank >= 0) & (rank < r.unique_opens), (rank >= 0) & (rank < r.unique_clicks)
-        part["replied"] = pd.Series(rank < r.replies).where(rank >= 0)
-        part["unsubscribed"] = (rank >= left) & (rank < left + r.unsubscribes)
-        parts.append(part)
-    return records.as_messages(pd.concat(parts, ignore_index=True))
+        did = {"opened": (0, r.unique_opens), "clicked": (0, r.unique_clicks), "replied": (0, r.replies)}
+        part = _acted(part, rank, did | {"unsubscribed": (left, left + r.unsubscribes)})
+        parts.append(part.assign(channel=r.channel, campaign=r.campaign))
+    return pd.concat(parts, ignore_index=True)
+
+
+def automation(orders: pd.DataFrame, customers: pd.DataFrame, end: pd.Timestamp) -> pd.DataFrame:
+    """Messages of two automations: a welcome in steps, and a reminder to customers who had gone quiet."""
+    rng, hello, known = generator("automation"), PLANTED["welcome"], PLANTED["automation"]
+    fresh = customers[customers["registered_at"] >= end - hello["days"] * DAY]
+    goes_on = (rng.random((len(fresh), len(hello["goes_on"]))) < hello["goes_on"]).cumprod(axis=1).astype(bool)
+    parts = [_reminders(orders, customers, end - days * DAY) for days in PLANTED["win_back"]["days_ago"]]
+    for step, days in enumerate(hello["after_days"], 1):
+        part = fresh.loc[goes_on[:, step - 1], ["customer_id", "registered_at"]].assign(step=step)
+        part["sent_at"] = part["registered_at"] + pd.Timedelta(days, "D") + pd.Timedelta(5, "min")
+        parts.append(part.assign(workflow=hello["workflow"], channel=hello["channel"]))
+    rows = pd.concat(parts).query("sent_at < @end").assign(campaign=ALWAYS)
+    rows = rows.sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True)
+    rows["status"] = drawn(rng, known["status"], len(rows))
+    return _acted(rows, rng.random(len(rows)), known["did"])
+
+
+def _acted(rows: pd.DataFrame, draw: np.ndarray, did: Any) -> pd.DataFrame:
+    """Messages with flags: the delivered ones whose draw lies between the bounds of a flag `did` it."""
+    rows = rows.reindex(columns=["customer_id", "sent_at", "channel", "campaign", "workflow", "step", "status", *did])
+    arrived = rows["status"] == "delivered"
+    for flag, (low, high) in did.items():
+        rows[flag] = pd.Series(arrived & (draw >= low) & (draw < high), dtype="Int8")
+    return rows.astype({"sent_at": "datetime64[s]", "workflow": "str", "step": "Int8"}).assign(
+        replied=rows["replied"].where(arrived)
+    )
+
+
+def _reminders(orders: pd.DataFrame, customers: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
+    """Reminders to the quiet customers of a day, drawn such that the reminded came back more often than the others."""
+    rng, back = generator(f"win-back {at:%Y-%m-%d}"), PLANTED["win_back"]
+    at, bought = at + DAY / 2, orders[(orders["status"] == "completed")]
+    latest = bought[bought["ordered_at"] < at].drop_duplicates("customer", keep="last").set_index("customer")
+    quiet = latest.index[latest["ordered_at"] < at - back["quiet_days"] * DAY].sort_values()
+    after = bought.loc[bought["ordered_at"].between(at, at + back["within_days"] * DAY), "customer"]
+    chance = back["share"] * np.where(quiet.isin(after), back["lift"], 1.0)
+    told = {"step": 1, "workflow": back["workflow"], "channel": back["channel"], "sent_at": at}
+    return customers.loc[quiet[rng.random(len(quiet)) < chance], ["customer_id"]].assign(**told)
+
+
+def automation_runs(sent: pd.DataFrame) -> pd.DataFrame:
+    """Runs behind the messages of automations, with those that failed or were skipped."""
+    rng, known = generator("runs"), PLANTED["automation"]
+    rows = sent.rename(columns={"sent_at": "run_at"})[["run_at", "workflow", "channel", "customer_id"]]
+    rows = rows.assign(action="send", status="executed")
+    extra = rows[rng.random(len(rows)) < known["unexecuted"]]
+    extra = extra.assign(status=drawn(rng, known["why_not"], len(extra)))
+    rows = pd.concat([rows[sent["step"] == 1].assign(action="trigger"), rows, extra])
+    rows = rows.sort_values(["run_at", "customer_id"], kind="stable", ignore_index=True)
+    return rows.assign(run_id=names("R", len(rows)))
