@@ -17,19 +17,23 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
 
     `scale` is the size of the company, 1 for the ordinary one; the volumes of `base` are scaled already.
     """
-    daily = channel_daily(base)
+    daily, last = channel_daily(base), base["date"].max()
     orders, customers = orders_and_customers(daily)
-    automated = automation(orders, customers, daily["date"].max() + DAY)
+    automated = automation(orders, customers, last + DAY)
+    surveys, satisfied = records.surveys(orders, last, scale)
+    targets, met = records.targets(daily)
     made = {
         "channel_daily": daily, "orders": orders.drop(columns="customer"), "customers": customers,
         "touchpoints": touchpoints(daily, orders, scale), "web_events": web_events(daily),
         "messages": messages(daily, customers, automated), "automation_runs": automation_runs(automated),
+        "leads": records.leads(last, scale), "subscriptions": records.subscriptions(customers, last, scale),
+        "surveys": surveys, "audience_daily": records.audience_daily(last, scale), "calls": records.calls(last, scale),
+        "content": records.content(daily), "partners": records.partners(last), "costs": records.costs(daily),
+        "search_rankings": records.search_rankings(last), "targets": targets,
+        "experiment_units": records.experiment_units(last, scale),
     }  # fmt: skip
-    small, counted = records.tables(daily, orders, customers, scale)
-    people = pd.Series(made["touchpoints"]["customer_id"].unique())
-    counted |= {"touched": len(people), "never_converted": int(people.str.startswith("P").sum())}
     sums = {name: int(daily[name].sum()) for name in daily.select_dtypes("Int64") if name not in PLANTED["stocks"]}
-    return made | small, counted | {"sums": sums}
+    return made, {"satisfied_share_of_invited": satisfied, "targets_met": met, "sums": sums}
 
 
 def channel_daily(base: pd.DataFrame) -> pd.DataFrame:
@@ -52,23 +56,12 @@ def _share_of(whole: pd.DataFrame, share: np.ndarray, rng: np.random.Generator) 
     whole = whole.assign(delivered=whole["sent"] - whole["hard_bounces"] - whole["soft_bounces"])
     whole["bounced"] = whole["sent"] - whole["delivered"]
     own = pd.DataFrame(0, index=whole.index, columns=whole.columns)
-
-    def draw(column: str, within: str = "", lift: float = 1.0) -> None:
-        n = whole[column]
-        own[column] = drawn = rng.binomial(n, share * lift)
+    for column, (within, lift) in PLANTED["split"].items():
+        own[column] = rng.binomial(whole[column], share * lift)
         if within:  # where it is known: sessions that were not tracked bound nothing
-            bounded = np.clip(drawn, n - (whole[within] - own[within]), own[within])
-            own[column] = np.where(whole[within] >= n, bounded, drawn)
-
-    lift = PLANTED["campaign_order_lift"]
-    for column in ("impressions", "sessions", "pageviews", "leads", "sent"):
-        draw(column)
-    for column, within in {"clicks": "impressions", "delivered": "sent", "unsubscribes": "delivered"}.items():
-        draw(column, within)
-    for column, within in {"orders": "sessions", "unique_opens": "delivered", "unique_clicks": "unique_opens"}.items():
-        draw(column, within, lift)
-    own["bounced"] = own["sent"] - own["delivered"]
-    draw("hard_bounces", "bounced")
+            bounded = own[column].clip(whole[column] - whole[within] + own[within], own[within])
+            own[column] = bounded.where(whole[within] >= whole[column], own[column])
+        own["bounced"] = own["sent"] - own["delivered"]
     own["soft_bounces"], own["conversions"] = own["bounced"] - own["hard_bounces"], own["orders"]
     own["clicks"] = own["clicks"].where(whole["unique_clicks"] == 0, own["unique_clicks"])
     own["spend"] = whole["spend"] // 1000 * np.round(share * 100).astype(np.int64) // 100 * 1000
@@ -118,26 +111,25 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     row = np.repeat(np.arange(len(daily)), n)
     new = np.arange(len(row)) < (np.cumsum(n) - n + daily["new_customers"].to_numpy(np.int64))[row]
     at = clock(daily["date"], row, rng)
-    sort = np.argsort(at, kind="stable")
-    row, at, new = row[sort], at[sort], new[sort]
     stops = daily["channel"].map({name: told["stops"] for name, told in CHANNELS.items()}).to_numpy()
-    customer = _buyers(at, new, stops[row[new]], rng)
-    basket = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
-    orders = pd.DataFrame({"ordered_at": at, "customer": customer, "row": row, "status": "completed"})
-    group, weight = np.argsort(row, kind="stable"), np.round(1000 * basket).astype(np.int64) + 1
-    weight = weight[group]
+    sort = np.argsort(at, kind="stable")
+    customer = np.empty(len(row), dtype=np.int64)
+    customer[sort] = _buyers(at[sort], new[sort], stops[row[sort][new[sort]]], rng)
+    weight = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
+    weight = np.round(1000 * weight).astype(np.int64) + 1
+    orders = pd.DataFrame({"ordered_at": at, "customer": customer, "status": "completed"})
     for column in ("revenue", "margin"):
-        weight = _portions(daily[column].to_numpy(np.int64) // 1000, weight, row[group])
-        orders.loc[group, column], weight = weight * 1000, weight + 1
+        weight = _portions(daily[column].to_numpy(np.int64) // 1000, weight, row)
+        orders[column], weight = weight * 1000, weight + 1
+    for column in ("channel", "campaign"):
+        orders[column] = daily[column].array[row]
+    customers = _customers(orders[new].sort_values("customer"), rng)
     void = orders[at < at.max() - 3 * DAY].iloc[:: PLANTED["void_every"]].assign(revenue=0, margin=0)
     void["ordered_at"] = later(void["ordered_at"], 600, 200_000, rng)
     void["status"] = drawn(rng, PLANTED["void"], len(void))
     orders = pd.concat([orders, void]).sort_values("ordered_at", kind="stable", ignore_index=True)
-    customers = _customers(at[new], daily["channel"].array[row[new]], rng)
-    row = orders.pop("row")
-    more = {name: daily[name].array[row] for name in ("channel", "campaign")}
-    codes = {"order_id": names("D", len(orders)), "customer_id": customers["customer_id"].array[orders["customer"]]}
-    return orders.assign(**more, **codes), customers
+    orders["customer_id"] = customers["customer_id"].array[orders["customer"]]
+    return orders.assign(order_id=names("D", len(orders))), customers
 
 
 def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -166,16 +158,17 @@ def _portions(totals: np.ndarray, weights: np.ndarray, group: np.ndarray) -> np.
     return np.where(group == np.r_[-1, group[:-1]], np.diff(reached, prepend=0), reached)
 
 
-def _customers(at: np.ndarray, channel: Any, rng: np.random.Generator) -> pd.DataFrame:
+def _customers(first: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Customers in the order of their first purchase; some followed before, or came from another channel."""
-    n, known = len(at), PLANTED["customers"]
-    followed = np.where(rng.random(n) < known["followed_before_buying"], rng.integers(3600, 2_000_000, n), 0)
-    rows = pd.DataFrame({"customer_id": names("C", n), "registered_at": at - followed, "channel": channel})
-    other = pd.Series(drawn(rng, dict.fromkeys(CHANNELS, 1), n))
+    n, known = len(first), PLANTED["customers"]
+    followed = rng.integers(3600, 2_000_000, n) * (rng.random(n) < known["followed_before_buying"])
+    rows = pd.DataFrame({"customer_id": names("C", n), "channel": first["channel"].array})
+    rows["registered_at"] = (first["ordered_at"] - pd.to_timedelta(followed, unit="s")).array
     elsewhere = rng.random(n) < known["other_first_channel"] * len(CHANNELS) / (len(CHANNELS) - 1)
-    rows["first_channel"], rows["segment"] = other.where(elsewhere, rows["channel"]), drawn(rng, PLANTED["segments"], n)
-    referrer = rows["customer_id"].take((rng.random(n) * np.arange(n)).astype(np.int64)).reset_index(drop=True)
-    return rows.assign(referred_by=referrer.where((rng.random(n) < known["referred"]) & (rows.index > 0)))
+    rows["first_channel"] = rows["channel"].mask(elsewhere, drawn(rng, dict.fromkeys(CHANNELS, 1), n))
+    rows["segment"] = drawn(rng, PLANTED["segments"], n)
+    referrer = rows["customer_id"].array[(rng.random(n) * rows.index).astype(np.int64)]
+    return rows.assign(referred_by=pd.Series(referrer).where((rng.random(n) < known["referred"]) & (rows.index > 0)))
 
 
 def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, scale: float) -> pd.DataFrame:
@@ -183,17 +176,17 @@ def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, scale: float) -> pd.D
     rng, known = generator("touchpoints"), PLANTED["touchpoints"]
     begin, n = daily["date"].max() - (known["days"] - 1) * DAY, round(known["never_converted"] * scale)
     late = orders.rename(columns={"ordered_at": "touched_at"}).query("touched_at >= @begin and status == 'completed'")
-    earlier = late.loc[late.index.repeat(rng.choice(known["before"], len(late)))].reset_index(drop=True)
+    earlier = late.loc[late.index.repeat(rng.choice(known["before"], len(late)))]
+    earlier = earlier.assign(touched_at=later(earlier["touched_at"].array, -14 * 86_400, -7200, rng))
     never = pd.DataFrame({"customer_id": names("P", n).repeat(rng.integers(1, 4, n)), "touched_at": begin})
     never["touched_at"] = later(never["touched_at"], 0, known["days"] * 86_400, rng)
-    earlier["touched_at"] = later(earlier["touched_at"], -14 * 86_400, -7200, rng)
-    others = pd.concat([earlier, never], ignore_index=True)
-    others["channel"], others["campaign"] = drawn(rng, known["channels"], len(others)), ALWAYS
-    viewed = rng.random(len(others)) < others["channel"].map(known["viewed"]).fillna(0)
-    others["kind"] = words(["click", "view"])[viewed.astype(int)]
-    touches = pd.concat([late.assign(kind="click", touched_at=later(late["touched_at"], -7200, -60, rng)), others])
-    touches = touches[["customer_id", "touched_at", "channel", "campaign", "kind"]]
+    others = pd.concat([earlier, never], ignore_index=True).assign(campaign=ALWAYS)
+    others["channel"] = drawn(rng, known["channels"], len(others))
+    others["kind"] = rng.random(len(others)) < others["channel"].map(known["viewed"])
+    late = late.assign(kind=False, touched_at=later(late["touched_at"].array, -7200, -60, rng))
+    touches = pd.concat([late, others])[["customer_id", "touched_at", "channel", "campaign", "kind"]]
     touches = touches.sort_values(["touched_at", "customer_id"], kind="stable", ignore_index=True)
+    touches["kind"] = words(["click", "view"])[touches["kind"].astype(int)]
     return touches.assign(cost=_cost(daily, touches))
 
 
@@ -212,49 +205,39 @@ def web_events(daily: pd.DataFrame) -> pd.DataFrame:
     rng, web = generator("web"), PLANTED["web"]
     late = daily[daily["date"] > daily["date"].max() - web["days"] * DAY].reset_index(drop=True)
     row = np.repeat(np.arange(len(late)), rng.binomial(late["sessions"].to_numpy(np.int64), web["panel_share"]))
-    at, k = clock(late["date"], row, rng), len(row)
-    row, at = row[np.argsort(at, kind="stable")], np.sort(at)
-    visitor = (rng.random(k) ** 2 * (k // 2 + 1)).astype(np.int64)  # a few come often
-    people = pd.DataFrame({"visitor_id": names("V", k // 2 + 1)})
-    people["device"], people["segment"] = (
-        drawn(rng, web["devices"], len(people)),
-        drawn(rng, PLANTED["segments"], len(people)),
-    )
-    sessions = people.take(visitor).assign(session_id=names("S", k), channel=late["channel"].array[row])
-    rate = (late["orders"] / late["sessions"].clip(1)).to_numpy(float)[row] * sessions["device"].map(
-        web["buys"]
-    ).to_numpy()
-    share = {**web["sessions"], **web["orders"]}
+    at, k, share = clock(late["date"], row, rng), len(row), web["sessions"] | web["orders"]
+    people = pd.DataFrame({"visitor_id": names("V", k), "device": drawn(rng, web["devices"], k)})
+    people["segment"] = drawn(rng, PLANTED["segments"], k)
+    rows = people.take((rng.random(k) ** 2 * k / 2).astype(np.int64)).assign(happened_at=at)  # a few come often
+    rows["channel"], rows["rate"] = late["channel"].array[row], (late["orders"] / late["sessions"]).array[row]
+    rows = rows.sort_values("happened_at", kind="stable").assign(session_id=names("S", k))
+    rate = rows.pop("rate").to_numpy(float) * rows["device"].map(web["buys"]).to_numpy()
     draws = {event: rng.random(k) for event in share if event not in web["within"]}
-    happened = [
-        draws[web["within"].get(event, event)] / (rate if event in web["orders"] else 1) < share[event]
-        for event in share
-    ]
+    chance = {event: share[event] * (rate if event in web["orders"] else 1.0) for event in share}
+    happened = [draws[web["within"].get(event, event)] < chance[event] for event in share]
     session, event = np.nonzero(np.column_stack(happened))
-    rows = sessions.take(session).reset_index(drop=True)
-    rows["happened_at"] = at[session] + event * rng.integers(15, 60, k)[session]
-    rows["event"] = words(share)[event]
+    rows = rows.take(session).reset_index(drop=True).assign(event=words(share)[event])
+    rows["happened_at"] += pd.to_timedelta(event * rng.integers(15, 60, k)[session], unit="s")
     page, most = (rows["event"].map({name: told[i] for name, told in web["pages"].items()}) for i in (0, 1))
     piece = (1 + rng.random(len(rows)) ** 2 * most.fillna(0)).astype(int)  # some are seen far more often
-    return rows.assign(content=page + " " + pd.Series(words(range(201))[piece]))
+    return rows.assign(content=page + " " + piece.astype("str"))
 
 
 def messages(daily: pd.DataFrame, customers: pd.DataFrame, automated: pd.DataFrame) -> pd.DataFrame:
-    """The messages of automations, and every one behind the sums of two weeks; nobody gets the same one twice."""
+    """The messages of automations, and every one behind the sums of the last days; nobody gets the same one twice."""
     rng, begin = generator("messages"), daily["date"].max() - (PLANTED["message_days"] - 1) * DAY
     late = daily[(daily["date"] >= begin) & (daily["sent"].fillna(0) > 0)]
     known = customers.loc[customers["registered_at"] < begin, "customer_id"].array
     lists, parts = {channel: rng.permutation(len(known)) for channel in late["channel"].unique()}, [automated]
     for r in late.itertuples():
-        who, delivered = lists[r.channel], r.sent - r.hard_bounces - r.soft_bounces
-        who = np.sort(who[: r.sent] if r.campaign == ALWAYS else who[-r.sent :])  # no one is in both
-        rank = rng.permutation(r.sent) - (r.sent - delivered)  # below 0: bounced
-        left = min(r.unique_clicks, delivered - r.unsubscribes)
-        part = pd.DataFrame({"customer_id": known[who], "sent_at": r.date + pd.Timedelta(9, "h")})
+        who = lists[r.channel][: r.sent] if r.campaign == ALWAYS else lists[r.channel][-r.sent :]
+        bounced = r.hard_bounces + r.soft_bounces
+        rank = rng.permutation(r.sent) - bounced  # below 0: bounced
+        part = pd.DataFrame({"customer_id": known[np.sort(who)], "sent_at": r.date + pd.Timedelta(9, "h")})
         part["status"] = words(["delivered", "soft_bounce", "hard_bounce"])[1 * (rank < 0) + (rank < -r.soft_bounces)]
         did = {"opened": (0, r.unique_opens), "clicked": (0, r.unique_clicks), "replied": (0, r.replies)}
-        part = _acted(part, rank, did | {"unsubscribed": (left, left + r.unsubscribes)})
-        parts.append(part.assign(channel=r.channel, campaign=r.campaign))
+        did["unsubscribed"] = (r.sent - bounced - r.unsubscribes, r.sent)
+        parts.append(_acted(part.assign(channel=r.channel, campaign=r.campaign), rank, did))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -262,39 +245,39 @@ def automation(orders: pd.DataFrame, customers: pd.DataFrame, end: pd.Timestamp)
     """Messages of two automations: a welcome in steps, and a reminder to customers who had gone quiet."""
     rng, hello, known = generator("automation"), PLANTED["welcome"], PLANTED["automation"]
     fresh = customers[customers["registered_at"] >= end - hello["days"] * DAY]
-    goes_on = (rng.random((len(fresh), len(hello["goes_on"]))) < hello["goes_on"]).cumprod(axis=1).astype(bool)
+    goes_on = (rng.random((len(fresh), len(hello["goes_on"]))) < hello["goes_on"]).cumprod(axis=1)
+    step, who = np.nonzero(goes_on.T)
+    after = pd.to_timedelta(np.array(hello["after_days"])[step] * 1440 + 5, unit="min")
+    rows = pd.DataFrame({"customer_id": fresh["customer_id"].array[who], "step": step + 1})
+    rows["sent_at"] = fresh["registered_at"].array[who] + after
+    rows["workflow"], rows["channel"] = hello["workflow"], hello["channel"]
     parts = [_reminders(orders, customers, end - days * DAY) for days in PLANTED["win_back"]["days_ago"]]
-    for step, days in enumerate(hello["after_days"], 1):
-        part = fresh.loc[goes_on[:, step - 1], ["customer_id", "registered_at"]].assign(step=step)
-        part["sent_at"] = part["registered_at"] + pd.Timedelta(days, "D") + pd.Timedelta(5, "min")
-        parts.append(part.assign(workflow=hello["workflow"], channel=hello["channel"]))
-    rows = pd.concat(parts).query("sent_at < @end").assign(campaign=ALWAYS)
+    rows = pd.concat([rows, *parts]).query("sent_at < @end").assign(campaign=ALWAYS)
     rows = rows.sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True)
-    rows["status"] = drawn(rng, known["status"], len(rows))
-    return _acted(rows, rng.random(len(rows)), known["did"])
+    return _acted(rows.assign(status=drawn(rng, known["status"], len(rows))), rng.random(len(rows)), known["did"])
+
+
+def _reminders(orders: pd.DataFrame, customers: pd.DataFrame, day: pd.Timestamp) -> pd.DataFrame:
+    """Reminders to customers who are quiet on a day, drawn such that the reminded come back more often."""
+    rng, back, at = generator(f"win-back {day:%Y-%m-%d}"), PLANTED["win_back"], (day + DAY / 2).to_datetime64()
+    bought = orders[orders["status"] == "completed"]
+    who, when = bought["customer"].to_numpy(), bought["ordered_at"].to_numpy()
+    latest, chance = np.full(len(customers), at), np.full(len(customers), back["share"])
+    latest[who[when < at]] = when[when < at]  # the last one stays
+    chance[who[(when >= at) & (when < at + np.timedelta64(back["within_days"], "D"))]] *= back["lift"]
+    chosen = (latest < at - np.timedelta64(back["quiet_days"], "D")) & (rng.random(len(chance)) < chance)
+    told = {"step": 1, "workflow": back["workflow"], "channel": back["channel"]}
+    return customers.loc[chosen, ["customer_id"]].assign(sent_at=at, **told)
 
 
 def _acted(rows: pd.DataFrame, draw: np.ndarray, did: Any) -> pd.DataFrame:
-    """Messages with flags: the delivered ones whose draw lies between the bounds of a flag `did` it."""
+    """Messages with flags: of the delivered, those whose draw lies between its two bounds `did` it."""
     rows = rows.reindex(columns=["customer_id", "sent_at", "channel", "campaign", "workflow", "step", "status", *did])
     arrived = rows["status"] == "delivered"
     for flag, (low, high) in did.items():
-        rows[flag] = pd.Series(arrived & (draw >= low) & (draw < high), dtype="Int8")
-    return rows.astype({"sent_at": "datetime64[s]", "workflow": "str", "step": "Int8"}).assign(
-        replied=rows["replied"].where(arrived)
-    )
-
-
-def _reminders(orders: pd.DataFrame, customers: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
-    """Reminders to the quiet customers of a day, drawn such that the reminded came back more often than the others."""
-    rng, back = generator(f"win-back {at:%Y-%m-%d}"), PLANTED["win_back"]
-    at, bought = at + DAY / 2, orders[(orders["status"] == "completed")]
-    latest = bought[bought["ordered_at"] < at].drop_duplicates("customer", keep="last").set_index("customer")
-    quiet = latest.index[latest["ordered_at"] < at - back["quiet_days"] * DAY].sort_values()
-    after = bought.loc[bought["ordered_at"].between(at, at + back["within_days"] * DAY), "customer"]
-    chance = back["share"] * np.where(quiet.isin(after), back["lift"], 1.0)
-    told = {"step": 1, "workflow": back["workflow"], "channel": back["channel"], "sent_at": at}
-    return customers.loc[quiet[rng.random(len(quiet)) < chance], ["customer_id"]].assign(**told)
+        rows[flag] = (arrived & (draw >= low) & (draw < high)).astype("Int8")
+    rows["replied"] = rows["replied"].where(arrived)
+    return rows.astype({"sent_at": "datetime64[s]", "workflow": "str", "step": "Int8"})
 
 
 def automation_runs(sent: pd.DataFrame) -> pd.DataFrame:

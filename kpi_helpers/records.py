@@ -40,8 +40,8 @@ def names(letter: str, n: int) -> Any:
 
 
 def clock(dates: Any, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Times on the `dates` at the places `row`, in the hours in which people buy."""
-    seconds = 3600 * rng.choice(HOURS, len(row)) + rng.integers(3600, size=len(row))
+    """Times on the `dates` at the places `row`, to the minute, in the hours in which people buy."""
+    seconds = 3600 * rng.choice(HOURS, len(row)) + 60 * rng.integers(60, size=len(row))
     return np.asarray(dates.to_numpy("datetime64[s]")[row] + seconds)
 
 
@@ -60,22 +60,6 @@ def things(name: str, last: pd.Timestamp, scale: float) -> tuple[pd.DataFrame, n
     return pd.DataFrame({code: names(letter, n), at: times, **told}), rng
 
 
-def tables(
-    daily: pd.DataFrame, orders: pd.DataFrame, customers: pd.DataFrame, scale: float
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """The smaller tables, and what was counted while they were made."""
-    last = daily["date"].max()
-    survey, satisfied = surveys(orders, last, scale)
-    targeted, met = targets(daily)
-    made = {
-        "leads": leads(last, scale), "subscriptions": subscriptions(customers, last, scale), "surveys": survey,
-        "audience_daily": audience_daily(last, scale), "calls": calls(last, scale), "content": content(daily),
-        "partners": partners(last), "costs": costs(daily), "search_rankings": search_rankings(last),
-        "targets": targeted, "experiment_units": experiment_units(last, scale),
-    }  # fmt: skip
-    return made, {"satisfied_share_of_invited": satisfied, "targets_met": met}
-
-
 def leads(last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """Wholesale leads; stages after the last day have not happened yet."""
     (rows, rng), known = things("leads", last, scale), PLANTED["leads"]
@@ -89,78 +73,63 @@ def leads(last: pd.Timestamp, scale: float) -> pd.DataFrame:
         rows[f"{stage}_at"] = at.where(reached)
     times = list(rows.select_dtypes("datetime"))
     rows[times] = rows[times].where(rows[times] < last + pd.Timedelta(1, "D"))
-    value = 2_000_000 + 1_000_000 * np.round(18 * np.exp(0.7 * rng.standard_normal(n)))
-    return rows.assign(value=pd.Series(value).astype("Int64").where(rows["opportunity_at"].notna()))
+    value = pd.Series(2_000_000 + 1_000_000 * np.round(18 * np.exp(0.7 * rng.standard_normal(n))))
+    return rows.assign(value=value.where(rows["opportunity_at"].notna()).astype("Int64"))
 
 
 def subscriptions(customers: pd.DataFrame, last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """Members of two plans: some leave each month; a new row where the price rose."""
-    rng, known = generator("subscriptions"), PLANTED["members"]
-    able = customers[customers["registered_at"].between(last - pd.Timedelta(900, "D"), last - pd.Timedelta(60, "D"))]
-    n = min(round(known["count"] * scale), len(able))
-    rows = able.sample(n, random_state=rng).sort_index()[["customer_id", "channel", "registered_at"]]
-    rows = rows.assign(subscription_id=names("M", n), plan=drawn(rng, known["plans"], n))
-    rows["started_at"] = rows.pop("registered_at").dt.normalize() + pd.to_timedelta(rng.integers(60, size=n), unit="D")
-    risk = rng.beta(known["leave"] * known["leave_spread"], (1 - known["leave"]) * known["leave_spread"], n)
+    (rows, rng), known = things("members", last, scale), PLANTED["members"]
+    early = customers[customers["registered_at"] < last - pd.Timedelta(known["days"], "D")]
+    who = early.iloc[rng.integers(len(early), size=len(rows))].reset_index(drop=True)
+    rows = rows.assign(customer_id=who["customer_id"], channel=who["channel"])
+    rows["started_at"] = rows["started_at"].dt.normalize()
+    risk = rng.beta(known["leave"] * known["leave_spread"], (1 - known["leave"]) * known["leave_spread"], len(rows))
     rows["ended_at"] = rows["started_at"] + pd.to_timedelta(30 * rng.geometric(risk.clip(0.01).round(4)), unit="D")
     rose, price = pd.Timestamp(known["rose"]), rows["plan"].map(known["prices"])
     before = rows.assign(price=price.str[0], ended_at=rows["ended_at"].clip(upper=rose))
     after = rows.assign(price=price.str[1], started_at=rows["started_at"].clip(lower=rose))
-    both = pd.concat([before, after]).query("started_at < ended_at and started_at <= @last")
+    both = pd.concat([before, after]).query("started_at < ended_at")
     both = both.sort_values(["started_at", "subscription_id"], kind="stable", ignore_index=True)
     return both.assign(ended_at=both["ended_at"].where(both["ended_at"] <= last))
 
 
 def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> tuple[pd.DataFrame, float]:
     """A survey after purchase, which the satisfied answer more often, and one about the brand."""
-    rng, known, felt_as = generator("surveys"), PLANTED["surveys"], PLANTED["satisfaction"]
+    (rows, rng), (brand, more), known = things("surveys", last, scale), things("brand", last, scale), PLANTED["brand"]
     late = orders[orders["ordered_at"].between(last - pd.Timedelta(90, "D"), last) & (orders["status"] == "completed")]
-    late = late.drop_duplicates("customer")
-    late = late.sample(min(round(known["invited"] * scale), len(late)), random_state=rng).sort_index()
-    n, felt = len(late), rng.choice(list(felt_as["share"]), len(late), p=list(felt_as["share"].values()))
-    rows = pd.DataFrame({"survey": "Sau mua hàng", "customer_id": late["customer_id"].array, "csat": felt})
-    rows["channel"], rows["sent_at"] = (
-        drawn(rng, known["channels"], n),
-        later(late["ordered_at"].array, 3600, 86_400, rng),
-    )
-    rows["nps"] = np.clip(2 * felt + rng.integers(-2, 2, n), 0, 10)
-    rows["says"] = rng.random(n) < rows["csat"].map(felt_as["answers"])
-    (brand, rng), known = things("brand", last, scale), PLANTED["brand"]
-    aware = rng.random(len(brand))
+    late = late.drop_duplicates("customer").sample(len(rows), random_state=rng).sort_index()
+    rows["customer_id"], rows["csat"] = late["customer_id"].array, rows["csat"].astype(int)
+    rows["sent_at"] = later(late["ordered_at"].array, 3600, 86_400, rng)
+    rows["nps"] = np.clip(2 * rows["csat"] + rng.integers(-2, 2, len(rows)), 0, 10)
+    rows["chance"] = rows["csat"].map(PLANTED["surveys"]["answers"])
+    aware = more.random(len(brand))
     brand["aware_unaided"], brand["aware_aided"] = aware < known["aware_unaided"], aware < known["aware_aided"]
-    brand["discovery"], brand["says"] = (
-        brand["discovery"].where(brand["aware_aided"]),
-        rng.random(len(brand)) < known["answers"],
-    )
+    brand["discovery"], brand["chance"] = brand["discovery"].where(brand["aware_aided"]), known["answers"]
     both = pd.concat([rows, brand], ignore_index=True)
     both["answered_at"] = later(both["sent_at"], 300, 172_800, rng)
-    says = both.pop("says").astype(bool) & (both["answered_at"] < last + pd.Timedelta(1, "D"))
+    says = (rng.random(len(both)) < both.pop("chance")) & (both["answered_at"] < last + pd.Timedelta(1, "D"))
     told = ["answered_at", "csat", "nps", "aware_unaided", "aware_aided", "discovery"]
     both[told] = both[told].where(says, axis=0)
-    return both.astype(dict.fromkeys(told[1:5], "Int8")), round(float((felt >= 4).mean()), 6)
+    return both.astype(dict.fromkeys(told[1:5], "Int8")), round(float((rows["csat"] >= 4).mean()), 6)
 
 
 def audience_daily(last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """Audiences left out of two campaigns, beside people of them who saw the ads all the same."""
     rng, known = generator("audiences"), PLANTED["exclusion"]
-    keys = {"date": pd.date_range(end=last, periods=120), "audience": list(known)}
-    keys |= {"campaign": ["Back to school 2026", "11.11 2026"], "segment": ["Hà Nội", "TP. Hồ Chí Minh"]}
-    rows = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False).assign(channel="Paid social")
+    keys = {"date": pd.date_range(end=last, periods=PLANTED["exclusion_days"]), "audience": list(known)}
+    keys |= PLANTED["exclusion_where"] | {"channel": ["Paid social"]}
+    rows = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False)
     rule = pd.DataFrame(known).T.loc[rows["audience"]].reset_index(drop=True)
     rows["eligible"] = rng.poisson(np.round(rule["people"] * scale / 2, 6))
     fits = rng.binomial(rows["eligible"], rule["fits"])
     rows["holdout"] = rng.binomial(fits, PLANTED["exclusion_holdout"])
     rows["excluded"], rows["included"] = fits - rows["holdout"], rows["eligible"] - fits
-    for part, rate in {"excluded": "excluded", "holdout": "shown", "included": "shown"}.items():
-        rows[f"{part}_conversions"] = rng.binomial(rows[part], rule[rate])
-    rows["avoided_cost"] = rows["excluded"] * 240  # three views at 80 VND each
-    rows["lost_margin"] = (rows["excluded"] * (rule["shown"] - rule["excluded"]) * 125_000).round().astype(np.int64)
-    rows["reach_without"] = rng.binomial(rows["eligible"], 0.7)
-    rows["reach"] = rng.binomial(rows["reach_without"], 1 - 0.8 * rule["fits"])
-    for part, people, leaving in (("excluded", "excluded", 0.61), ("baseline", "included", 0.43)):
-        rows[f"{part}_sessions"] = rng.binomial(rows[people], 0.2)
-        rows[f"{part}_exits"] = rng.binomial(rows[f"{part}_sessions"], leaving)
-    return rows
+    for column, (whole, share) in PLANTED["exclusion_parts"].items():
+        rows[column] = rng.binomial(rows[whole], rule.get(share, share))
+    rows["avoided_cost"] = rows["excluded"] * PLANTED["exclusion_view_cost"]
+    lost = rows["excluded"] * (rule["shown"] - rule["excluded"]) * PLANTED["exclusion_margin"]
+    return rows.assign(lost_margin=lost.round().astype(np.int64))
 
 
 def calls(last: pd.Timestamp, scale: float) -> pd.DataFrame:

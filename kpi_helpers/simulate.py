@@ -135,12 +135,13 @@ def _store(table: pd.DataFrame, path: Path) -> Path:
         table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
         return path.with_suffix(".csv")
     rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
-    codes = [name for name in rows.column_names if name.endswith("_id") or name == "referred_by"]
-    packed = dict.fromkeys(codes, "DELTA_BYTE_ARRAY")
-    packed |= {f.name: "DELTA_BINARY_PACKED" for f in rows.schema if pa.types.is_timestamp(f.type)}
+    packed = {f.name: "DELTA_BINARY_PACKED" for f in rows.schema if pa.types.is_timestamp(f.type)}
+    codes = {"_id"} if path.name != "orders" else {"order_id"}  # customers of orders recur, in no order
+    packed |= {name: "DELTA_BYTE_ARRAY" for name in table if name.endswith(tuple(codes))}
     pq.write_table(
         rows, path.with_suffix(".parquet"), compression="zstd", compression_level=5, store_schema=False,
         use_dictionary=[name for name in rows.column_names if name not in packed], column_encoding=packed,
+        dictionary_pagesize_limit=1 << 23,
     )  # fmt: skip
     return path.with_suffix(".parquet")
 
