@@ -20,20 +20,18 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
     daily, last = channel_daily(base), base["date"].max()
     orders, customers = orders_and_customers(daily)
     automated = automation(orders, customers, last + DAY)
-    surveys, satisfied = records.surveys(orders, last, scale)
-    targets, met = records.targets(daily)
     made = {
         "channel_daily": daily, "orders": orders.drop(columns="customer"), "customers": customers,
         "touchpoints": touchpoints(daily, orders, scale), "web_events": web_events(daily),
         "messages": messages(daily, customers, automated), "automation_runs": automation_runs(automated),
         "leads": records.leads(last, scale), "subscriptions": records.subscriptions(customers, last, scale),
-        "surveys": surveys, "audience_daily": records.audience_daily(last, scale), "calls": records.calls(last, scale),
+        "surveys": records.surveys(orders, last, scale), "audience_daily": records.audience_daily(last, scale),
+        "calls": records.calls(last, scale), "search_rankings": records.search_rankings(last),
         "content": records.content(daily), "partners": records.partners(last), "costs": records.costs(daily),
-        "search_rankings": records.search_rankings(last), "targets": targets,
-        "experiment_units": records.experiment_units(last, scale),
+        "targets": records.targets(daily), "experiment_units": records.experiment_units(last, scale),
     }  # fmt: skip
     sums = {name: int(daily[name].sum()) for name in daily.select_dtypes("Int64") if name not in PLANTED["stocks"]}
-    return made, {"satisfied_share_of_invited": satisfied, "targets_met": met, "sums": sums}
+    return made, {"sums": sums}
 
 
 def channel_daily(base: pd.DataFrame) -> pd.DataFrame:
@@ -43,51 +41,37 @@ def channel_daily(base: pd.DataFrame) -> pd.DataFrame:
     for name, c in PLANTED["campaigns"].items():
         rows = base["date"].between(c["first"], c["last"]) & base["channel"].isin(c["channels"])
         chosen[rows], share[rows] = name, c["share"]
-    part = base[share > 0].assign(campaign=chosen)
-    own = _share_of(part[measures].fillna(0).astype(np.int64), share[part.index].to_numpy(), rng)[measures]
-    rest = base.assign(campaign=ALWAYS, **(base[measures] - own.reindex(base.index, fill_value=0)))
-    part = part.assign(**own.astype("Int64").where(part[measures].notna()))
-    rows = pd.concat([rest, part]).sort_values(["date", "channel", "campaign"], kind="stable", ignore_index=True)
-    return _with_stocks(_with_more(rows[["date", "channel", "campaign", *measures]]))
-
-
-def _share_of(whole: pd.DataFrame, share: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    """A campaign's part of each count, such that neither part breaks what the counts owe each other."""
-    whole = whole.assign(delivered=whole["sent"] - whole["hard_bounces"] - whole["soft_bounces"])
-    whole["bounced"] = whole["sent"] - whole["delivered"]
-    own = pd.DataFrame(0, index=whole.index, columns=whole.columns)
-    for column, (within, lift) in PLANTED["split"].items():
-        own[column] = rng.binomial(whole[column], share * lift)
-        if within:  # where it is known: sessions that were not tracked bound nothing
-            bounded = own[column].clip(whole[column] - whole[within] + own[within], own[within])
-            own[column] = bounded.where(whole[within] >= whole[column], own[column])
-        own["bounced"] = own["sent"] - own["delivered"]
-    own["soft_bounces"], own["conversions"] = own["bounced"] - own["hard_bounces"], own["orders"]
-    own["clicks"] = own["clicks"].where(whole["unique_clicks"] == 0, own["unique_clicks"])
+    whole = base[measures].fillna(0).astype(np.int64)
+    own = pd.DataFrame(0, index=base.index, columns=measures)
+    for column, (held, lift) in PLANTED["split"].items():
+        rest = whole[column] - whole[held].sum(axis=1)  # sessions that were not tracked hold no orders
+        own[column] = rng.binomial(rest.clip(0), share * lift) + own[held].sum(axis=1)
     own["spend"] = whole["spend"] // 1000 * np.round(share * 100).astype(np.int64) // 100 * 1000
     own["revenue"] = whole["revenue"] // 1000 * own["orders"] // whole["orders"].clip(1) * 1000
-    return own
+    own = base.assign(campaign=chosen, **own.astype("Int64").where(base[measures].notna()))
+    rest = base.assign(campaign=ALWAYS, **(base[measures] - own[measures]))
+    rows = pd.concat([rest, own[share > 0]]).sort_values(["date", "channel", "campaign"], ignore_index=True)
+    return _with_stocks(_with_more(rows[["date", "channel", "campaign", *measures]]))
 
 
 def _with_more(rows: pd.DataFrame) -> pd.DataFrame:
     """Add medium, engagement, first orders, margin, replies and complaints."""
-    rng, known = generator("more"), PLANTED["new_customers"]
-    whole = rows.drop(columns=["date", "channel", "campaign"]).fillna(0).astype(np.int64)
-    traits = pd.DataFrame(CHANNELS).T.loc[rows["channel"]].reset_index(drop=True)
-    begun = rows.loc[whole["orders"] > 0, "date"].min()  # nobody could order again before
-    day = (rows["date"] - begun).dt.days.clip(lower=0).to_numpy()
+    rng, known, n = generator("more"), PLANTED["new_customers"], rows.iloc[:, 3:].fillna(0).astype(np.int64)
+    traits = pd.DataFrame.from_dict(CHANNELS, orient="index").loc[rows["channel"]].reset_index(drop=True)
+    day = (rows["date"] - rows.loc[n["orders"] > 0, "date"].min()).dt.days.clip(lower=0)  # nobody ordered before
     fresh = np.round(known["share_of_orders"] + (1 - known["share_of_orders"]) * np.exp(-day / known["fades_days"]), 6)
-    delivered = whole["sent"] - whole["hard_bounces"] - whole["soft_bounces"]
-    rate = np.round(traits["margin"].astype(float) * (1 + 0.02 * rng.standard_normal(len(rows))), 4)
-    more = rows.assign(medium=traits["medium"].astype("str"))
-    more["engaged_sessions"] = rng.binomial(whole["sessions"], traits["engaged"].astype(float))
-    more["new_customers"] = rng.binomial(whole["orders"], fresh)
-    more["margin"] = (whole["revenue"] // 1000 * rate).round().astype(np.int64) * 1000
-    more["replies"] = rng.binomial(delivered, rows["channel"].map(PLANTED["replies"]).fillna(0))
-    more["complaints"] = rng.binomial(delivered, PLANTED["complaints"])
-    for column, like in {"engaged_sessions": "sessions", "replies": "sent", "complaints": "sent"}.items():
-        more[column] = more[column].astype("Int64").where(rows[like].notna())
-    return more
+    rate = np.round(traits["margin"] * (1 + 0.02 * rng.standard_normal(len(rows))), 4)
+    arrived, sent = n["sent"] - n["hard_bounces"] - n["soft_bounces"], rows["sent"].notna()
+    more = {"engaged_sessions": rng.binomial(n["sessions"], traits["engaged"])}
+    more["new_customers"] = rng.binomial(n["orders"], fresh)
+    more["margin"] = (n["revenue"] // 1000 * rate).round() * 1000
+    more["replies"], more["complaints"] = (
+        rng.binomial(arrived, traits["replies"]),
+        rng.binomial(arrived, PLANTED["complaints"]),
+    )
+    rows = rows.assign(medium=traits["medium"], **more).astype(dict.fromkeys(more, "Int64"))
+    rows["engaged_sessions"] = rows["engaged_sessions"].where(rows["sessions"].notna())
+    return rows.assign(**rows[["replies", "complaints"]].where(sent))
 
 
 def _with_stocks(rows: pd.DataFrame) -> pd.DataFrame:

@@ -94,7 +94,7 @@ def subscriptions(customers: pd.DataFrame, last: pd.Timestamp, scale: float) -> 
     return both.assign(ended_at=both["ended_at"].where(both["ended_at"] <= last))
 
 
-def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> tuple[pd.DataFrame, float]:
+def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> pd.DataFrame:
     """A survey after purchase, which the satisfied answer more often, and one about the brand."""
     (rows, rng), (brand, more), known = things("surveys", last, scale), things("brand", last, scale), PLANTED["brand"]
     late = orders[orders["ordered_at"].between(last - pd.Timedelta(90, "D"), last) & (orders["status"] == "completed")]
@@ -111,7 +111,7 @@ def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> tuple[pd.
     says = (rng.random(len(both)) < both.pop("chance")) & (both["answered_at"] < last + pd.Timedelta(1, "D"))
     told = ["answered_at", "csat", "nps", "aware_unaided", "aware_aided", "discovery"]
     both[told] = both[told].where(says, axis=0)
-    return both.astype(dict.fromkeys(told[1:5], "Int8")), round(float((rows["csat"] >= 4).mean()), 6)
+    return both.astype(dict.fromkeys(told[1:5], "Int8"))
 
 
 def audience_daily(last: pd.Timestamp, scale: float) -> pd.DataFrame:
@@ -159,9 +159,8 @@ def content(daily: pd.DataFrame) -> pd.DataFrame:
 def partners(last: pd.Timestamp) -> pd.DataFrame:
     """Partners who joined over the years, and those who left."""
     rows, rng = things("partners", last, 1.0)
-    rows["joined_at"] = rows["joined_at"].dt.normalize()
     left = rows["joined_at"] + pd.to_timedelta(rng.integers(60, 2400, len(rows)), unit="D")
-    return rows.assign(left_at=left.where(left <= last))
+    return rows.assign(joined_at=rows["joined_at"].dt.normalize(), left_at=left.where(left <= last).dt.normalize())
 
 
 def costs(daily: pd.DataFrame) -> pd.DataFrame:
@@ -185,17 +184,16 @@ def search_rankings(last: pd.Timestamp) -> pd.DataFrame:
     return pd.DataFrame({"date": days, "keyword": keyword, "position": place.where(place <= 100)})
 
 
-def targets(daily: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, bool]]:
-    """What each campaign should reach, written down before it began; and whether it did."""
-    rows, met = [], {}
+def targets(daily: pd.DataFrame) -> pd.DataFrame:
+    """What each campaign should reach, written down before it began; some were met."""
+    rows = []
     for i, (name, c) in enumerate(PLANTED["campaigns"].items()):
         registered = (pd.Timestamp(c["first"]) - pd.Timedelta(7 + 3 * (i % 4), "D")).date()
         for kpi, factors in PLANTED["target_reached"].items():
             reached = int(daily.loc[daily["campaign"] == name, kpi].sum())
             goal = int(round(reached / factors[i % len(factors)], -6 if kpi == "revenue" else 0))
-            met[f"{name}: {kpi}"] = reached >= goal
             rows.append((name, kpi, goal, c["first"], c["last"], registered))
-    return pd.DataFrame(rows, columns=["campaign", "kpi", "target", "starts_on", "ends_on", "registered_on"]), met
+    return pd.DataFrame(rows, columns=["campaign", "kpi", "target", "starts_on", "ends_on", "registered_on"])
 
 
 def experiment_units(last: pd.Timestamp, scale: float) -> pd.DataFrame:

@@ -6,14 +6,13 @@ import shutil
 import tempfile
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from kpi_helpers import company, records
+from kpi_helpers import company
 from kpi_helpers.contracts import TABLES
 from kpi_helpers.errors import require
 from kpi_helpers.records import PLANTED
@@ -31,19 +30,7 @@ TRACKING_GAP = (PLANTED["tracking_gap"]["first"], PLANTED["tracking_gap"]["last"
 LEVEL_SHIFT, RATE_DROP = (
     (PLANTED[name]["since"], PLANTED[name]["channel"], PLANTED[name]["factor"]) for name in ("level_shift", "rate_drop")
 )
-MESSAGES = ["sent", "hard_bounces", "soft_bounces", "unique_opens", "unique_clicks", "unsubscribes"]
-MEASURES = [
-    "impressions",
-    "clicks",
-    "sessions",
-    "pageviews",
-    "spend",
-    "leads",
-    "conversions",
-    "orders",
-    "revenue",
-    *MESSAGES,
-]
+MESSAGES, MEASURES = PLANTED["message_counts"], PLANTED["counts"] + PLANTED["message_counts"]
 
 
 def demand(days: pd.DatetimeIndex) -> np.ndarray:
@@ -77,18 +64,16 @@ def channel_daily(scale: float = 1.0) -> pd.DataFrame:
     """
     rng = np.random.default_rng(SEED)
     days = pd.date_range(FIRST, LAST)
-    pull = demand(days)
-    tables = [_channel(name, days, pull, rng, scale) for name in CHANNELS]
-    table = pd.concat(tables).sort_values(["date", "channel"], kind="stable", ignore_index=True)
-    gap = table["date"].between(pd.Timestamp(TRACKING_GAP[0]), pd.Timestamp(TRACKING_GAP[1]))
-    table.loc[gap, PLANTED["tracking_gap"]["columns"]] = pd.NA
+    table = pd.concat([_channel(name, days, rng, scale) for name in CHANNELS]).sort_values(
+        ["date", "channel"], kind="stable", ignore_index=True
+    )
+    table.loc[table["date"].between(*map(str, TRACKING_GAP)), PLANTED["tracking_gap"]["columns"]] = pd.NA
     return table.astype(dict.fromkeys(MEASURES, "Int64"))
 
 
 def truth() -> dict[str, object]:
     """What was planted: the values that forecasts and notebooks are checked against."""
-    planted: dict[str, object] = json.loads(json.dumps(PLANTED, default=str))
-    return planted
+    return dict(json.loads(json.dumps(PLANTED, default=str)))
 
 
 def write(folder: str | Path, customers: int | None = None) -> Path:
@@ -104,8 +89,8 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
     """
     folder, size = Path(folder), CUSTOMERS if customers is None else customers
     require(size >= 1000, f"customers={size}: a company so small shows nothing. Give 1000 or more.")
-    sources = (__file__, company.__file__, records.__file__, Path(records.__file__).with_name("company.yaml"))
-    code = b"".join(Path(source).read_bytes() for source in sources)
+    sources = ("simulate.py", "company.py", "records.py", "company.yaml")
+    code = b"".join(Path(__file__).with_name(source).read_bytes() for source in sources)
     made_by, known = hashlib.sha256(code + str(size).encode()).hexdigest()[:12], folder / "truth.json"
     told = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
     if told.get("made_by") == made_by and all((folder / file).exists() for file in told["files"]):
@@ -146,16 +131,18 @@ def _store(table: pd.DataFrame, path: Path) -> Path:
     return path.with_suffix(".parquet")
 
 
-def _channel(
-    name: str, days: pd.DatetimeIndex, pull: np.ndarray, rng: np.random.Generator, scale: float
-) -> pd.DataFrame:
-    n = len(days)
-    mood = np.exp(_slow_noise(n, rng, scale=0.05))  # weeks in which a channel does better or worse
-    mood = mood * _since(LEVEL_SHIFT, name, days)
+def _channel(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale: float) -> pd.DataFrame:
+    """Sums of one channel: what it is worth by itself and for its spend, on days that pull more or less."""
+    n, pull, response = len(days), demand(days), PLANTED["spend_response"].get(name)
+    shifted, dropped = (
+        np.where((days >= str(since)) & (name == channel), factor, 1.0)
+        for since, channel, factor in (LEVEL_SHIFT, RATE_DROP)
+    )
+    mood = np.exp(_slow_noise(n, rng, scale=0.05)) * shifted  # weeks in which a channel does better or worse
     table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
     expected = PLANTED["base_sessions"][name] * scale * mood
-    if name in PLANTED["spend_response"]:
-        *bought, per_click, per_impression = PLANTED["spend_response"][name].values()
+    if response:
+        *bought, per_click, per_impression = response.values()
         budget, most, half = (scale * each for each in bought)
         campaign = np.repeat(rng.choice([0.6, 1.0, 1.0, 1.5], size=n // 28 + 1), 28)[:n]  # four-week flights
         spend = np.round(budget * campaign * np.exp(0.12 * rng.standard_normal(n)), -3)
@@ -167,20 +154,13 @@ def _channel(
         table[MESSAGES] = _messages(name, days, rng, scale)
         table["clicks"] = table["unique_clicks"]
     sessions = _count(expected * pull, rng)
-    rate = PLANTED["order_rate"][name] * _since(RATE_DROP, name, days)
-    orders = rng.binomial(sessions, rate * np.exp(0.03 * rng.standard_normal(n)))
+    orders = rng.binomial(sessions, PLANTED["order_rate"][name] * dropped * np.exp(0.03 * rng.standard_normal(n)))
     basket = PLANTED["average_order"][name] * np.exp(rng.standard_normal(n) * 0.55 / np.sqrt(orders.clip(1)))
     table["sessions"], table["orders"], table["conversions"] = sessions, orders, orders
     table["pageviews"] = _count(sessions * 4.2, rng)
     table["leads"] = rng.binomial(sessions, 0.012)
     table["revenue"] = np.round(orders * basket, -3).astype(np.int64)
     return table
-
-
-def _since(change: Any, name: str, days: pd.DatetimeIndex) -> np.ndarray:
-    """Factor of a planted change on each day of a channel (n,)."""
-    since, channel, factor = change
-    return np.where((days >= pd.Timestamp(since)) & (name == channel), factor, 1.0)
 
 
 def _messages(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale: float) -> np.ndarray:
