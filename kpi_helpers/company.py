@@ -65,10 +65,8 @@ def _with_more(rows: pd.DataFrame) -> pd.DataFrame:
     more = {"engaged_sessions": rng.binomial(n["sessions"], traits["engaged"])}
     more["new_customers"] = rng.binomial(n["orders"], fresh)
     more["margin"] = (n["revenue"] // 1000 * rate).round() * 1000
-    more["replies"], more["complaints"] = (
-        rng.binomial(arrived, traits["replies"]),
-        rng.binomial(arrived, PLANTED["complaints"]),
-    )
+    for column in ("replies", "complaints"):
+        more[column] = rng.binomial(arrived, traits[column])
     rows = rows.assign(medium=traits["medium"], **more).astype(dict.fromkeys(more, "Int64"))
     rows["engaged_sessions"] = rows["engaged_sessions"].where(rows["sessions"].notna())
     return rows.assign(**rows[["replies", "complaints"]].where(sent))
@@ -102,9 +100,16 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     weight = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
     weight = np.round(1000 * weight).astype(np.int64) + 1
     orders = pd.DataFrame({"ordered_at": at, "customer": customer, "status": "completed"})
-    for column in ("revenue", "margin"):
-        weight = _portions(daily[column].to_numpy(np.int64) // 1000, weight, row)
-        orders[column], weight = weight * 1000, weight + 1
+    for column in (
+        "revenue",
+        "margin",
+    ):  # whole thousands in proportion to the weights, that add up to those of the day
+        by = pd.Series(weight).groupby(row)
+        reached = (
+            daily[column].to_numpy(np.int64)[row] // 1000 * by.cumsum().to_numpy() // by.transform("sum").to_numpy()
+        )
+        part = np.where(np.diff(row, prepend=-1) == 0, np.diff(reached, prepend=0), reached)
+        orders[column], weight = part * 1000, part + 1
     for column in ("channel", "campaign"):
         orders[column] = daily[column].array[row]
     customers = _customers(orders[new].sort_values("customer"), rng)
@@ -133,13 +138,6 @@ def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.G
         weight[came] = pace[came]
         weight[bought[rng.integers(10_000, size=end - begin) < stop[bought]]] = 1  # hardly ever seen again
     return customer
-
-
-def _portions(totals: np.ndarray, weights: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Whole parts of each group's total, in proportion to whole `weights`, that add up to it exactly."""
-    by = pd.Series(weights).groupby(group)
-    reached = totals[group] * by.cumsum().to_numpy() // by.transform("sum").to_numpy()
-    return np.where(group == np.r_[-1, group[:-1]], np.diff(reached, prepend=0), reached)
 
 
 def _customers(first: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -177,10 +175,9 @@ def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, scale: float) -> pd.D
 def _cost(daily: pd.DataFrame, touches: pd.DataFrame) -> pd.Series:
     """Cost of each click on an ad; all of a day never cost more than the channel did."""
     of, clicked = [touches["touched_at"].dt.normalize(), touches["channel"]], touches["kind"] == "click"
-    spent = daily.groupby(["date", "channel"])[["spend", "clicks"]].sum(min_count=1)
-    held = clicked.astype("Int64").groupby(of).transform("sum")
-    day = spent.reindex(pd.MultiIndex.from_arrays(of)).reset_index(drop=True)
-    cost = day["spend"] // day["clicks"].where(day["clicks"] > held, held).clip(1)
+    day = daily.groupby(["date", "channel"])[["spend", "clicks"]].sum(min_count=1)
+    day = day.reindex(pd.MultiIndex.from_arrays(of)).reset_index(drop=True)
+    cost = day["spend"] // day["clicks"].clip(clicked.groupby(of).transform("sum").clip(1))
     return cost.where(clicked | cost.isna(), 0)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import tempfile
 from itertools import accumulate
 from pathlib import Path
@@ -36,8 +35,7 @@ MESSAGES, MEASURES = PLANTED["message_counts"], PLANTED["counts"] + PLANTED["mes
 def demand(days: pd.DatetimeIndex) -> np.ndarray:
     """Expected demand of each day relative to an ordinary day of the first year (n,).
 
-    Product of growth, weekday, days of sale, and Tết: three weeks of shopping before it, a deep and
-    short pause during it.
+    Growth, weekday, days of sale, and Tết: three weeks of shopping before it, a deep and short pause during it.
 
     >>> round(float(demand(pd.DatetimeIndex(["2026-02-17"]))[0]), 2)
     0.43
@@ -80,7 +78,7 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
     """Write the company into `folder` unless this version of it is already there.
 
     `customers` is its size, about `CUSTOMERS` if not given. Returns the folder: a file for each table, and
-    ``truth.json`` with what was planted and counted. Takes some six seconds for the ordinary size.
+    ``truth.json`` with what was planted and counted. Takes some five seconds for the ordinary size.
 
     Raises
     ------
@@ -96,33 +94,28 @@ def write(folder: str | Path, customers: int | None = None) -> Path:
     if told.get("made_by") == made_by and all((folder / file).exists() for file in told["files"]):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))  # two notebooks may begin together
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as staging:  # two notebooks may begin together
         made, counted = company.tables(channel_daily(size / CUSTOMERS), size / CUSTOMERS)
-        files = {_store(table, staging / name).name: len(table) for name, table in made.items()}
+        files = {_store(table, Path(staging, name)).name: len(table) for name, table in made.items()}
         whole = {"made_by": made_by, "scale": size / CUSTOMERS, "files": files, **truth(), **counted}
-        text = json.dumps(whole, ensure_ascii=False, indent=1)
-        (staging / known.name).write_text(text + "\n", encoding="utf-8")
+        Path(staging, known.name).write_text(json.dumps(whole, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in set(told.get("files", ())) - set(files):  # another version stored this table otherwise
             (folder / name).unlink(missing_ok=True)
         for name in (*files, known.name):  # the file that says "done" comes last
-            (staging / name).replace(folder / name)
-    finally:
-        shutil.rmtree(staging)
+            Path(staging, name).replace(folder / name)
     return folder
 
 
 def _store(table: pd.DataFrame, path: Path) -> Path:
     """Write a small table without times as CSV, any other as Parquet, the same bytes every time."""
-    timed = any(c.kind == "time" for c in TABLES[path.name].columns)
-    if len(table) < 10_000 and not timed:
-        table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
-        return path.with_suffix(".csv")
+    if len(table) < 10_000 and all(c.kind != "time" for c in TABLES[path.name].columns):
+        table.to_csv(path := path.with_suffix(".csv"), index=False, lineterminator="\n")
+        return path
     rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
     packed = {f.name: "DELTA_BINARY_PACKED" for f in rows.schema if pa.types.is_timestamp(f.type)}
-    codes = {"_id"} if path.name != "orders" else {"order_id"}  # customers of orders recur, in no order
-    packed |= {name: "DELTA_BYTE_ARRAY" for name in table if name.endswith(tuple(codes))}
+    codes = "order_id" if path.name == "orders" else "_id"  # the customers of orders recur, in no order
+    packed |= {name: "DELTA_BYTE_ARRAY" for name in table if name.endswith(codes)}
     pq.write_table(
         rows, path.with_suffix(".parquet"), compression="zstd", compression_level=5, store_schema=False,
         use_dictionary=[name for name in rows.column_names if name not in packed], column_encoding=packed,
@@ -138,7 +131,8 @@ def _channel(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale:
         np.where((days >= str(since)) & (name == channel), factor, 1.0)
         for since, channel, factor in (LEVEL_SHIFT, RATE_DROP)
     )
-    mood = np.exp(_slow_noise(n, rng, scale=0.05)) * shifted  # weeks in which a channel does better or worse
+    shocks = rng.standard_normal(n) * 0.05 * np.sqrt(1 - 0.93**2)  # weeks in which a channel does better or worse
+    mood = np.exp(list(accumulate(shocks, lambda level, shock: 0.93 * level + shock))) * shifted
     table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
     expected = PLANTED["base_sessions"][name] * scale * mood
     if response:
@@ -178,9 +172,3 @@ def _messages(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale
 def _count(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Counts a little more variable than Poisson's; the mean is rounded so that every processor draws alike."""
     return rng.poisson(np.round(expected * np.exp(0.03 * rng.standard_normal(len(expected))), 6))
-
-
-def _slow_noise(n: int, rng: np.random.Generator, *, scale: float) -> np.ndarray:
-    """First-order autoregression with a memory of about two weeks."""
-    shocks = rng.standard_normal(n) * scale * np.sqrt(1 - 0.93**2)
-    return np.array(list(accumulate(shocks, lambda level, shock: 0.93 * level + shock)))
