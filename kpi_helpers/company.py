@@ -26,7 +26,7 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
         "messages": messages(daily, customers, automated), "automation_runs": automation_runs(automated),
         "leads": records.leads(last, scale), "subscriptions": records.subscriptions(customers, last, scale),
         "surveys": records.surveys(orders, last, scale), "audience_daily": records.audience_daily(last, scale),
-        "calls": records.calls(last, scale), "search_rankings": records.search_rankings(last),
+        "calls": records.things("calls", last, scale)[0], "search_rankings": records.search_rankings(last),
         "content": records.content(daily), "partners": records.partners(last), "costs": records.costs(daily),
         "targets": records.targets(daily), "experiment_units": records.experiment_units(last, scale),
     }  # fmt: skip
@@ -94,20 +94,14 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     new = np.arange(len(row)) < (np.cumsum(n) - n + daily["new_customers"].to_numpy(np.int64))[row]
     at = clock(daily["date"], row, rng)
     stops = daily["channel"].map({name: told["stops"] for name, told in CHANNELS.items()}).to_numpy()
-    sort = np.argsort(at, kind="stable")
-    customer = np.empty(len(row), dtype=np.int64)
+    sort, customer = np.argsort(at, kind="stable"), np.empty(len(row), dtype=np.int64)
     customer[sort] = _buyers(at[sort], new[sort], stops[row[sort][new[sort]]], rng)
     weight = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
     weight = np.round(1000 * weight).astype(np.int64) + 1
     orders = pd.DataFrame({"ordered_at": at, "customer": customer, "status": "completed"})
-    for column in (
-        "revenue",
-        "margin",
-    ):  # whole thousands in proportion to the weights, that add up to those of the day
-        by = pd.Series(weight).groupby(row)
-        reached = (
-            daily[column].to_numpy(np.int64)[row] // 1000 * by.cumsum().to_numpy() // by.transform("sum").to_numpy()
-        )
+    for column in ("revenue", "margin"):  # whole thousands by weight, that add up to those of the row
+        by, total = pd.Series(weight).groupby(row), daily[column].to_numpy(np.int64)[row] // 1000
+        reached = total * by.cumsum().to_numpy() // by.transform("sum").to_numpy()
         part = np.where(np.diff(row, prepend=-1) == 0, np.diff(reached, prepend=0), reached)
         orders[column], weight = part * 1000, part + 1
     for column in ("channel", "campaign"):
@@ -187,8 +181,8 @@ def web_events(daily: pd.DataFrame) -> pd.DataFrame:
     late = daily[daily["date"] > daily["date"].max() - web["days"] * DAY].reset_index(drop=True)
     row = np.repeat(np.arange(len(late)), rng.binomial(late["sessions"].to_numpy(np.int64), web["panel_share"]))
     at, k, share = clock(late["date"], row, rng), len(row), web["sessions"] | web["orders"]
-    people = pd.DataFrame({"visitor_id": names("V", k), "device": drawn(rng, web["devices"], k)})
-    people["segment"] = drawn(rng, PLANTED["segments"], k)
+    people = pd.DataFrame({"visitor_id": names("V", k)})
+    people["device"], people["segment"] = (drawn(rng, weights, k) for weights in (web["devices"], PLANTED["segments"]))
     rows = people.take((rng.random(k) ** 2 * k / 2).astype(np.int64)).assign(happened_at=at)  # a few come often
     rows["channel"], rows["rate"] = late["channel"].array[row], (late["orders"] / late["sessions"]).array[row]
     rows = rows.sort_values("happened_at", kind="stable").assign(session_id=names("S", k))
@@ -199,9 +193,8 @@ def web_events(daily: pd.DataFrame) -> pd.DataFrame:
     session, event = np.nonzero(np.column_stack(happened))
     rows = rows.take(session).reset_index(drop=True).assign(event=words(share)[event])
     rows["happened_at"] += pd.to_timedelta(event * rng.integers(15, 60, k)[session], unit="s")
-    page, most = (rows["event"].map({name: told[i] for name, told in web["pages"].items()}) for i in (0, 1))
-    piece = (1 + rng.random(len(rows)) ** 2 * most.fillna(0)).astype(int)  # some are seen far more often
-    return rows.assign(content=page + " " + piece.astype("str"))
+    piece = pd.Series((1 + rng.random(len(rows)) ** 2 * web["pieces"]).astype(int))  # some are seen far more often
+    return rows.assign(content=rows["event"].map(web["pages"]) + " " + piece.astype("str"))
 
 
 def messages(daily: pd.DataFrame, customers: pd.DataFrame, automated: pd.DataFrame) -> pd.DataFrame:
@@ -228,10 +221,10 @@ def automation(orders: pd.DataFrame, customers: pd.DataFrame, end: pd.Timestamp)
     fresh = customers[customers["registered_at"] >= end - hello["days"] * DAY]
     goes_on = (rng.random((len(fresh), len(hello["goes_on"]))) < hello["goes_on"]).cumprod(axis=1)
     step, who = np.nonzero(goes_on.T)
-    after = pd.to_timedelta(np.array(hello["after_days"])[step] * 1440 + 5, unit="min")
-    rows = pd.DataFrame({"customer_id": fresh["customer_id"].array[who], "step": step + 1})
-    rows["sent_at"] = fresh["registered_at"].array[who] + after
-    rows["workflow"], rows["channel"] = hello["workflow"], hello["channel"]
+    rows = fresh.iloc[who].assign(step=step + 1, workflow=hello["workflow"], channel=hello["channel"])
+    rows["sent_at"] = rows["registered_at"] + pd.to_timedelta(
+        np.array(hello["after_days"])[step] * 1440 + 5, unit="min"
+    )
     parts = [_reminders(orders, customers, end - days * DAY) for days in PLANTED["win_back"]["days_ago"]]
     rows = pd.concat([rows, *parts]).query("sent_at < @end").assign(campaign=ALWAYS)
     rows = rows.sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True)

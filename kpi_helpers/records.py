@@ -51,13 +51,17 @@ def later(times: Any, low: int, high: int, rng: np.random.Generator) -> Any:
 
 
 def things(name: str, last: pd.Timestamp, scale: float) -> tuple[pd.DataFrame, np.random.Generator]:
-    """So many things of the last days with codes, times and words, as `name` is planted; and what draws the rest."""
+    """So many things of the last days, as `name` is planted: codes, times, words, amounts; and what draws the rest."""
     rng, known = generator(name), PLANTED[name]
     n, days = round(known["count"] * scale), pd.date_range(end=last, periods=known["days"])
     code, letter, at = known["rows"]
     times = np.sort(clock(days, rng.integers(len(days), size=n), rng))
-    told = {column: drawn(rng, weights, n) for column, weights in known["words"].items()}
-    return pd.DataFrame({code: names(letter, n), at: times, **told}), rng
+    rows = pd.DataFrame({code: names(letter, n), at: times})
+    for column, weights in known["words"].items():
+        rows[column] = drawn(rng, weights, n)
+    for column, (by, means) in known.get("amounts", {}).items():
+        rows[column] = np.ceil(rng.exponential(rows[by].map(means))).astype(np.int64)
+    return rows, rng
 
 
 def leads(last: pd.Timestamp, scale: float) -> pd.DataFrame:
@@ -82,8 +86,7 @@ def subscriptions(customers: pd.DataFrame, last: pd.Timestamp, scale: float) -> 
     (rows, rng), known = things("members", last, scale), PLANTED["members"]
     early = customers[customers["registered_at"] < last - pd.Timedelta(known["days"], "D")]
     who = early.iloc[rng.integers(len(early), size=len(rows))].reset_index(drop=True)
-    rows = rows.assign(customer_id=who["customer_id"], channel=who["channel"])
-    rows["started_at"] = rows["started_at"].dt.normalize()
+    rows = rows.assign(started_at=rows["started_at"].dt.normalize(), **who[["customer_id", "channel"]])
     risk = rng.beta(known["leave"] * known["leave_spread"], (1 - known["leave"]) * known["leave_spread"], len(rows))
     rows["ended_at"] = rows["started_at"] + pd.to_timedelta(30 * rng.geometric(risk.clip(0.01).round(4)), unit="D")
     rose, price = pd.Timestamp(known["rose"]), rows["plan"].map(known["prices"])
@@ -132,13 +135,6 @@ def audience_daily(last: pd.Timestamp, scale: float) -> pd.DataFrame:
     return rows.assign(lost_margin=lost.round().astype(np.int64))
 
 
-def calls(last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    """Calls to the hotline."""
-    rows, rng = things("calls", last, scale)
-    talk = rng.exponential(PLANTED["calls"]["talk_seconds"], len(rows)).astype(np.int64) + 1
-    return rows.assign(talk_seconds=pd.Series(talk, dtype="Int64").where(rows["status"] == "answered"))
-
-
 def content(daily: pd.DataFrame) -> pd.DataFrame:
     """Posts of a year; videos and evenings bring more interactions."""
     (rows, rng), known = things("content", daily["date"].max(), 1.0), PLANTED["content"]
@@ -169,9 +165,8 @@ def costs(daily: pd.DataFrame) -> pd.DataFrame:
     ads = daily.groupby(["date", "channel"], as_index=False)["spend"].sum(min_count=1).dropna().assign(category="ads")
     fixed = pd.MultiIndex.from_product([months, PLANTED["costs"]], names=["date", "category"]).to_frame(index=False)
     usual = int(daily["spend"].sum()) / len(months) * fixed["category"].map(PLANTED["costs"])
-    both = pd.concat([ads, fixed.assign(spend=(usual / 100_000).round().astype("Int64") * 100_000)])
-    both = both.sort_values(["date", "category", "channel"], kind="stable", ignore_index=True)
-    return both.rename(columns={"spend": "amount"})
+    both = pd.concat([ads, fixed.assign(spend=usual.round(-5).astype("Int64"))]).rename(columns={"spend": "amount"})
+    return both.sort_values(["date", "category", "channel"], kind="stable", ignore_index=True)
 
 
 def search_rankings(last: pd.Timestamp) -> pd.DataFrame:

@@ -127,10 +127,8 @@ def _store(table: pd.DataFrame, path: Path) -> Path:
 def _channel(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale: float) -> pd.DataFrame:
     """Sums of one channel: what it is worth by itself and for its spend, on days that pull more or less."""
     n, pull, response = len(days), demand(days), PLANTED["spend_response"].get(name)
-    shifted, dropped = (
-        np.where((days >= str(since)) & (name == channel), factor, 1.0)
-        for since, channel, factor in (LEVEL_SHIFT, RATE_DROP)
-    )
+    changes = ((days >= str(since), channel == name, factor) for since, channel, factor in (LEVEL_SHIFT, RATE_DROP))
+    shifted, dropped = (np.where(late & own, factor, 1.0) for late, own, factor in changes)
     shocks = rng.standard_normal(n) * 0.05 * np.sqrt(1 - 0.93**2)  # weeks in which a channel does better or worse
     mood = np.exp(list(accumulate(shocks, lambda level, shock: 0.93 * level + shock))) * shifted
     table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})
