@@ -98,21 +98,22 @@ def orders_and_customers(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     customer[sort] = _buyers(at[sort], new[sort], stops[row[sort][new[sort]]], rng)
     weight = np.exp(0.35 * rng.standard_normal(int(new.sum())))[customer] * np.exp(0.45 * rng.standard_normal(len(row)))
     weight = np.round(1000 * weight).astype(np.int64) + 1
-    orders = pd.DataFrame({"ordered_at": at, "customer": customer, "status": "completed"})
+    orders = pd.DataFrame({"ordered_at": at, "customer": customer, "row": row, "status": 0})
     for column in ("revenue", "margin"):  # whole thousands by weight, that add up to those of the row
-        by, total = pd.Series(weight).groupby(row), daily[column].to_numpy(np.int64)[row] // 1000
-        reached = total * by.cumsum().to_numpy() // by.transform("sum").to_numpy()
+        whole = np.bincount(row, weight, len(n)).astype(np.int64)
+        within = np.cumsum(weight) - (np.cumsum(whole) - whole)[row]
+        reached = daily[column].to_numpy(np.int64)[row] // 1000 * within // whole[row]
         part = np.where(np.diff(row, prepend=-1) == 0, np.diff(reached, prepend=0), reached)
         orders[column], weight = part * 1000, part + 1
-    for column in ("channel", "campaign"):
-        orders[column] = daily[column].array[row]
-    customers = _customers(orders[new].sort_values("customer"), rng)
+    first = orders[new].sort_values("customer")
+    customers = _customers(first["ordered_at"], daily["channel"].array[first["row"]], rng)
     void = orders[at < at.max() - 3 * DAY].iloc[:: PLANTED["void_every"]].assign(revenue=0, margin=0)
-    void["ordered_at"] = later(void["ordered_at"], 600, 200_000, rng)
-    void["status"] = drawn(rng, PLANTED["void"], len(void))
+    void["ordered_at"], void["status"] = later(void["ordered_at"], 600, 200_000, rng), rng.choice([1, 1, 2], len(void))
     orders = pd.concat([orders, void]).sort_values("ordered_at", kind="stable", ignore_index=True)
+    orders["status"] = words(["completed", "cancelled", "returned"])[orders["status"]]
     orders["customer_id"] = customers["customer_id"].array[orders["customer"]]
-    return orders.assign(order_id=names("D", len(orders))), customers
+    more = {column: daily[column].array[orders["row"]] for column in ("channel", "campaign")}
+    return orders.drop(columns="row").assign(**more, order_id=names("D", len(orders))), customers
 
 
 def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -134,12 +135,12 @@ def _buyers(at: np.ndarray, new: np.ndarray, stops: np.ndarray, rng: np.random.G
     return customer
 
 
-def _customers(first: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def _customers(at: pd.Series, channel: Any, rng: np.random.Generator) -> pd.DataFrame:
     """Customers in the order of their first purchase; some followed before, or came from another channel."""
-    n, known = len(first), PLANTED["customers"]
+    n, known = len(at), PLANTED["customers"]
     followed = rng.integers(3600, 2_000_000, n) * (rng.random(n) < known["followed_before_buying"])
-    rows = pd.DataFrame({"customer_id": names("C", n), "channel": first["channel"].array})
-    rows["registered_at"] = (first["ordered_at"] - pd.to_timedelta(followed, unit="s")).array
+    rows = pd.DataFrame({"customer_id": names("C", n), "channel": channel})
+    rows["registered_at"] = (at - pd.to_timedelta(followed, unit="s")).array
     elsewhere = rng.random(n) < known["other_first_channel"] * len(CHANNELS) / (len(CHANNELS) - 1)
     rows["first_channel"] = rows["channel"].mask(elsewhere, drawn(rng, dict.fromkeys(CHANNELS, 1), n))
     rows["segment"] = drawn(rng, PLANTED["segments"], n)

@@ -145,11 +145,9 @@ def content(daily: pd.DataFrame) -> pd.DataFrame:
     rows["reach"] = np.round(people * 0.12 * np.exp(0.4 * rng.standard_normal(len(rows)))).astype(np.int64)
     rows["impressions"] = rows["reach"] + rng.binomial(rows["reach"], 0.35)
     rate = rows["kind"].map(known["rates"]) * np.where(rows["published_at"].dt.hour >= 19, known["evening"], 1.0)
-    for column, part in known["parts"].items():
-        rows[column] = rng.binomial(rows["reach"], rate * part)
-    for column, (kind, part) in known["used"].items():
-        rows[column] = rng.binomial(rows["reach"], part * (rows["kind"] == kind))
-    return rows
+    chances = {column: rate * part for column, part in known["parts"].items()}
+    chances |= {column: part * (rows["kind"] == kind) for column, (kind, part) in known["used"].items()}
+    return rows.assign(**{column: rng.binomial(rows["reach"], chance) for column, chance in chances.items()})
 
 
 def partners(last: pd.Timestamp) -> pd.DataFrame:
@@ -174,9 +172,8 @@ def search_rankings(last: pd.Timestamp) -> pd.DataFrame:
     rng, (n, weeks) = generator("rankings"), PLANTED["search_rankings"].values()
     moves = np.vstack([rng.integers(3, 110, (1, n)), rng.integers(-6, 5, (weeks - 1, n))])
     place = pd.Series(moves.cumsum(axis=0).clip(1).ravel(), dtype="Int64")
-    days = pd.date_range(end=last, periods=weeks, freq="7D").repeat(n)
-    keyword = [f"từ khóa {i:02}" for i in range(1, n + 1)] * weeks
-    return pd.DataFrame({"date": days, "keyword": keyword, "position": place.where(place <= 100)})
+    days, keyword = pd.date_range(end=last, periods=weeks, freq="7D"), [f"từ khóa {i + 1:02}" for i in range(n)]
+    return pd.DataFrame({"date": days.repeat(n), "keyword": keyword * weeks, "position": place.where(place <= 100)})
 
 
 def targets(daily: pd.DataFrame) -> pd.DataFrame:
