@@ -117,7 +117,7 @@ def _store(table: pd.DataFrame, path: Path) -> Path:
     codes = "order_id" if path.name == "orders" else "_id"  # the customers of orders recur, in no order
     packed |= {name: "DELTA_BYTE_ARRAY" for name in table if name.endswith(codes)}
     pq.write_table(
-        rows, path.with_suffix(".parquet"), compression="zstd", compression_level=5, store_schema=False,
+        rows, path.with_suffix(".parquet"), compression="zstd", compression_level=3, store_schema=False,
         use_dictionary=[name for name in rows.column_names if name not in packed], column_encoding=packed,
         dictionary_pagesize_limit=1 << 23,
     )  # fmt: skip
