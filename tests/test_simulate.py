@@ -205,7 +205,7 @@ def test_zalo_sessions_shift_and_no_other_channel_does(sessions):
 def test_sessions_saturate_with_spend_as_planted(rows, sessions, channel):
     # fitted to 1,114 days whose mood drifts by 5%; the two parameters trade off, hence 15%
     spend = rows[rows["channel"] == channel].set_index("date")["spend"].astype(float)
-    base, response = simulate.CHANNELS[channel][0], TRUTH["spend_response"][channel]
+    base, response = TRUTH["base_sessions"][channel], TRUTH["spend_response"][channel]
     known = sessions[channel].dropna()
     spent = spend[known.index]
 
