@@ -121,6 +121,13 @@ def test_change_against_last_year_is_that_of_the_same_week(card, demo):
     assert row["last_year"] == weekly[pd.Period("2025-11-10", "W-SUN")]
 
 
+def test_all_rows_are_controlled_together(card):
+    p, adjusted = np.array(card.p), np.array(card.adjusted)
+
+    assert adjusted == pytest.approx(holm(p), nan_ok=True)
+    assert {s for s, alone, a in zip(card.status, p, adjusted, strict=True) if alone < 0.05 <= a} == {"noise"}
+
+
 def test_goals_and_benchmarks_are_judged_by_the_interval(card):
     rows = card.to_frame().query("segment == ''").set_index("kpi")
 
