@@ -148,7 +148,7 @@ def measure(value: float | None, unit: str, language: str = "en", currency: str 
     """Write a value of a KPI in its `unit`, one of those that ``catalogue.yaml`` lists (0.0231 as share: 2.31%)."""
     if unit == "money":
         return money(value, language, currency)
-    if unit == "share":
+    if unit in ("share", "part"):
         return percent(value, language, decimals=2 if value is not None and abs(value) < 0.1 else 1)
     if unit in ("change", "pp") and value is not None and math.isfinite(value):
         return percent(value, language, sign=True).replace("%", say("unit.pp", language) if unit == "pp" else "%")

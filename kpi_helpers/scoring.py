@@ -291,7 +291,7 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
     z = ndtri((1 + confidence) / 2)
     counted = stats.poisson_interval(np.where(c.num >= 0, c.num, np.nan), confidence=confidence)
     put(alone & ((unit == "count") | (unit == "change")), counted)
-    put((unit == "ratio") & ~alone & np.isnan(c.n), (counted[0] / of, counted[1] / of))
+    put(np.isin(unit, ("ratio", "part")) & ~alone & np.isnan(c.n), (counted[0] / of, counted[1] / of))
     put(unit == "share", stats.wilson(c.num, c.den, confidence=confidence))
     put(alone & np.isfinite(c.square), (value - z * np.sqrt(c.square), value + z * np.sqrt(c.square)))
     margin = stats.ratio_margin(of, of, (c.square - c.num**2 / of).clip(0), confidence=confidence)

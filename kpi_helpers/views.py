@@ -14,6 +14,8 @@ from kpi_helpers.contracts import TABLES
 from kpi_helpers.readings import STARTS, Rows
 from kpi_helpers.sources import Source
 
+#: a target of these is met from below
+FALLING = ("spend", "hard_bounces", "soft_bounces", "unsubscribes", "complaints")
 WITHIN_DAYS, DORMANT_DAYS, CART_DAYS, STEP_DAYS = 30, 90, 7, 7
 DAY = 86_400
 
@@ -215,7 +217,8 @@ def _campaign_results(data: Source, _by: Sequence[str], _grain: str | None, end:
     keys = ["campaign", "kpi", "target", "starts_on", "ends_on", "registered", "last"]
     summed = joined.filter(_.kpi.isin(held)).group_by(keys).aggregate(actual=_.actual.sum())
     done = summed.filter(_.ends_on <= _["last"], _.registered.isnull() | (_.registered <= _.starts_on))
-    return done.select("campaign", date=_.ends_on, met=(_.actual >= _.target).fill_null(False).ifelse(1, 0))
+    met = done.kpi.isin(FALLING).ifelse(done.actual <= done.target, done.actual >= done.target)
+    return done.select("campaign", date=done.ends_on, met=met.fill_null(False).ifelse(1, 0))
 
 
 BOUGHT = ("customer_id", "ordered_at")

@@ -183,13 +183,14 @@ p3|2026-02-05|-
 p4|2025-11-01|2026-02-10
 p5|2026-02-20|-
 """
-#: met, missed, written down too late, not finished
+#: met, missed, written down too late, not finished, 1,200 spent where 1,000 were the limit
 TARGETS = """
 campaign|kpi|target|starts_on|ends_on|registered_on
 A|orders|5|2026-01-01|2026-02-28|2025-12-20
 A|leads|20|2026-01-01|2026-02-28|-
 A|revenue|1|2026-01-01|2026-02-28|2026-01-02
 A|sessions|1|2026-01-01|2026-03-31|2025-12-20
+A|spend|1000|2026-01-01|2026-02-28|2025-12-20
 """
 
 
@@ -240,7 +241,7 @@ BY_HAND = {
     "survey_response": (4, 5), "brand_awareness": (2, 4), "brand_awareness_aided": (3, 4),
     "exclusion_rate": (500000, 1500000), "exclusion_effectiveness": (400000, 500000), "exclusion_savings": (4000, nan),
     "conv_rate_included": (16000, 1000000), "reach_impact": (-150, 1500), "bounce_rate_excluded": (180, 300, 0.3),
-    "ranked_keywords": (2, nan), "partner_growth": (4, 3, 1 / 3), "campaign_success": (1, 2),
+    "ranked_keywords": (2, nan), "partner_growth": (4, 3, 1 / 3), "campaign_success": (1, 3),
     "shop_orders": (10, nan), "shop_revenue": (6000, nan), "order_value": (6000, 10), "active_customers": (6, nan),
     "offer_response_rate": (1, 5),
 }  # fmt: skip

@@ -547,7 +547,7 @@ def test_the_whole_table_is_read_in_one_query(company, monkeypatch):
 def test_every_kpi_of_the_catalogue_is_whole(k):
     for text in (k.name, k.meaning, k.pitfall):
         assert text.en.strip() and text.vi.strip() and text.en != text.vi
-    assert k.unit in {"count", "money", "share", "ratio", "change"}
+    assert k.unit in {"count", "money", "share", "ratio", "change", "part"}
     assert k.direction in {"up", "down", "none"}
     assert set(k.objectives) <= set(UPSTREAM)
     assert k.numerator and not k.numerator[0].startswith("-")
