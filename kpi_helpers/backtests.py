@@ -19,7 +19,7 @@ from kpi_helpers.stats import Floats
 
 #: user's own days that bend demand: name -> dates, or "MM-DD" of every year
 Holidays = Mapping[str, Sequence[date | str]]
-ODDS, LEVELS = (0.8, 0.5, 0.2), (0.8, 0.95)
+ODDS = (0.8, 0.5, 0.2)
 
 
 def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) -> tuple[Forecast, Cleaned]:
@@ -95,10 +95,8 @@ class BackTest(Result):
     rule: tuple[str, ...]
     weight: tuple[float, ...]
     confidence: float
-    n_periods: int
-    grain: str
 
-    aside: ClassVar = ("rule", "weight", "n_periods", "grain")
+    aside: ClassVar = ("rule", "weight")
     ways: ClassVar = {"ODDS": ODDS}
 
     @property
@@ -145,8 +143,7 @@ def back_test(
     """
     require(most >= 1, f"most={most}: at least one past date.")
     w = np.ones(horizon) if weights is None else np.asarray(weights, dtype=float)
-    grain = GRAINS[series.index.freqstr[0]]
-    season = SEASONS[grain]
+    season = SEASONS[GRAINS[series.index.freqstr[0]]]
     y, n = series.to_numpy(dtype=float), len(series)
     first = 2 * season + 8 if n >= 2 * season + horizon + 12 else n // 2
     origins = np.unique(np.linspace(first, n - horizon, most).astype(int)).tolist() if n - horizon >= first else []
@@ -154,12 +151,11 @@ def back_test(
     for o in origins:
         came = y[o : o + horizon]
         known = np.isfinite(came)
-        part = w * known
+        if not (part := w * known).any():
+            continue
         try:
             told, _found = baseline(series.iloc[:o], horizon, holidays)
         except KpiError:
-            continue
-        if not part.any():
             continue
         last = y[o - season : o - season + horizon] if o >= season else came * np.nan
         actual = float(part[known] @ came[known])
@@ -168,19 +164,17 @@ def back_test(
         rows.append((series.index[o].start_time.date(), actual, *total, chance, before))
         periods.append(_scored(told, came, y[:o], season))
     today, _found = baseline(series, horizon, holidays)
-    names = ("covered_80", "covered_95", "below_80", "above_80", "mase")
-    scores = [float(pd.Series(column).mean()) for column in zip(*periods, strict=True)] or [math.nan] * len(names)
-    return BackTest.of(
-        rows, **dict(zip(names, scores, strict=True)), confidence=confidence, grain=grain,
-        n_periods=int(np.count_nonzero(w)), rule=tuple(today.weights), weight=tuple(today.weights.values()),
-    )  # fmt: skip
+    names = ["covered_80", "covered_95", "below_80", "above_80", "mase"]
+    scores = pd.DataFrame(periods, columns=names, dtype=float).mean().to_dict()
+    rule, weight = tuple(today.weights), tuple(today.weights.values())
+    return BackTest.of(rows, **scores, confidence=confidence, rule=rule, weight=weight)
 
 
 def _scored(told: Forecast, came: Floats, before: Floats, season: int) -> list[float]:
     """Shares of known periods inside 80% and 95%, below and above 80%, and the mean absolute scaled error."""
     known = np.isfinite(came)
-    (low, high), (least, most) = (told.interval(level) for level in LEVELS)
-    inside = [((a <= came) & (came <= b))[known].mean() for a, b in ((low, high), (least, most))]
+    (low, high), wide = (told.interval(level) for level in (0.8, 0.95))
+    inside = [((a <= came) & (came <= b))[known].mean() for a, b in ((low, high), wide)]
     lag = season if len(before) > season else 1
     scale = pd.Series(np.abs(before[lag:] - before[:-lag])).mean()
     error = np.abs(came - told.mean)[known].mean()

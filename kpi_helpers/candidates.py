@@ -22,17 +22,13 @@ def smooth(y: Floats, season: int, horizon: int) -> Floats:
     """
     combined = product(LEVELS, TRENDS, SEASONS if season > 1 else (0.0,))
     gain, trend_gain, damping, season_gain = np.array([(a, b, phi, g) for a, (b, phi), g in combined]).T
-    n, level, trend = len(y), np.zeros(len(gain)), np.zeros(len(gain))
-    levels, trends = np.zeros((2, n, len(gain)))
-    seasons, errors = np.zeros((n, len(gain))), np.zeros((n, len(gain)))
-    first = y[:season]
-    start = float(np.nanmean(first)) if np.isfinite(first).any() else float(np.nanmean(y))
-    level += start
-    if season > 1:
-        seasons[:season] = np.where(np.isfinite(first), first - start, 0.0)[:, None]
+    n, first, trend = len(y), y[:season], np.zeros(len(gain))
+    levels, trends, seasons, errors = np.zeros((4, n, len(gain)))
+    start = float(np.nanmean(first if np.isfinite(first).any() else y))
+    level = trend + start
+    seasons[:season] = np.nan_to_num(first - start)[:, None]
     for t in range(season, n):
-        cycle = t // season + 1
-        carried = damping * trend
+        cycle, carried = t // season + 1, damping * trend
         seen = seasons[t - season] if season > 1 else 0.0
         error = y[t] - level - carried - seen
         if np.isnan(y[t]):
@@ -48,8 +44,7 @@ def smooth(y: Floats, season: int, horizon: int) -> Floats:
     at, h = np.arange(n), np.arange(1, horizon + 1)
     made = levels[at, best][:, None] + trends[at, best][:, None] * np.cumsum(damping[best][:, None] ** h, axis=1)
     if season > 1:
-        back = _same_season(n, season, horizon)
-        made = made + seasons[np.maximum(back, 0), best[:, None]]
+        made = made + seasons[np.maximum(_same_season(n, season, horizon), 0), best[:, None]]
     made[: season - 1 or 1] = np.nan
     return np.asarray(made, dtype=float)
 
@@ -69,8 +64,7 @@ def drift(y: Floats, season: int, horizon: int) -> Floats:
     n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
     change = np.full(n, np.nan)
     change[season:] = y[season:] - y[:-season]
-    usual = np.zeros(len(gains))
-    usuals, errors = np.zeros((n, len(gains))), np.zeros((n, len(gains)))
+    usual, (usuals, errors) = np.zeros(len(gains)), np.zeros((2, n, len(gains)))
     for known, t in enumerate(np.flatnonzero(np.isfinite(change)), start=1):
         errors[t] = (change[t] - usual) * (known > 1)
         usual = usual + np.maximum(gains, 1 / known) * (change[t] - usual)
@@ -107,8 +101,7 @@ def filled(y: Floats, season: int) -> Floats:
     for i in np.flatnonzero(np.isnan(y)):
         same = y[i % season :: season]
         known = same[np.isfinite(same)]
-        before = out[i - season] if i >= season else np.nan
-        out[i] = before if np.isfinite(before) else known[0] if len(known) else np.nanmean(y)
+        out[i] = out[i - season] if i >= season else known[0] if len(known) else np.nanmean(y)
     return out
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +20,6 @@ from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, measure, one_unit, percent, say
 from kpi_helpers.stats import checked_confidence
 
-#: a channel of which nothing is known for so long is taken to have ended
-ENDED_DAYS = 35
 UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multiplicative=False)
 
 
@@ -104,8 +103,7 @@ class Outlook(OfKpis):
 
     def told(self, language: str) -> dict[str, str]:
         """The numbers of the outlook, written out."""
-        k = kpis.kpi(self.kpi)
-        values = {"total": self.total, "low": self.total_low, "high": self.total_high}
+        k, values = kpis.kpi(self.kpi), {"total": self.total, "low": self.total_low, "high": self.total_high}
         told = {name: measure(v, k.unit, language, self.currency) for name, v in values.items()}
         told |= {"change": percent(self.change, language, sign=True), "level": f"{self.confidence:.0%}"}
         return told | {"name": k.name[language]}
@@ -123,24 +121,18 @@ class Outlook(OfKpis):
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
     def drawn(self, language: str) -> str:
-        """The chart of `plot` as an HTML figure."""
-        k = kpis.kpi(self.kpi)
+        """The chart of history, forecast and last year as an HTML figure."""
+        k, period = kpis.kpi(self.kpi), say(f"period.{self.grain}", language)
         divisor, unit = one_unit(max(self.expected_high), k.unit, self.currency, language)
-        told = {"name": k.name[language], "period": say(f"period.{self.grain}", language), "unit": unit}
-        note = say("outlook.note", language, **told)
+        note = say("outlook.note", language, name=k.name[language], period=period, unit=unit)
         note += "" if self.seasonal else f" {say('outlook.no_season', language)}"
-        options: dict[str, Any] = {"language": language, "scale": divisor}
-        title, alt = self.title(language), self.sentence(language)
-        return plots.chart(lambda axes, n: self.plot(axes, narrow=n, **options), title=title, note=note, alt=alt)
-
-    def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
-        """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""
         history = pd.Series(self.history, index=pd.to_datetime(self.history_at))
         bridge = pd.DataFrame({"expected": self.bridge}, index=pd.to_datetime(self.bridge_at))
         expected = pd.concat([bridge, self.to_frame().set_index(pd.to_datetime(self.period_at))])
         keys = ("actual", "expected", "interval", "last_year")
         words = [say(f"outlook.{key}", language, level=f"{self.confidence:.0%}") for key in keys]
-        return plots.forecast(history, expected, axes, words=words, language=language, **options)
+        draw = partial(plots.forecast, history, expected, words=words, language=language, scale=divisor)
+        return plots.chart(draw, title=self.title(language), note=note, alt=self.sentence(language))
 
 
 def outlook(
@@ -153,18 +145,18 @@ def outlook(
     periods of last year. Uplifts are later put on those periods where all of them are known. Raises a `KpiError`
     if the history is too short for an error to be known, or `months` or the grain cannot be planned.
     """
-    series = _known(values, key, segment, as_of)
+    series = _complete(values, key, segment, as_of)
+    require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
     future, skip = _plan(series.index, as_of, months)
-    season, most = SEASONS[values.grain], _most(key)
-    weights = _weights(values, key, segment, as_of, future, skip)
+    season, weights = SEASONS[values.grain], _weights(values, key, segment, as_of, future, skip)
     told, cleaned = baseline(series, len(future), holidays)
     low, high = told.interval(confidence)
-    total, total_low, total_high = (min(v, most) for v in told.total(confidence, weights=weights))
+    total, total_low, total_high = (min(v, _most(key)) for v in told.total(confidence, weights=weights))
     if np.count_nonzero(weights) == 1:  # one period is the whole: one quantity, one interval
         low[-1], high[-1] = total_low / weights[-1], total_high / weights[-1]
     before = series.reindex(future[skip:] - season).to_numpy(dtype=float)
     reference = _whole(before, weights)
-    mean, low, high = (part.clip(max=most).tolist() for part in (told.mean, low, high))
+    mean, low, high = (part.clip(max=_most(key)).tolist() for part in (told.mean, low, high))
     starts, begun = future.start_time.date, series.index.start_time.date
     return Outlook(
         kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
@@ -181,7 +173,7 @@ def outlook(
 def past_outlooks(values: kpis.KpiTable, told: Outlook, *, as_of: date, holidays: Holidays | None = None) -> BackTest:
     """Repeat the outlook on past dates: the same distance, the same periods, only what was known then."""
     require(not told.reason, f"{told.kpi} {told.segment} has no outlook that could be repeated on past dates.")
-    series = _known(values, told.kpi, told.segment, as_of)
+    series = _complete(values, told.kpi, told.segment, as_of)
     return back_test(series, len(told.weights), weights=told.weights, holidays=holidays, confidence=told.confidence)
 
 
@@ -189,12 +181,6 @@ def _complete(values: kpis.KpiTable, key: str, segment: str, as_of: date, column
     require(values.grain in SEASONS, f"A plan needs days, weeks or months, not grain={values.grain!r}. Compute those.")
     series = values.series(key, segment, column)
     return series[series.index.end_time.date <= as_of]  # the running period is not over
-
-
-def _known(values: kpis.KpiTable, key: str, segment: str, as_of: date) -> pd.Series:
-    series = _complete(values, key, segment, as_of)
-    require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
-    return series
 
 
 def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodIndex, int]:
@@ -253,7 +239,8 @@ def _outlook_or_reason(
     checked_confidence(confidence)  # what was asked for wrongly is no short history
     holiday_regressors(series.index, options.get("holidays"))
     require(options.get("months", 1) >= 1, f"months={options.get('months')} must be at least 1.")
-    ended = len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS
+    # a channel of which nothing is known for five weeks is taken to have ended
+    ended = len(series) and (as_of - series.index[-1].end_time.date()).days > 35
     if not ended:
         with suppress(KpiError):
             return outlook(values, key, segment=segment, as_of=as_of, confidence=confidence, **options)

@@ -57,8 +57,8 @@ def chart(draw: Callable[[Axes, bool], Any], *, title: str, note: str, alt: str)
 
 
 def forecast(
-    history: pd.Series, expected: pd.DataFrame, axes: Axes = None, *, words: Sequence[str],
-    narrow: bool = False, language: str = "en", scale: float = 1.0,
+    history: pd.Series, expected: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: Sequence[str],
+    language: str = "en", scale: float = 1.0,
 ) -> Axes:  # fmt: skip
     """Line of the history, forecast with its interval, and the same periods of last year.
 
@@ -68,7 +68,6 @@ def forecast(
     from matplotlib.dates import AutoDateLocator, num2date
     from matplotlib.ticker import MaxNLocator
 
-    axes = axes or new_axes(800, 372)
     keep = history.iloc[-(60 if narrow else 108) :]
     axes.plot(keep.index, keep / scale, color=INK)
     axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)

@@ -61,10 +61,7 @@ def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float,
 
 
 def _beta_of_each(x: Floats, n: Floats) -> tuple[Floats, Floats]:
-    """Beta with the mean and variance of each rate where Beta(a, b) is not known.
-
-    A priori a / (a + b) and 1 / sqrt(a + b) are uniform (Gelman et al. 2013, Bayesian Data Analysis, section 5.3).
-    """
+    # a priori a / (a + b) and 1 / sqrt(a + b) are uniform (Gelman et al. 2013, Bayesian Data Analysis, section 5.3)
     size = np.geomspace(1, 100 * n.max(), 40)[:, None]  # a + b
     worth = (size + 1) / (size + n.clip(1))  # of a trial, the less the more alike those of a segment are
     tried, won = ((worth * v).sum(axis=1, keepdims=True) for v in (n, x))
@@ -83,7 +80,6 @@ def _beta_of_each(x: Floats, n: Floats) -> tuple[Floats, Floats]:
 
 
 def _log_likelihood(a: Floats, b: Floats, x: Floats, n: Floats) -> Floats:
-    """Of a beta-binomial, without its constants; segments are the last axis."""
     return np.asarray((betaln(a + x, b + n - x) - betaln(a, b)).sum(axis=-1))
 
 
@@ -98,8 +94,7 @@ def _likeliest(x: Floats, n: Floats) -> tuple[float, float]:
         return math.inf, math.inf
 
     def loss(t: Any) -> float:
-        a, b = np.exp(t[1]) * expit([t[0], -t[0]])
-        return -float(_log_likelihood(a, b, x, n))
+        return -float(_log_likelihood(*np.exp(t[1]) * expit([t[0], -t[0]]), x, n))
 
     sizes = np.linspace(0, math.log(100 * n.max()), 40)  # log of a + b; beyond 100 times the data all are pooled
     start = min(([logit(p), size] for size in sizes), key=loss)
@@ -118,8 +113,8 @@ class FunnelNeeds(Result):
     target: int
 
     def sentence(self, language: str = "en") -> str:
-        told = {k: getattr(self, k)[0] for k in ("need", "need_low", "need_high")} | {"target": self.target}
-        return say("funnel_needs.sentence", language, **{k: number(v, language) for k, v in told.items()})
+        told = {k: number(getattr(self, k)[0], language) for k in ("need", "need_low", "need_high")}
+        return say("funnel_needs.sentence", language, **told, target=number(self.target, language))
 
 
 def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNeeds:
@@ -143,9 +138,8 @@ def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNee
     x, n = np.array(steps[::-1], dtype=float).T
     more, fewer = (np.exp(np.sqrt(np.cumsum(np.log(end * n / x) ** 2))) for end in wilson(x, n, confidence=0.9))
     exact = needs[0] / np.cumprod(x / n)
-    ends = np.maximum(exact / fewer, needs[0]), np.maximum(exact * more, needs[1:])
-    rows = [[math.ceil(v) for v in row] for row in zip(needs[1:], *ends, strict=True)]
-    return FunnelNeeds.of(rows[::-1], target=needs[0])
+    rows = np.ceil([needs[1:], np.maximum(exact / fewer, needs[0]), np.maximum(exact * more, needs[1:])]).astype(int)
+    return FunnelNeeds.of(rows.T[::-1].tolist(), target=needs[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -207,5 +201,5 @@ def estimate_elasticity(kpi: ArrayLike, spend: ArrayLike, *, season: float | Seq
     shrunk = bool(n < max(SHORT, 2 * seasons.max()))
     weight = PRIOR[1] ** 2 / (PRIOR[1] ** 2 + se**2) if shrunk else 1.0
     slope, se = PRIOR[0] + weight * (slope - PRIOR[0]), se * math.sqrt(weight)
-    low, high = slope - 1.96 * se, slope + 1.96 * se
-    return Elasticity(elasticity=slope, low=low, high=high, se=se, n=n, n_zero=n_zero, shrunk=shrunk)
+    ends = {"low": slope - 1.96 * se, "high": slope + 1.96 * se}
+    return Elasticity(elasticity=slope, **ends, se=se, n=n, n_zero=n_zero, shrunk=shrunk)
