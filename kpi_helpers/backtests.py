@@ -25,8 +25,7 @@ ODDS = (0.8, 0.5, 0.2)
 def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) -> tuple[Forecast, Cleaned]:
     """Forecast a KPI (Series with a PeriodIndex without holes) with Tết and `holidays` known ahead; and what was found.
 
-    Gaps and outliers are left out, values before a lasting change are brought to the present level. Tết and `holidays`,
-    such as ``{"11.11": ["11-11"]}``, count only if the past shows their effect.
+    Gaps and outliers are left out, values before a lasting change are brought to the present level.
     """
     require(len(series) > 0, "A forecast cannot be computed, because no value is known. Check the column and dates.")
     grain = GRAINS[series.index.freqstr[0]]
@@ -47,9 +46,8 @@ def surprise(
     """What the periods before led to expect of the last one, its normal range, and how rarely one lies so far off.
 
     The spread is that of all past one-step errors, and Student's t has as many degrees of freedom as there are errors,
-    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise. NaN
-    where the history is too short or never moved. `Forecast.whole` rests on the latest errors and their 20% and 80%
-    quantiles, which is right for odds of targets; far out in the tails it would raise several times the alarms told.
+    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise, as they
+    would be to `Forecast.whole`, which rests on inner quantiles. NaN where the history is too short or never moved.
     """
     nothing = (math.nan,) * 4
     try:
@@ -75,9 +73,8 @@ class BackTest(Result):
     """What the same method would have said on past dates (`origin_at`: first day that was not known), and what came.
 
     `actual`, `expected` with its interval: totals of the plan's periods; `chance` that had been given to a higher one;
-    `same_as_last_year`: the total that last year's periods promised, NaN if not known. `covered_80` to `above_80`:
-    shares of single periods inside their intervals, and outside on either side of the 80% interval. `mase`: mean
-    absolute error of a period over that of the seasonal naive rule within the history. `rule`, `weight`: of today.
+    `same_as_last_year`: what last year's periods promised. `covered_80` to `above_80`: shares of single periods.
+    `mase`: mean absolute error of a period over that of the seasonal naive rule. `rule`, `weight`: of today.
     """
 
     origin_at: tuple[date, ...]

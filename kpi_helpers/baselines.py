@@ -21,10 +21,9 @@ TAIL, SHAPE = 0.2, 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """Distribution of a sum over several periods: two halves of a Student's t, with a spread each below and above.
+    """Distribution of a sum over several periods: two halves of a Student's t around its median `mean`.
 
-    `mean`: sum of the expected values, its median. `spread_low`, `spread_high`: scales of the halves, NaN if not known;
-    of the logarithm if `multiplicative`, where errors are factors and the sum stays above 0.
+    `spread_low`, `spread_high`: scales of the halves, NaN if not known; of the logarithm if `multiplicative`.
     """
 
     mean: float
@@ -52,11 +51,10 @@ class Total:
 class Forecast:
     """Forecast `mean` (horizon,) of a series, with intervals from the errors that the same rules made in the past.
 
-    `season`: of the heaviest rule, 1 where the past declined every season. `weights`: rule -> weight, such as
-    ``{"smooth 7": 0.8, "repeat 364": 0.2}``. `multiplicative`: errors are factors (every known value is above 0).
-    `scale` (horizon,): size of the past errors of each step, widened for how few are independent; `shape`: past errors
-    over their size, all steps pooled, and how much each counts. `paths` (origins, horizon), `path_weights`: errors of
-    whole paths. `noise` (horizon, horizon): covariance of the effects of the regressors.
+    `season`: of the heaviest rule. `weights`: rule -> weight, such as ``{"smooth 7": 0.8, "repeat 364": 0.2}``.
+    `multiplicative`: errors are factors. `scale` (horizon,): size of the past errors of each step, widened for how few
+    are independent; `shape`: past errors over their size, and how much each counts. `paths` (origins, horizon),
+    `path_weights`: errors of whole paths. `noise` (horizon, horizon): covariance of the effects of the regressors.
     """
 
     mean: Floats
@@ -85,10 +83,9 @@ class Forecast:
         return whole.mean, max(low, 0.0) if self.never_negative else low, high
 
     def whole(self, weights: ArrayLike | None = None) -> Total:
-        """Distribution of Σ weights × periods (horizon,): all 1 by default, 0 leaves a period out.
+        """Distribution of Σ weights × periods (horizon,), all 1 by default, from the errors of whole paths.
 
-        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances of the
-        periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
+        Errors of neighbouring periods go together, so the variances of the periods must not be added.
         """
         w = np.ones(len(self.mean)) if weights is None else np.asarray(weights, dtype=float)
         centre, low, high = float(w @ self.mean), math.nan, math.nan
@@ -118,17 +115,15 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """Forecast a series by a weighted mean of simple rules, with intervals from their past forecast errors.
 
-    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one season
-    ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each forecasts
-    from every point of the past; the smaller its errors, the more it weighs: a season which does not help is declined.
-    Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, sections 5.5, 5.8, 5.10, 13.4; `candidates`.
+    The rules are those of `candidates`. Each forecasts from every point of the past; the smaller its errors, the more
+    it weighs: a season which does not help is declined. Hyndman & Athanasopoulos (2021), Forecasting: Principles and
+    Practice, sections 5.5, 5.8, 5.10, 13.4.
 
     Parameters: `values` (n,), oldest first, NaN is missing; `season`, the longest, in periods (52 for weeks, 364 for
     days, which have a week of 7 too), taken once seen twice; `horizon`, periods to forecast, at least 1; `levels`,
-    coverages that will be asked for, each in (0, 1); `regressors` (n + horizon, k), what moves the series and is known
-    ahead, such as the days of Tết in each period: effects are factors where all values are above 0, estimated on
-    changes from season to season. Raises `KpiError` if an argument is out of range, or the history is too short to have
-    made errors.
+    coverages that will be asked for, each in (0, 1); `regressors` (n + horizon, k), known ahead, such as the days of
+    Tết in each period: effects are factors where all values are above 0, estimated on changes from season to season.
+    Raises `KpiError` if an argument is out of range, or the history is too short to have made errors.
 
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]

@@ -15,10 +15,9 @@ CHANGES = (0.0, 0.03, 0.1, 0.25, 0.5, 0.8)
 def smooth(y: Floats, season: int, horizon: int) -> Floats:
     """Forecast by additive exponential smoothing with damped trend and season, from every origin: array (n, horizon).
 
-    All combinations of gains run side by side; each origin takes the one whose one-step errors have been smallest up to
-    there. Gains begin as those of a running mean, so that no first value is special. Row t holds the forecasts made
-    from y[:t+1], NaN in the first season; at a NaN the state is carried on. Gardner (2006), IJF 22:637-666 (error
-    correction).
+    All gains run side by side; each origin takes those whose one-step errors have been smallest so far. They begin as
+    those of a running mean. Row t holds the forecasts made from y[:t+1], NaN in the first season; at a NaN the state is
+    carried on. Gardner (2006), IJF 22:637-666 (error correction).
     """
     combined = product(LEVELS, TRENDS, SEASONS if season > 1 else (0.0,))
     gain, trend_gain, damping, season_gain = np.array([(a, b, phi, g) for a, (b, phi), g in combined]).T
@@ -58,8 +57,7 @@ def repeat(y: Floats, season: int, horizon: int) -> Floats:
 def drift(y: Floats, season: int, horizon: int) -> Floats:
     """Forecast the latest value of the same season plus the change from season to season, from every origin.
 
-    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans several
-    seasons the plain mean is taken: a recent change that is added several times is mostly noise.
+    The change is a smoothed mean of the past ones; where the horizon spans several seasons, the plain mean.
     """
     n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
     change = np.full(n, np.nan)
@@ -80,8 +78,7 @@ def drift(y: Floats, season: int, horizon: int) -> Floats:
 def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
     """Forecast by smoothing with the `short` season, moved half as much as last year moved from the same point on.
 
-    The move is that of a centred mean over a twelfth of the season; half of it, since one year is one sample. A move
-    that is not fully known at an origin gives NaN, so the horizon must be shorter than the season by that much.
+    The move is that of a centred mean over a twelfth of the season, NaN where it is not fully known at an origin.
     """
     n, half = len(y), max(season // 24, 1)
     padded = np.pad(filled(y, season), half, mode="edge")

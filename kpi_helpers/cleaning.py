@@ -30,11 +30,10 @@ def _told(at: date | int, language: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Cleaned(Result):
-    """A series without its gaps and outliers, and every finding.
+    """A series without its gaps and outliers, and every finding, by date or position from 0.
 
-    `kind` (gap, outlier, break), `first`, `last`, `n`: what lies where, by date or position from 0. `observed`,
-    `expected`: means of the periods and of what was usual; of a break, the usual values after and before. `values`
-    (n,): NaN in gaps and outliers, `n_gap` and `n_outlier` of them. `since`: first period of the present level.
+    `observed`, `expected`: means of the periods and of what was usual; of a break, the usual values after and before.
+    `values` (n,): NaN in gaps and outliers, `n_gap` and `n_outlier` of them. `since`: start of the present level.
     """
 
     kind: tuple[str, ...]
@@ -70,7 +69,6 @@ def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | N
     Outliers are told by medians and absolute deviations from them (Davies & Gather 1993, JASA 88:782-792). No outlier
     is what stood out near the same date of another year, three periods in a row, or one of the last three. A series
     often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`.
-
     `values` (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for
     weeks and months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and
     sales. Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.

@@ -18,7 +18,7 @@ from kpi_helpers.calendars import SEASONS, holiday_regressors
 from kpi_helpers.cleaning import Cleaned
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, measure, one_unit, percent, say
-from kpi_helpers.stats import checked_confidence
+from kpi_helpers.stats import Floats, checked_confidence
 
 UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multiplicative=False)
 
@@ -34,12 +34,10 @@ class OfKpis(Result):
 class Outlook(OfKpis):
     """Where one KPI is heading in the plan's periods (`period_at`: first days) if nothing changes.
 
-    `segment`: a channel, empty for all. `expected` and its interval, and `last_year` (NaN if unknown as of then), by
-    period. `total`, its interval and distribution `odds`: the sum over the plan; for a ratio, its value. `reference`:
-    what uplifts are put on: last year's total, or `total` where last year is not fully known. `weights`, `missed`: what
-    the total sums, from the first unknown period on, and what it missed on each past path. `history`, `bridge`: the
-    periods known, and the forecast of those between them and the plan. `reason` why nothing can be forecast: ``short``
-    history or ``ended`` channel. `seasonal`: the history is long enough for a season.
+    `segment`: a channel, empty for all. `total`, its interval and distribution `odds`: the sum over the plan; for a
+    ratio, its value. `reference`: what uplifts are put on: last year's total, or `total` where that is not fully known.
+    `weights`, `missed`: what the total sums, from the first unknown period on, and what it missed on each past path.
+    `bridge`: forecast of the periods before the plan. `reason` why nothing can be forecast: ``short`` or ``ended``.
     """
 
     kpi: str
@@ -109,8 +107,8 @@ class Outlook(OfKpis):
         return told | {"name": k.name[language]}
 
     def sentence(self, language: str = "en") -> str:
-        kind = "sentence" if self.knows_last_year else "alone"
-        kind = self.reason or (kind if self.graded else "no_odds")
+        kind = "no_odds" if not self.graded else "sentence" if self.knows_last_year else "alone"
+        kind = self.reason or kind
         return say(f"outlook.{kind}", language, segment=self.segment, **self.told(language))
 
     def title(self, language: str = "en") -> str:
@@ -141,9 +139,8 @@ def outlook(
 ) -> Outlook:  # fmt: skip
     """Forecast one KPI over the next `months` whole months after `as_of`.
 
-    A period belongs to the month in which it begins. A ratio is weighted by the denominators of the same
-    periods of last year. Uplifts are later put on those periods where all of them are known. Raises a `KpiError`
-    if the history is too short for an error to be known, or `months` or the grain cannot be planned.
+    A period belongs to the month in which it begins. A ratio is weighted by last year's denominators. Raises a
+    `KpiError` if the history is too short for an error to be known, or `months` or the grain cannot be planned.
     """
     series = _complete(values, key, segment, as_of)
     require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
@@ -154,18 +151,17 @@ def outlook(
     total, total_low, total_high = (min(v, _most(key)) for v in told.total(confidence, weights=weights))
     if np.count_nonzero(weights) == 1:  # one period is the whole: one quantity, one interval
         low[-1], high[-1] = total_low / weights[-1], total_high / weights[-1]
-    before = series.reindex(future[skip:] - season).to_numpy(dtype=float)
+    before = series.reindex(future[skip:] - season).tolist()
     reference = _whole(before, weights)
     mean, low, high = (part.clip(max=_most(key)).tolist() for part in (told.mean, low, high))
     starts, begun = future.start_time.date, series.index.start_time.date
     return Outlook(
         kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-        period_at=tuple(starts[skip:]), expected=tuple(mean[skip:]), last_year=tuple(before.tolist()),
+        period_at=tuple(starts[skip:]), expected=tuple(mean[skip:]), last_year=tuple(before),
         expected_low=tuple(low[skip:]), expected_high=tuple(high[skip:]), odds=told.whole(weights),
-        total=total, total_low=total_low, total_high=total_high,
-        seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
-        missed=tuple(told.missed(weights).tolist()), reference=reference if reference > 0 else total,
-        history_at=tuple(begun), history=tuple(series.tolist()),
+        total=total, total_low=total_low, total_high=total_high, cleaned=cleaned, weights=tuple(weights.tolist()),
+        seasonal=told.season > 1 or len(series) >= 2 * season, reference=reference if reference > 0 else total,
+        missed=tuple(told.missed(weights).tolist()), history_at=tuple(begun), history=tuple(series.tolist()),
         bridge_at=tuple(starts[:skip]), bridge=tuple(mean[:skip]),
     )  # fmt: skip
 
@@ -193,13 +189,11 @@ def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodInd
     return future, int((future.start_time.date < first).sum())
 
 
-def _weights(
-    values: kpis.KpiTable, key: str, segment: str, as_of: date, future: pd.PeriodIndex, skip: int
-) -> np.ndarray:
+def _weights(values: kpis.KpiTable, key: str, segment: str, as_of: date, future: pd.PeriodIndex, skip: int) -> Floats:
     """What the plan's total sums: each period once, or for a ratio by last year's denominators."""
     planned = np.arange(len(future)) >= skip
     if kpis.kpi(key).additive:
-        return planned * 1.0
+        return planned.astype(float)
     series = _complete(values, key, segment, as_of, "denominator")
     before = series.reindex(future - SEASONS[values.grain]).to_numpy(dtype=float)
     known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
@@ -223,10 +217,7 @@ def outlook_kpis(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, **o
 
 
 def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options: Any) -> list[Outlook]:
-    """Forecast one KPI for each channel that knows it.
-
-    A channel that has ended (nothing known for five weeks) or is too young keeps its place, with the reason.
-    """
+    """Forecast one KPI for each channel that knows it; one that has ended or is too young keeps its place too."""
     rows = values.to_frame().query("kpi == @key")
     known = set(rows["segment"][rows["value"].notna()])
     return [_outlook_or_reason(values, key, s, as_of=as_of, **options) for s in values.segments() if s in known]

@@ -62,9 +62,9 @@ def pace(
 ) -> Pace:  # fmt: skip
     """Compare the running year and the forecast of its rest with last year plus `uplift`.
 
-    A period belongs to the year in which it begins; missing periods take the seasonal share of the known
-    ones. A KPI whose last year or running year is less than 80% known is "not enough data". Raises a `KpiError`
-    if a KPI is a ratio, whose periods do not add up to a year, or the grain or `holidays` do not fit.
+    A period belongs to the year in which it begins; missing ones take the seasonal share of the known. A KPI whose last
+    or running year is less than 80% known is "not enough data". Raises a `KpiError` if a KPI is a ratio or the grain or
+    `holidays` do not fit.
     """
     ratios = [key for key in keys if not kpis.kpi(key).additive]
     require(not ratios, f"{', '.join(ratios)}: a ratio does not add up over a year. Watch it instead.")
@@ -108,10 +108,7 @@ def _pace_row(
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Watch(OfKpis):
-    """Rates and costs that moved clearly against the same weeks of last year, largest change first.
-
-    Clear means that the two intervals do not overlap, which is stricter than a test at the same level.
-    """
+    """Rates and costs whose intervals now and in the same weeks of last year do not overlap, largest change first."""
 
     kpi: tuple[str, ...]
     segment: tuple[str, ...]
@@ -147,8 +144,7 @@ def watch(now: kpis.KpiTable, before: kpis.KpiTable) -> Watch:
     both = both.dropna(subset=["value_low", "value_low_was"])
     rose, fell = both["value_low"] > both["value_high_was"], both["value_high"] < both["value_low_was"]
     directions = both["kpi"].map(lambda k: kpis.kpi(k).direction)
-    floor = 1e-12  # a rate that came from or fell to nothing has moved most of all
-    size = np.abs(np.log(both["value"].clip(floor) / both["value_was"].clip(floor)))
+    size = np.abs(np.log(both["value"].clip(1e-12) / both["value_was"].clip(1e-12)))  # from or to nothing is most
     moved = both.assign(better=rose == (directions == "up"), size=size)[(rose | fell) & (directions != "none")]
     moved = moved.sort_values(["size", *keys], ascending=[False, True, True])
     rows = moved[[*keys, "value_was", "value", "value_low", "value_high", "better"]].itertuples(index=False)

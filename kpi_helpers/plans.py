@@ -19,10 +19,7 @@ from kpi_helpers.targets import GRADES, allocate, allocate_levels, rank
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TargetTable(OfKpis):
-    """Uplifts over last year for several KPIs and channels, graded; one row a KPI, segment and uplift.
-
-    `grade` is "not enough data" and `probability` NaN where the odds cannot be computed.
-    """
+    """Uplifts over last year, graded; "not enough data" and `probability` NaN where odds cannot be computed."""
 
     kpi: tuple[str, ...]
     segment: tuple[str, ...]
@@ -95,10 +92,7 @@ class Plan(OfKpis):
 
 
 def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> Plan:
-    """Split the target of `whole` over months, periods and channels in proportion to what each is heading for.
-
-    Raises a `KpiError` if the KPI is a ratio, which does not add up, or its target is below 0.
-    """
+    """Split the target of `whole` over months, periods and channels in proportion to what each is heading for."""
     k, total = kpis.kpi(whole.kpi), round(whole.reference * (1 + share)) if math.isfinite(whole.reference) else -1
     require(k.additive, f"{k.id} is a ratio; only sums are split over channels and months. Choose orders, say.")
     require(total >= 0, f"{k.id} has no target to split, because it would be below 0. Choose another objective.")
@@ -115,11 +109,7 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer(OfKpis):
-    """What to commit to and how sure that is: the head of the report.
-
-    `uplift`, `probability` and `grade` are those of the target to commit to; `top_uplift` and
-    `top_probability` those of the highest that was asked about.
-    """
+    """What to commit to and how sure that is: the head of the report; `top_` is of the highest uplift asked about."""
 
     kpi: str
     uplift: float

@@ -60,11 +60,7 @@ def forecast(
     history: pd.Series, expected: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: Sequence[str],
     language: str = "en", scale: float = 1.0,
 ) -> Axes:  # fmt: skip
-    """Line of the history, forecast with its interval, and the same periods of last year.
-
-    `history` holds values by the first day of the period, NaN is a gap in the line; `expected` the columns expected,
-    expected_low, expected_high, last_year. `words` label actual, expected, interval and last year.
-    """
+    """Line of the history, forecast with its interval, and last year; `words` label them in the order of the lines."""
     from matplotlib.dates import AutoDateLocator, num2date
     from matplotlib.ticker import MaxNLocator
 
@@ -93,8 +89,7 @@ def bridge(
 ) -> Axes:
     """Waterfall from the value `start` by its `steps` to the next value; a step that is not `clear` is hollow.
 
-    `words` below and numbers `told` above are two more than the steps: before, each step, after. The two values are
-    lines, since bars must begin at zero and would hide small steps.
+    The two values are lines, since bars must begin at zero and would hide small steps.
     """
     levels, last = np.cumsum([start, *steps]), len(steps) + 1
     low, room = levels.min(), np.ptp(levels)

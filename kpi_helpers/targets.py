@@ -42,7 +42,8 @@ class TargetGrades(Result):
     def sentence(self, language: str = "en") -> str:
         graded, refused = list[str](), list[str]()
         known = "supported" if self.most_elastic > MOST_ELASTIC else "plausible"
-        told = {"most": number(self.most_elastic, language, decimals=2), "growth": uplift(self.spend_growth, language)}
+        told = {"most": number(self.most_elastic, language, decimals=2), "growth": ""}
+        told |= {"growth": uplift(self.spend_growth, language)} if True in self.rejected else {}
         for row in self.to_frame().itertuples():
             told |= {"uplift": uplift(row.uplift, language), "chance": probability(row.probability, language)}
             told |= {"elasticity": number(row.implied_elasticity, language, decimals=2)}
