@@ -17,8 +17,7 @@ from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, percent, say
 from kpi_helpers.stats import Floats
 
-#: user's own days that bend demand: name -> dates, or "MM-DD" of every year
-Holidays = Mapping[str, Sequence[date | str]]
+Holidays = Mapping[str, Sequence[date | str]]  # name -> dates, or "MM-DD" of every year
 ODDS = (0.8, 0.5, 0.2)
 
 
@@ -119,11 +118,9 @@ class BackTest(Result):
     def sentence(self, language: str = "en") -> str:
         if not self.actual:
             return say("back_test.none", language)
-        told = {
-            "n": len(self.actual), "inside": self.n_inside, "of": sum(map(math.isfinite, self.expected_low)),
-            "level": f"{self.confidence:.0%}", "error": percent(self.error, language),
-            "before": percent(self.error_last_year, language),
-        }  # fmt: skip
+        told: dict[str, object] = {"n": len(self.actual), "inside": self.n_inside, "level": f"{self.confidence:.0%}"}
+        told |= {"error": percent(self.error, language), "before": percent(self.error_last_year, language)}
+        told |= {"of": sum(map(math.isfinite, self.expected_low))}
         kind = "sentence" if math.isfinite(self.error_last_year) else "alone"
         worse = self.error > self.error_last_year
         return say(f"back_test.{kind}", language, **told) + (f" {say('back_test.worse', language)}" if worse else "")

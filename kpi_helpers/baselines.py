@@ -12,11 +12,9 @@ from kpi_helpers.candidates import drift, follow, repeat, smooth
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
-#: longest season that smoothing follows phase by phase; beyond it each phase is seen too seldom
-SMOOTHED = 24
+SMOOTHED = 24  # longest season that smoothing follows phase by phase; beyond it each is seen too seldom
 FEWEST_ERRORS = 4
-#: where the spread of a total is measured below and above; between and beyond, Student's t with so many degrees
-TAIL, SHAPE = 0.2, 4
+TAIL, SHAPE = 0.2, 4  # where the spread of a total is measured below and above; degrees of freedom of Student's t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +115,12 @@ def forecast(
 
     The rules are those of `candidates`. Each forecasts from every point of the past; the smaller its errors, the more
     it weighs: a season which does not help is declined. Hyndman & Athanasopoulos (2021), Forecasting: Principles and
-    Practice, sections 5.5, 5.8, 5.10, 13.4.
-
-    Parameters: `values` (n,), oldest first, NaN is missing; `season`, the longest, in periods (52 for weeks, 364 for
-    days, which have a week of 7 too), taken once seen twice; `horizon`, periods to forecast, at least 1; `levels`,
-    coverages that will be asked for, each in (0, 1); `regressors` (n + horizon, k), known ahead, such as the days of
-    Tết in each period: effects are factors where all values are above 0, estimated on changes from season to season.
-    Raises `KpiError` if an argument is out of range, or the history is too short to have made errors.
+    Practice, sections 5.5, 5.8, 5.10, 13.4. Parameters: `values` (n,), oldest first, NaN is missing; `season`, the
+    longest, in periods (52 for weeks, 364 for days, which have a week of 7 too), taken once seen twice; `horizon`,
+    periods to forecast, at least 1; `levels`, coverages that will be asked for, each in (0, 1); `regressors` (n +
+    horizon, k), known ahead, such as the days of Tết in each period: effects are factors where all values are above 0,
+    estimated on changes from season to season. Raises `KpiError` if an argument is out of range, or the history is too
+    short to have made errors.
 
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]

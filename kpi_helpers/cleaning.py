@@ -17,8 +17,7 @@ from kpi_helpers.stats import Floats
 Flags = NDArray[np.bool_]
 #: grain: periods a level must last before and after a break, how far Tết moves between years
 SPANS = {"day": (28, 20), "week": (8, 3), "month": (6, 1), "period": (8, 0)}
-#: robust standard deviations that a gap and an outlier must exceed; rates are in tests/test_cleaning.py
-GAP, OUTLIER = 3.5, 5.0
+GAP, OUTLIER = 3.5, 5.0  # robust standard deviations that each must exceed; rates are in tests/test_cleaning.py
 LOW, LEAST_NOISE, FEWEST = 0.1, 0.05, 8  # shares of the expectation; fewest known values
 #: a break: times the largest change that is none, least change of the log, most in a series
 STANDS_OUT, LEAST_BREAK, MOST_BREAKS = 2.0, 0.1, 3
@@ -68,10 +67,10 @@ def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | N
 
     Outliers are told by medians and absolute deviations from them (Davies & Gather 1993, JASA 88:782-792). No outlier
     is what stood out near the same date of another year, three periods in a row, or one of the last three. A series
-    often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`.
-    `values` (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for
-    weeks and months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and
-    sales. Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
+    often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`. `values`
+    (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for weeks and
+    months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and sales.
+    Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
 
     >>> clean([100, 120, 90] * 3 + [0, 0, 90] + [100, 120, 90] * 3, season=3)
     Set aside: 1 tracking gap (2 periods).

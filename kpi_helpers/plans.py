@@ -43,8 +43,7 @@ class TargetTable(OfKpis):
 
 def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> TargetTable:
     """Grade each uplift over last year for each outlook; for lower-is-better KPIs, each fall below it."""
-    whole = {o.kpi for o in outlooks if not o.segment}
-    alone = [o for o in outlooks if o.segment and o.kpi in whole]
+    alone = [o for o in outlooks if o.segment and o.kpi in {w.kpi for w in outlooks if not w.segment}]
     if len(alone) == 1:  # the only channel says the same as the whole
         outlooks = [o for o in outlooks if o is not alone[0]]
     require(len(outlooks) > 0, "There is no outlook to grade. Choose a KPI whose history is long enough.")
@@ -74,17 +73,17 @@ class Plan(OfKpis):
     target: tuple[int, ...]
 
     def sentence(self, language: str = "en") -> str:
-        k = kpis.kpi(self.kpi)
+        k, by = kpis.kpi(self.kpi), uplift(self.uplift, language)
         total = measure(self.total, k.unit, language, self.currency)
-        return say("plan.sentence", language, name=k.name[language], uplift=uplift(self.uplift, language), total=total)
+        return say("plan.sentence", language, name=k.name[language], uplift=by, total=total)
 
     def printed(self, language: str) -> tuple[pd.DataFrame, str, int]:
         """Channels by months with totals, in one unit, the unit's words, and decimals."""
         grid = self.to_frame().pivot_table(index="channel", columns="month_at", values="target", aggfunc="sum")
         grid = grid.loc[grid.sum(axis=1).sort_values(ascending=False, kind="stable").index]
         divisor, unit = one_unit(float(self.total), kpis.kpi(self.kpi).unit, self.currency, language)
-        decimals = int(divisor > 1)
-        step = divisor / 10**decimals  # what is printed must add up as well, so it is rounded by allocation too
+        step = divisor / 10 ** (decimals := int(divisor > 1))
+        # what is printed must add up as well, so it is rounded by allocation too
         shares = grid.to_numpy().ravel() + (self.total == 0)
         grid.loc[:, :] = np.array(allocate(round(self.total / step), shares)).reshape(grid.shape)
         grid = pd.concat([grid, grid.sum().to_frame(say("channel.all", language)).T])
@@ -159,8 +158,6 @@ class Answer(OfKpis):
 def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     """Commit to the largest uplift that is safe; if none is, say how likely the smallest one is."""
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
-    safe = rows[rows["grade"] == "safe"]
-    chosen, top = (safe.iloc[-1] if len(safe) else rows.iloc[0]), rows.iloc[-1]
-    told = {name: chosen[name] for name in ("uplift", "probability", "grade", "target")}
-    told |= {f"top_{name}": top[name] for name in ("uplift", "probability")}
-    return Answer(kpi=whole.kpi, outlook=whole, as_of=as_of, **told)
+    safe, top = rows[rows["grade"] == "safe"], rows.iloc[-1][["uplift", "probability"]].add_prefix("top_")
+    told = (safe.iloc[-1] if len(safe) else rows.iloc[0])[["uplift", "probability", "grade", "target"]]
+    return Answer(kpi=whole.kpi, outlook=whole, as_of=as_of, **told, **top)

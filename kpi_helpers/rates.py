@@ -39,9 +39,9 @@ def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float,
     """Shrink the rates of segments towards each other, the more the fewer their trials.
 
     Without a `prior` the means take the likeliest beta distribution (Griffiths 1973, Biometrics 29:637-648), never
-    weaker than one trial; the 90% intervals allow for not knowing it. Parameters: `successes` and `trials` (n,), counts, 0 <= successes <= trials, no trial
-    gives the common mean; `prior`, (a, b) of the beta distribution of the rates, both above 0. Raises `KpiError` if the
-    counts are impossible, or there is neither a trial nor a prior.
+    weaker than one trial; the 90% intervals allow for not knowing it. Parameters: `successes` and `trials` (n,),
+    counts, 0 <= successes <= trials, no trial gives the common mean; `prior`, (a, b) of the beta distribution of the
+    rates, both above 0. Raises `KpiError` if the counts are impossible, or there is neither a trial nor a prior.
 
     >>> shrink_rates([2, 30, 1, 90, 20], [100, 300, 40, 600, 500])
     5 rates between 3.20% and 14.6%, small counts drawn towards the common mean.

@@ -16,8 +16,7 @@ from kpi_helpers.rates import shrink_rates as shrink_rates
 from kpi_helpers.result import Result, number, probability, say, uplift
 from kpi_helpers.stats import Floats, chance_above
 
-#: lowest probability of each grade
-GRADES = ((0.5, "safe"), (0.2, "stretch"), (0.05, "ambitious"), (0.0, "unrealistic"))
+GRADES = ((0.5, "safe"), (0.2, "stretch"), (0.05, "ambitious"), (0.0, "unrealistic"))  # lowest probability of each
 MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history supports it
 
 
@@ -25,7 +24,6 @@ MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history su
 class TargetGrades(Result):
     """Odds of each `target`, the mean times one plus its `uplift` (0.10 = 10% better: of a cost, 10% lower).
 
-    `probability` in (0, 1); `grade`: safe (0.5 or more), stretch (0.2), ambitious (0.05), unrealistic;
     `implied_elasticity`: ln(1 + uplift) / ln(1 + spend growth), NaN unless spend grows; `rejected` where it exceeds
     `most_elastic`: 1.5 or, if higher, the upper 95% bound of the elasticity.
     """
@@ -42,8 +40,8 @@ class TargetGrades(Result):
     def sentence(self, language: str = "en") -> str:
         graded, refused = list[str](), list[str]()
         known = "supported" if self.most_elastic > MOST_ELASTIC else "plausible"
-        told = {"most": number(self.most_elastic, language, decimals=2), "growth": ""}
-        told |= {"growth": uplift(self.spend_growth, language)} if True in self.rejected else {}
+        growth = uplift(self.spend_growth, language) if True in self.rejected else ""
+        told = {"most": number(self.most_elastic, language, decimals=2), "growth": growth}
         for row in self.to_frame().itertuples():
             told |= {"uplift": uplift(row.uplift, language), "chance": probability(row.probability, language)}
             told |= {"elasticity": number(row.implied_elasticity, language, decimals=2)}
