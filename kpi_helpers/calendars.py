@@ -46,8 +46,8 @@ def holiday_regressors(
 ) -> pd.DataFrame:
     """Share of each period's days that belong to a part of Tết or are a holiday of the user's, (n, k) in [0, 1].
 
-    `periods`: PeriodIndex (n,) of days, weeks or months from 1900 to 2099. `holidays`: name to days, each a date, or
-    "MM-DD" in every year, such as ``{"11.11": ["11-11"]}``. Raises a `KpiError` for anything else.
+    `periods`: PeriodIndex (n,), 1900 to 2099. `holidays`: name to days, each a date, or "MM-DD" in every year, such as
+    ``{"11.11": ["11-11"]}``. Raises a `KpiError` for anything else.
 
     >>> holiday_regressors(pd.period_range("2026-02", periods=1, freq="M")).round(2).iloc[0].tolist()
     [0.07, 0.43, 0.32, 0.18]

@@ -24,9 +24,8 @@ SUMS = ("numerator_before", "denominator_before", "numerator_after", "denominato
 class Change(Result):
     """Why a ratio changed: shares that shifted between segments (mix), and ratios within them that moved (rate).
 
-    Segments by falling effect, small ones last, with sums; `segment_low` and `segment_high` of mix + rate; effects
-    in the unit of the ratio. after - before = total = mix + rate, with intervals; NaN where they cannot be computed.
-    `volume`, `numerator_mix` and `numerator_rate` add up to the change of the sum of numerators, in its own unit.
+    Segments by falling effect, small ones last; `segment_low` and `segment_high` of mix + rate. total = mix + rate;
+    `volume`, `numerator_mix` and `numerator_rate` add up to the change of the sum of numerators.
     """
 
     segment: tuple[str, ...] = ()
@@ -80,15 +79,14 @@ class Change(Result):
             return say(f"change.{kind}", language, **told)
         clear = {"rate": _clear(self.rate_low, self.rate_high), "mix": _clear(self.mix_low, self.mix_high)}
         why = ", ".join(say(f"change.{key}_{'clear' if clear[key] else 'open'}", language, **told) for key in clear)
-        for key in clear:
-            if told[key].strip("0.,") == "" and not clear[key] and any(clear.values()):
-                why = say(f"change.no_{key}", language, **told)
+        nothing = [key for key in clear if not told[key].strip("0.,") and not clear[key] and any(clear.values())]
+        why = say(f"change.no_{nothing[-1]}", language, **told) if nothing else why
         share = (self.segment_mix[0] + self.segment_rate[0]) / self.total
-        told |= {"segment": self.segment[0] or "–", "share": percent(share, language, decimals=0)}
+        told |= {"segment": self.segment[0] or "–", "share": percent(share, language, decimals=0), "why": why}
         named = len(self.segment) > 1 and 0 < share <= 1 and _clear(self.segment_low[0], self.segment_high[0])
         most = say("change.share", language, **told) if named else ""
         flag = say("change.simpson", language, **told) if self.simpson else ""
-        return say("change.sentence", language, why=why, most=most, flag=flag, **told)
+        return say("change.sentence", language, most=most, flag=flag, **told)
 
     def drawn(self, language: str) -> str:
         """The bridge from the value before to the one after, as an HTML figure."""

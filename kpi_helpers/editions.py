@@ -20,10 +20,7 @@ SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One line of a notebook's parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``.
-
-    The comment says what it is; ``in (0, 1)`` at its end is its range, ``one of a, b`` its choices.
-    """
+    """One line of a parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``, or ``# one of a, b``."""
 
     name: str
     kind: str
@@ -87,10 +84,7 @@ def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the given parameters against the notebook's and return all, defaults included.
-
-    Raises a `KpiError` for an unknown name, a wrong type, a value out of range, or a secret.
-    """
+    """Check the given parameters against the notebook's and return all, defaults included; a secret is refused."""
     for name, value in given.items():
         require_known(name, known, f"There is no parameter {name!r}.")
         secret = SECRET.search(name) or SECRET_URL.search(str(value))

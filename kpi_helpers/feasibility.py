@@ -43,8 +43,8 @@ class OddsTable(OfKpis):
         n = len(set(self.kpi))
         if n < 2 or not math.isfinite(self.together[0]):
             return say("odds_table.alone", language)
-        told = {"n": n, "odds": f"{self.odds[0]:.0%}", "together": probability(self.together[0], language)}
-        return say("odds_table.sentence", language, **told)
+        together = probability(self.together[0], language)
+        return say("odds_table.sentence", language, n=n, odds=f"{self.odds[0]:.0%}", together=together)
 
 
 def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0.2)) -> OddsTable:
@@ -178,10 +178,9 @@ def review_plan(
 ) -> PlanReview:  # fmt: skip
     """Warn of too many KPIs, vanity metrics, KPIs that nothing planned moves, ambition where few engage.
 
-    By channel: ids of the catalogue, at most five without a warning; grades by (channel, KPI), or a frame with the
-    columns channel, kpi, grade; `engagement`: (successes, trials) of one rate that means the same on all, shrunk, and
-    little below half of their median; `activities`: planned words of `ACTIVITIES`, without which nothing is matched.
-    Raises a `KpiError` if a KPI or an activity is unknown, or a target has two grades.
+    By channel: ids of the catalogue; grades by (channel, KPI), or a frame with the columns channel, kpi, grade;
+    `engagement`: (successes, trials) of one rate that means the same on all, little below half of their median;
+    `activities`: planned words of `ACTIVITIES`. Raises a `KpiError` if one is unknown, or a target has two grades.
     """
     if isinstance(grades, pd.DataFrame):
         keyed = grades.set_index(["channel", "kpi"])["grade"]

@@ -17,11 +17,7 @@ VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)
 
 
 def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any]) -> str:
-    """HTML of an executed notebook in one language.
-
-    Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a section. A
-    markdown cell carries its Vietnamese in ``<details lang="vi">``.
-    """
+    """HTML of an executed notebook in one language: cells tagged ``answer``, then ``lead``, then sections."""
     cells, title = notebook["cells"], notebook["metadata"]["kpi"]["title"][language]
     shown = {tag: "".join(_outputs(c, language) for c in cells if tag in tags(c)) for tag in ("answer", "lead")}
     headline = {r["name"]: r["sentence"][language] for r in results(notebook)}.get("answer", title)

@@ -42,8 +42,7 @@ def new_axes(width: int, height: int) -> Axes:
 def chart(draw: Callable[[Axes, bool], Any], *, title: str, note: str, alt: str) -> str:
     """Draw twice, 800 and 358 pixels wide, and emit both as one HTML figure.
 
-    `draw` takes the axes and whether they are narrow, for the phone. `title` is the finding in at most ten words,
-    `note` what, unit and period in small print, `alt` the same in words, with the numbers.
+    `draw` takes the axes and whether they are narrow. `note`: small print; `alt`: the same in words, with the numbers.
     """
     drawn = []
     with style():
@@ -70,8 +69,7 @@ def forecast(
     axes.plot(expected.index, expected["expected"] / scale, color=BLUE)
     axes.plot(expected.index, expected["last_year"] / scale, color=GREY, linestyle=(0, (3, 2)), linewidth=1.5)
     axes.set_ylim(0, 1.2 * max(keep.max(), expected["expected_high"].max()) / scale)
-    middle = len(keep) // 2
-    near = keep.iloc[max(middle - 8, 0) : middle + 8].max() / scale
+    near = keep.iloc[max((middle := len(keep) // 2) - 8, 0) : middle + 8].max() / scale
     _label(axes, keep.index[middle], near * 1.04, words[0], INK, va="bottom", ha="center")
     top, low = expected["expected_high"].max() / scale, expected["expected_low"].min() / scale
     _label(axes, expected.index[-1], top * 1.01, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")

@@ -120,10 +120,9 @@ class FunnelNeeds(Result):
 def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNeeds:
     """Turn a target at the end of a funnel into what each step needs at the rates of the past.
 
-    The needs passed down through the rates give at least the target. The 90% intervals (logs of Wilson limits, Zou &
-    Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone, not that rates change. Parameters: `target`, a
-    count to leave the last step, above 0, rounded up; `steps`, whole counts (successes, trials) of each, the outermost
-    first. Raises `KpiError` if a count is impossible, or a step never succeeded.
+    The 90% intervals (logs of Wilson limits, Zou & Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone,
+    not that rates change. Parameters: `target`, a count to leave the last step, above 0; `steps`, whole counts
+    (successes, trials), the outermost first. Raises `KpiError` if a count is impossible, or a step never succeeded.
 
     >>> upstream_needs(120, [(500, 10_000), (60, 500)])
     For 120 at the end, 20,000 must enter at the top (16,235 to 24,767, 90% interval).

@@ -57,12 +57,11 @@ def grade_uplifts(
     """Grade targets that lie above a forecast by the chance that a normal total reaches them.
 
     With an `elasticity` more spend moves the mean by (1 + spend_growth) ** elasticity (Hanssens, Parsons & Schultz
-    2001, Market Response Models, ch. 3), and its standard error adds to the spread. Parameters: `mean` and `sd`,
-    expected total of the period and its standard deviation, in the KPI's unit, both above 0; `uplifts`, fractions on
-    top of `mean`, above −1; `spend_growth`, planned, a fraction above −1; `elasticity`, percent more of the KPI for one
-    percent more spend, and its standard error; `direction`, "up", or "down" for costs: the target lies below the mean,
-    and none is rejected, since a cost per order may fall while spend grows. Raises `KpiError` if an argument is out of
-    range, or ``sd`` is 0 so that no odds can be computed.
+    2001, Market Response Models, ch. 3), and its standard error adds to the spread. Parameters: `mean` and `sd` of the
+    total, in the KPI's unit, both above 0; `uplifts`, fractions on top of `mean`, above −1; `spend_growth`, planned, a
+    fraction above −1; `elasticity`, percent more of the KPI for one percent more spend, and its standard error;
+    `direction`, "up", or "down" for costs: the target lies below the mean, and none is rejected. Raises `KpiError` if
+    an argument is out of range, or ``sd`` is 0 so that no odds can be computed.
 
     >>> grade_uplifts(12000, 900, [0.10, 0.15, 0.20], spend_growth=0.10)
     +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic); \
