@@ -17,16 +17,14 @@ from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, percent, say
 from kpi_helpers.stats import Floats
 
-#: user's own days that bend demand: name -> dates, or "MM-DD" of every year
-Holidays = Mapping[str, Sequence[date | str]]
-ODDS, LEVELS = (0.8, 0.5, 0.2), (0.8, 0.95)
+Holidays = Mapping[str, Sequence[date | str]]  # name -> dates, or "MM-DD" of every year
+ODDS = (0.8, 0.5, 0.2)
 
 
 def baseline(series: pd.Series, horizon: int, holidays: Holidays | None = None) -> tuple[Forecast, Cleaned]:
     """Forecast a KPI (Series with a PeriodIndex without holes) with Tết and `holidays` known ahead; and what was found.
 
-    Gaps and outliers are left out, values before a lasting change are brought to the present level. Tết and `holidays`,
-    such as ``{"11.11": ["11-11"]}``, count only if the past shows their effect.
+    Gaps and outliers are left out, values before a lasting change are brought to the present level.
     """
     require(len(series) > 0, "A forecast cannot be computed, because no value is known. Check the column and dates.")
     grain = GRAINS[series.index.freqstr[0]]
@@ -47,9 +45,8 @@ def surprise(
     """What the periods before led to expect of the last one, its normal range, and how rarely one lies so far off.
 
     The spread is that of all past one-step errors, and Student's t has as many degrees of freedom as there are errors,
-    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise. NaN
-    where the history is too short or never moved. `Forecast.whole` rests on the latest errors and their 20% and 80%
-    quantiles, which is right for odds of targets; far out in the tails it would raise several times the alarms told.
+    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise, as they
+    would be to `Forecast.whole`, which rests on inner quantiles. NaN where the history is too short or never moved.
     """
     nothing = (math.nan,) * 4
     try:
@@ -75,9 +72,8 @@ class BackTest(Result):
     """What the same method would have said on past dates (`origin_at`: first day that was not known), and what came.
 
     `actual`, `expected` with its interval: totals of the plan's periods; `chance` that had been given to a higher one;
-    `same_as_last_year`: the total that last year's periods promised, NaN if not known. `covered_80` to `above_80`:
-    shares of single periods inside their intervals, and outside on either side of the 80% interval. `mase`: mean
-    absolute error of a period over that of the seasonal naive rule within the history. `rule`, `weight`: of today.
+    `same_as_last_year`: what last year's periods promised. `covered_80` to `above_80`: shares of single periods.
+    `mase`: mean absolute error of a period over that of the seasonal naive rule. `rule`, `weight`: of today.
     """
 
     origin_at: tuple[date, ...]
@@ -95,10 +91,8 @@ class BackTest(Result):
     rule: tuple[str, ...]
     weight: tuple[float, ...]
     confidence: float
-    n_periods: int
-    grain: str
 
-    aside: ClassVar = ("rule", "weight", "n_periods", "grain")
+    aside: ClassVar = ("rule", "weight")
     ways: ClassVar = {"ODDS": ODDS}
 
     @property
@@ -124,11 +118,9 @@ class BackTest(Result):
     def sentence(self, language: str = "en") -> str:
         if not self.actual:
             return say("back_test.none", language)
-        told = {
-            "n": len(self.actual), "inside": self.n_inside, "of": sum(map(math.isfinite, self.expected_low)),
-            "level": f"{self.confidence:.0%}", "error": percent(self.error, language),
-            "before": percent(self.error_last_year, language),
-        }  # fmt: skip
+        told: dict[str, object] = {"n": len(self.actual), "inside": self.n_inside, "level": f"{self.confidence:.0%}"}
+        told |= {"error": percent(self.error, language), "before": percent(self.error_last_year, language)}
+        told |= {"of": sum(map(math.isfinite, self.expected_low))}
         kind = "sentence" if math.isfinite(self.error_last_year) else "alone"
         worse = self.error > self.error_last_year
         return say(f"back_test.{kind}", language, **told) + (f" {say('back_test.worse', language)}" if worse else "")
@@ -145,8 +137,7 @@ def back_test(
     """
     require(most >= 1, f"most={most}: at least one past date.")
     w = np.ones(horizon) if weights is None else np.asarray(weights, dtype=float)
-    grain = GRAINS[series.index.freqstr[0]]
-    season = SEASONS[grain]
+    season = SEASONS[GRAINS[series.index.freqstr[0]]]
     y, n = series.to_numpy(dtype=float), len(series)
     first = 2 * season + 8 if n >= 2 * season + horizon + 12 else n // 2
     origins = np.unique(np.linspace(first, n - horizon, most).astype(int)).tolist() if n - horizon >= first else []
@@ -154,12 +145,11 @@ def back_test(
     for o in origins:
         came = y[o : o + horizon]
         known = np.isfinite(came)
-        part = w * known
+        if not (part := w * known).any():
+            continue
         try:
             told, _found = baseline(series.iloc[:o], horizon, holidays)
         except KpiError:
-            continue
-        if not part.any():
             continue
         last = y[o - season : o - season + horizon] if o >= season else came * np.nan
         actual = float(part[known] @ came[known])
@@ -168,19 +158,17 @@ def back_test(
         rows.append((series.index[o].start_time.date(), actual, *total, chance, before))
         periods.append(_scored(told, came, y[:o], season))
     today, _found = baseline(series, horizon, holidays)
-    names = ("covered_80", "covered_95", "below_80", "above_80", "mase")
-    scores = [float(pd.Series(column).mean()) for column in zip(*periods, strict=True)] or [math.nan] * len(names)
-    return BackTest.of(
-        rows, **dict(zip(names, scores, strict=True)), confidence=confidence, grain=grain,
-        n_periods=int(np.count_nonzero(w)), rule=tuple(today.weights), weight=tuple(today.weights.values()),
-    )  # fmt: skip
+    names = ["covered_80", "covered_95", "below_80", "above_80", "mase"]
+    scores = pd.DataFrame(periods, columns=names, dtype=float).mean().to_dict()
+    rule, weight = tuple(today.weights), tuple(today.weights.values())
+    return BackTest.of(rows, **scores, confidence=confidence, rule=rule, weight=weight)
 
 
 def _scored(told: Forecast, came: Floats, before: Floats, season: int) -> list[float]:
     """Shares of known periods inside 80% and 95%, below and above 80%, and the mean absolute scaled error."""
     known = np.isfinite(came)
-    (low, high), (least, most) = (told.interval(level) for level in LEVELS)
-    inside = [((a <= came) & (came <= b))[known].mean() for a, b in ((low, high), (least, most))]
+    (low, high), wide = (told.interval(level) for level in (0.8, 0.95))
+    inside = [((a <= came) & (came <= b))[known].mean() for a, b in ((low, high), wide)]
     lag = season if len(before) > season else 1
     scale = pd.Series(np.abs(before[lag:] - before[:-lag])).mean()
     error = np.abs(came - told.mean)[known].mean()

@@ -12,25 +12,16 @@ from kpi_helpers.candidates import drift, follow, repeat, smooth
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
-#: longest season that smoothing follows phase by phase; beyond it each phase is seen too seldom
-SMOOTHED = 24
+SMOOTHED = 24  # longest season that smoothing follows phase by phase; beyond it each is seen too seldom
 FEWEST_ERRORS = 4
-#: how strongly a rule with smaller past errors is preferred: weight = mean absolute error to this power
-PREFERENCE = -8.0
-#: past errors lose half their weight in so many horizons
-HALF_LIFE = 4
-#: where the spread of a total is measured below and above; between and beyond, Student's t with so many degrees
-TAIL, SHAPE = 0.2, 4
-#: level of the test that effects of regressors must pass
-SHOWN_AT = 0.01
+TAIL, SHAPE = 0.2, 4  # where the spread of a total is measured below and above; degrees of freedom of Student's t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """Distribution of a sum over several periods: two halves of a Student's t, with a spread each below and above.
+    """Distribution of a sum over several periods: two halves of a Student's t around its median `mean`.
 
-    `mean`: sum of the expected values, its median. `spread_low`, `spread_high`: scales of the halves, NaN if not known;
-    of the logarithm if `multiplicative`, where errors are factors and the sum stays above 0.
+    `spread_low`, `spread_high`: scales of the halves, NaN if not known; of the logarithm if `multiplicative`.
     """
 
     mean: float
@@ -58,11 +49,10 @@ class Total:
 class Forecast:
     """Forecast `mean` (horizon,) of a series, with intervals from the errors that the same rules made in the past.
 
-    `season`: of the heaviest rule, 1 where the past declined every season. `weights`: rule -> weight, such as
-    ``{"smooth 7": 0.8, "repeat 364": 0.2}``. `multiplicative`: errors are factors (every known value is above 0).
-    `scale` (horizon,): size of the past errors of each step, widened for how few are independent; `shape`: past errors
-    over their size, all steps pooled, and how much each counts. `paths` (origins, horizon), `path_weights`: errors of
-    whole paths. `noise` (horizon, horizon): covariance of the effects of the regressors.
+    `season`: of the heaviest rule. `weights`: rule -> weight, such as ``{"smooth 7": 0.8, "repeat 364": 0.2}``.
+    `multiplicative`: errors are factors. `scale` (horizon,): size of the past errors of each step, widened for how few
+    are independent; `shape`: past errors over their size, and how much each counts. `paths` (origins, horizon),
+    `path_weights`: errors of whole paths. `noise` (horizon, horizon): covariance of the effects of the regressors.
     """
 
     mean: Floats
@@ -91,10 +81,9 @@ class Forecast:
         return whole.mean, max(low, 0.0) if self.never_negative else low, high
 
     def whole(self, weights: ArrayLike | None = None) -> Total:
-        """Distribution of Σ weights × periods (horizon,): all 1 by default, 0 leaves a period out.
+        """Distribution of Σ weights × periods (horizon,), all 1 by default, from the errors of whole paths.
 
-        It comes from the errors of whole paths: errors of neighbouring periods go together, so the variances of the
-        periods must not be added. Below and above are measured apart, at the 20% and 80% quantile.
+        Errors of neighbouring periods go together, so the variances of the periods must not be added.
         """
         w = np.ones(len(self.mean)) if weights is None else np.asarray(weights, dtype=float)
         centre, low, high = float(w @ self.mean), math.nan, math.nan
@@ -124,17 +113,14 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """Forecast a series by a weighted mean of simple rules, with intervals from their past forecast errors.
 
-    The rules are exponential smoothing (without season, and with the season up to 24 periods), the value of one season
-    ago, that plus the usual change, and for longer seasons smoothing that follows last year's moves. Each forecasts
-    from every point of the past; the smaller its errors, the more it weighs: a season which does not help is declined.
-    Hyndman & Athanasopoulos (2021), Forecasting: Principles and Practice, sections 5.5, 5.8, 5.10, 13.4; `candidates`.
-
-    Parameters: `values` (n,), oldest first, NaN is missing; `season`, the longest, in periods (52 for weeks, 364 for
-    days, which have a week of 7 too), taken once seen twice; `horizon`, periods to forecast, at least 1; `levels`,
-    coverages that will be asked for, each in (0, 1); `regressors` (n + horizon, k), what moves the series and is known
-    ahead, such as the days of Tết in each period: effects are factors where all values are above 0, estimated on
-    changes from season to season. Raises `KpiError` if an argument is out of range, or the history is too short to have
-    made errors.
+    The rules are those of `candidates`. Each forecasts from every point of the past; the smaller its errors, the more
+    it weighs: a season which does not help is declined. Hyndman & Athanasopoulos (2021), Forecasting: Principles and
+    Practice, sections 5.5, 5.8, 5.10, 13.4. Parameters: `values` (n,), oldest first, NaN is missing; `season`, the
+    longest, in periods (52 for weeks, 364 for days, which have a week of 7 too), taken once seen twice; `horizon`,
+    periods to forecast, at least 1; `levels`, coverages that will be asked for, each in (0, 1); `regressors` (n +
+    horizon, k), known ahead, such as the days of Tết in each period: effects are factors where all values are above 0,
+    estimated on changes from season to season. Raises `KpiError` if an argument is out of range, or the history is too
+    short to have made errors.
 
     >>> forecast([1, 2, 3, 4, 3, 4, 5, 6, 5, 6, 7, 8] * 2, season=12, horizon=3).mean.tolist()
     [1.0, 2.0, 3.0]
@@ -182,23 +168,20 @@ def _combined(y: Floats, short: int, long: int, ahead: int) -> tuple[Floats, dic
     rules |= {f"repeat {long}": repeat(y, long, ahead), f"drift {long}": drift(y, long, ahead)}
     if long > SMOOTHED and ahead + long // 24 <= long:
         rules[f"follow {long}"] = follow(y, short, long, ahead)
-    made, first = np.stack(list(rules.values())), _first_origin(len(y), long, ahead)
-    made[:, :first] = np.nan
+    made = np.stack(list(rules.values()))
+    # rules have settled after three seasons; a short history spares half of what its horizon leaves
+    made[:, : min(max(3 * long, 20), max(long + FEWEST_ERRORS, (len(y) - ahead) // 2)) - 1] = np.nan
     known = np.asarray(np.isfinite(made[:, -1]).all(axis=1))  # a rule without a forecast from the end is left out
     if not known.any():
         return np.full((len(y), ahead), np.nan), {}
     missed = np.abs(_errors(y, made[known]))
     common = np.isfinite(missed).all(axis=0) * _recency(len(y), ahead)[:, None]
     size = (np.nan_to_num(missed) * common).sum(axis=(1, 2))
-    share = (size / size.max()) ** PREFERENCE if size.min() > 0 else (size == size.min()).astype(float)
+    # the smaller the mean absolute error of a rule, the more it is preferred
+    share = (size / size.max()) ** -8.0 if size.min() > 0 else (size == size.min()).astype(float)
     share = share / share.sum()
-    names = [name for name, ok in zip(rules, known, strict=True) if ok]
+    names = np.array([*rules])[known].tolist()
     return np.tensordot(share, made[known], 1), dict(zip(names, share.tolist(), strict=True))
-
-
-def _first_origin(n: int, season: int, ahead: int) -> int:
-    """Rules have settled after three seasons; a short history spares half of what its horizon leaves."""
-    return min(max(3 * season, 20), max(season + FEWEST_ERRORS, (n - ahead) // 2)) - 1
 
 
 def _errors(y: Floats, made: Floats) -> Floats:
@@ -209,15 +192,12 @@ def _errors(y: Floats, made: Floats) -> Floats:
 
 
 def _recency(n: int, ahead: int) -> Floats:
-    return np.asarray(0.5 ** (np.arange(n)[::-1] / (HALF_LIFE * ahead)), dtype=float)
+    """Weight of past errors, half after four horizons."""
+    return np.asarray(0.5 ** (np.arange(n)[::-1] / (4 * ahead)), dtype=float)
 
 
 def _wider(weights: Floats, steps: ArrayLike) -> Floats:
-    """Factor for a spread that was learned from overlapping errors `steps` ahead.
-
-    Errors of paths h steps long hold about one independent error every h / 2 origins: the spread is widened for
-    the error of the centre, sqrt(1 + 1 / k), and to Student's quantile with k degrees of freedom.
-    """
+    """Factor for a spread that was learned from overlapping errors: one in h / 2 origins, k in all, is independent."""
     origins = weights.sum() ** 2 / (weights**2).sum() if len(weights) else 1.0
     k = 1 + 2 * origins / np.asarray(steps, dtype=float)
     return np.asarray(np.sqrt(1 + 1 / k) * stdtrit(k, 0.9) / ndtri(0.9))
@@ -228,42 +208,28 @@ def _calibrated(
     weights: dict[str, float],
 ) -> Forecast:  # fmt: skip
     """Turn a combined forecast and its past errors into a forecast without bias and with measured spread."""
-    n, horizon = errors.shape
-    steps, recent = np.arange(1, horizon + 1), _recency(n, horizon)
-    level = np.exp(effect) if positive else effect
-    paths = _bridged(errors)
-    whole = np.isfinite(paths).all(axis=1)
-    size = _sizes(errors, recent)
+    recent, paths = _recency(*errors.shape), _bridged(errors)
+    whole, size = np.isfinite(paths).all(axis=1), _sizes(errors, recent)
+    past, shift = paths[whole], np.zeros(len(size))
     # the usual miss of the whole path, over all of the past, is taken out of each step in proportion to its size
-    shift = np.zeros(horizon)
-    if whole.sum() >= FEWEST_ERRORS and size.any():
-        if positive:
-            missed = np.log((centre * np.exp(paths[whole])).sum(axis=1) / centre.sum())
-            shift = np.median(missed) * size / (centre @ size / centre.sum())
-        else:
-            shift = np.median(paths[whole].sum(axis=1)) * size / size.sum()
-    mean = centre * np.exp(shift) * level if positive else centre + shift + level
+    if len(past) >= FEWEST_ERRORS and size.any():
+        missed = np.log((centre * np.exp(past)).sum(axis=1) / centre.sum()) if positive else past.sum(axis=1)
+        shift = np.median(missed) * size / (centre @ size / centre.sum() if positive else size.sum())
+    mean = centre * np.exp(shift) * np.exp(effect) if positive else centre + shift + effect
     left = errors - shift
     known = np.isfinite(left) & (size > 0)
+    wider = _wider(recent[whole] if whole.any() else recent, np.arange(1, len(size) + 1))
     return Forecast(
-        mean=np.maximum(mean, 0.0) if never_negative else mean,
+        mean=np.maximum(mean, 0.0) if never_negative else mean, weights=weights, multiplicative=positive,
         season=int(max(weights, key=lambda rule: weights[rule]).split()[1]),
-        weights=weights,
-        multiplicative=positive,
-        scale=np.hypot(size * _wider(recent[whole] if whole.any() else recent, steps), np.sqrt(np.diag(noise))),
+        scale=np.hypot(size * wider, np.sqrt(np.diag(noise))),
         shape=((left / np.where(size > 0, size, 1))[known], np.broadcast_to(recent[:, None], left.shape)[known]),
-        paths=paths[whole] - shift,
-        path_weights=recent[whole],
-        noise=noise,
-        never_negative=never_negative,
-    )
+        paths=past - shift, path_weights=recent[whole], noise=noise, never_negative=never_negative,
+    )  # fmt: skip
 
 
 def _bridged(errors: Floats) -> Floats:
-    """Gaps inside a path bridged by a line, where its ends and half of it are known: neighbouring errors go together.
-
-    Without it one missing period would cost as many paths as the horizon is long.
-    """
+    """Gaps inside a path bridged, where its ends and half of it are known, or one would cost as many paths as steps."""
     known, at, out = np.isfinite(errors), np.arange(errors.shape[1]), errors.copy()
     for i in np.flatnonzero(known[:, 0] & known[:, -1] & (known.mean(axis=1) >= 0.5) & ~known.all(axis=1)):
         out[i] = np.interp(at, at[known[i]], errors[i, known[i]])
@@ -276,10 +242,9 @@ def _sizes(errors: Floats, recent: Floats) -> Floats:
     weight = (recent[:, None] * known).sum(axis=0)
     squares = (recent[:, None] * np.nan_to_num(errors) ** 2).sum(axis=0)
     size = np.sqrt(squares / np.where(weight > 0, weight, 1))
-    reach = max(int(np.flatnonzero(known.sum(axis=0) >= FEWEST_ERRORS)[-1]), 0) + 1
+    reach = int(np.flatnonzero(known.sum(axis=0) >= FEWEST_ERRORS)[-1]) + 1
     size = np.maximum.accumulate(size[:reach])
-    beyond = np.sqrt(np.arange(reach + 1, len(weight) + 1) / reach)
-    return np.append(size, size[-1] * beyond)
+    return np.append(size, size[-1] * np.sqrt(np.arange(reach + 1, len(weight) + 1) / reach))
 
 
 def _checked_regressors(regressors: ArrayLike, n: int) -> Floats:
@@ -291,16 +256,12 @@ def _checked_regressors(regressors: ArrayLike, n: int) -> Floats:
 
 
 def _effects(z: Floats, x: Floats, season: int, horizon: int) -> tuple[Floats, Floats]:
-    """Effects of regressors on all rows of `x`, and the covariance of those ahead, by least squares on changes.
-
-    Together they must pass an F test at 1%; what the past does not show is left out.
-    """
-    n = len(z)
-    dz, dx = z[season:] - z[:-season], x[season:n] - x[: n - season]
+    """Effects of regressors on all rows of `x` and covariance of those ahead: least squares on changes, F test (1%)."""
+    dz, dx = z[season:] - z[:-season], x[season : len(z)] - x[: len(z) - season]
     dz, dx = dz[known := np.isfinite(dz)], np.column_stack([np.ones(known.sum()), dx[known]])
     inverse = np.linalg.pinv(dx.T @ dx, rcond=1e-10, hermitian=True)
-    beta = inverse @ dx.T @ dz
-    k, free = int(np.linalg.matrix_rank(dx)) - 1, len(dz) - int(np.linalg.matrix_rank(dx))
+    beta, rank = inverse @ dx.T @ dz, int(np.linalg.matrix_rank(dx))
+    k, free = rank - 1, len(dz) - rank
     nothing = np.zeros(len(x)), np.zeros((horizon, horizon))
     if k < 1 or free < 1:
         return nothing
@@ -308,7 +269,7 @@ def _effects(z: Floats, x: Floats, season: int, horizon: int) -> tuple[Floats, F
     # errors that last make effects that last look surer than they are: Bartlett's factor for two AR(1)
     shared = np.clip(_lasting(missed) * _lasting(fitted), 0.0, 0.95)
     left = float((missed**2).sum()) * float((1 + shared) / (1 - shared))
-    if fdtrc(k, free, float((fitted**2).sum()) / k / max(left / free, 1e-300)) > SHOWN_AT:
+    if fdtrc(k, free, float((fitted**2).sum()) / k / max(left / free, 1e-300)) > 0.01:
         return nothing
     spread = inverse[1:, 1:] * left / free
     return x @ beta[1:], x[-horizon:] @ spread @ x[-horizon:].T

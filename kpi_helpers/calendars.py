@@ -10,9 +10,8 @@ import pandas as pd
 
 from kpi_helpers.errors import KpiError, require
 
-#: what pandas calls a grain by its first letter; periods in a year, 364 days keep the weekday
-GRAINS = {"D": "day", "W": "week", "M": "month"}
-SEASONS = {"day": 364, "week": 52, "month": 12}
+GRAINS = {"D": "day", "W": "week", "M": "month"}  # by the first letter of what pandas calls it
+SEASONS = {"day": 364, "week": 52, "month": 12}  # periods in a year; 364 days keep the weekday
 #: parts of the season of Tết: first and last day, counted from the first of the lunar year
 TET_PARTS = {"tet_run_up": (-28, -15), "tet_rush": (-14, -3), "tet_pause": (-2, 6), "tet_recovery": (7, 13)}
 HANOI = 7 / 24
@@ -28,10 +27,9 @@ _TERMS = np.array([
 def tet(year: int) -> date:
     """First day of the Vietnamese lunar year that begins in `year`, by the rule in force since 1968.
 
-    Months begin on the day of the new moon in UTC+7. Month 11 holds the winter solstice; where the next month 11
-    is 13 months away, the first month in which the sun enters no new twelfth of its way is a leap month.
-    Hồ Ngọc Đức, Computing the Vietnamese lunar calendar (informatik.uni-leipzig.de/~duc/amlich); Meeus (1988),
-    Astronomical Formulae for Calculators, ch. 18 and 32.
+    Month 11 holds the winter solstice; where the next is 13 months away, the first month in which the sun enters no new
+    twelfth of its way is a leap month. Hồ Ngọc Đức, Computing the Vietnamese lunar calendar
+    (informatik.uni-leipzig.de/~duc/amlich); Meeus (1988), Astronomical Formulae for Calculators, ch. 18 and 32.
 
     >>> tet(2026), tet(2030)  # China's new year of 2030 is on 3 February
     (datetime.date(2026, 2, 17), datetime.date(2030, 2, 2))
@@ -48,8 +46,8 @@ def holiday_regressors(
 ) -> pd.DataFrame:
     """Share of each period's days that belong to a part of Tết or are a holiday of the user's, (n, k) in [0, 1].
 
-    `periods`: PeriodIndex (n,) of days, weeks or months from 1900 to 2099. `holidays`: name to days, each a date, or
-    "MM-DD" in every year, such as ``{"11.11": ["11-11"]}``. Raises a `KpiError` for anything else.
+    `periods`: PeriodIndex (n,), 1900 to 2099. `holidays`: name to days, each a date, or "MM-DD" in every year, such as
+    ``{"11.11": ["11-11"]}``. Raises a `KpiError` for anything else.
 
     >>> holiday_regressors(pd.period_range("2026-02", periods=1, freq="M")).round(2).iloc[0].tolist()
     [0.07, 0.43, 0.32, 0.18]
@@ -64,10 +62,8 @@ def holiday_regressors(
         require(name not in days, f"holidays names {name!r}, which is a part of Tết. Choose another name.")
         require(not isinstance(given, str), f"holidays[{name!r}]={given!r} must be a list of days: [{given!r}].")
         days[name] = [d for one in given for d in _dates(name, one, years)]
-    shares = {}
-    for name, found in days.items():
-        own = np.unique(np.array(found, dtype="datetime64[D]"))
-        shares[name] = np.searchsorted(own, last, "right") - np.searchsorted(own, first)
+    own = {name: np.unique(np.array(found, dtype="datetime64[D]")) for name, found in days.items()}
+    shares = {name: np.searchsorted(at, last, "right") - np.searchsorted(at, first) for name, at in own.items()}
     return pd.DataFrame(shares, index=periods).div((last - first).astype(int) + 1, axis=0)
 
 

@@ -15,24 +15,19 @@ CHANGES = (0.0, 0.03, 0.1, 0.25, 0.5, 0.8)
 def smooth(y: Floats, season: int, horizon: int) -> Floats:
     """Forecast by additive exponential smoothing with damped trend and season, from every origin: array (n, horizon).
 
-    All combinations of gains run side by side; each origin takes the one whose one-step errors have been smallest up to
-    there. Gains begin as those of a running mean, so that no first value is special. Row t holds the forecasts made
-    from y[:t+1], NaN in the first season; at a NaN the state is carried on. Gardner (2006), IJF 22:637-666 (error
-    correction).
+    All gains run side by side; each origin takes those whose one-step errors have been smallest so far. They begin as
+    those of a running mean. Row t holds the forecasts made from y[:t+1], NaN in the first season; at a NaN the state is
+    carried on. Gardner (2006), IJF 22:637-666 (error correction).
     """
     combined = product(LEVELS, TRENDS, SEASONS if season > 1 else (0.0,))
     gain, trend_gain, damping, season_gain = np.array([(a, b, phi, g) for a, (b, phi), g in combined]).T
-    n, level, trend = len(y), np.zeros(len(gain)), np.zeros(len(gain))
-    levels, trends = np.zeros((2, n, len(gain)))
-    seasons, errors = np.zeros((n, len(gain))), np.zeros((n, len(gain)))
-    first = y[:season]
-    start = float(np.nanmean(first)) if np.isfinite(first).any() else float(np.nanmean(y))
-    level += start
-    if season > 1:
-        seasons[:season] = np.where(np.isfinite(first), first - start, 0.0)[:, None]
+    n, first, trend = len(y), y[:season], np.zeros(len(gain))
+    levels, trends, seasons, errors = np.zeros((4, n, len(gain)))
+    start = float(np.nanmean(first if np.isfinite(first).any() else y))
+    level = trend + start
+    seasons[:season] = np.nan_to_num(first - start)[:, None]
     for t in range(season, n):
-        cycle = t // season + 1
-        carried = damping * trend
+        cycle, carried = t // season + 1, damping * trend
         seen = seasons[t - season] if season > 1 else 0.0
         error = y[t] - level - carried - seen
         if np.isnan(y[t]):
@@ -48,8 +43,7 @@ def smooth(y: Floats, season: int, horizon: int) -> Floats:
     at, h = np.arange(n), np.arange(1, horizon + 1)
     made = levels[at, best][:, None] + trends[at, best][:, None] * np.cumsum(damping[best][:, None] ** h, axis=1)
     if season > 1:
-        back = _same_season(n, season, horizon)
-        made = made + seasons[np.maximum(back, 0), best[:, None]]
+        made = made + seasons[np.maximum(_same_season(n, season, horizon), 0), best[:, None]]
     made[: season - 1 or 1] = np.nan
     return np.asarray(made, dtype=float)
 
@@ -63,14 +57,12 @@ def repeat(y: Floats, season: int, horizon: int) -> Floats:
 def drift(y: Floats, season: int, horizon: int) -> Floats:
     """Forecast the latest value of the same season plus the change from season to season, from every origin.
 
-    The change is a smoothed mean of the past ones. Its gain is chosen by the past, but where the horizon spans several
-    seasons the plain mean is taken: a recent change that is added several times is mostly noise.
+    The change is a smoothed mean of the past ones; where the horizon spans several seasons, the plain mean.
     """
     n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
     change = np.full(n, np.nan)
     change[season:] = y[season:] - y[:-season]
-    usual = np.zeros(len(gains))
-    usuals, errors = np.zeros((n, len(gains))), np.zeros((n, len(gains)))
+    usual, (usuals, errors) = np.zeros(len(gains)), np.zeros((2, n, len(gains)))
     for known, t in enumerate(np.flatnonzero(np.isfinite(change)), start=1):
         errors[t] = (change[t] - usual) * (known > 1)
         usual = usual + np.maximum(gains, 1 / known) * (change[t] - usual)
@@ -86,8 +78,7 @@ def drift(y: Floats, season: int, horizon: int) -> Floats:
 def follow(y: Floats, short: int, season: int, horizon: int) -> Floats:
     """Forecast by smoothing with the `short` season, moved half as much as last year moved from the same point on.
 
-    The move is that of a centred mean over a twelfth of the season; half of it, since one year is one sample. A move
-    that is not fully known at an origin gives NaN, so the horizon must be shorter than the season by that much.
+    The move is that of a centred mean over a twelfth of the season, NaN where it is not fully known at an origin.
     """
     n, half = len(y), max(season // 24, 1)
     padded = np.pad(filled(y, season), half, mode="edge")
@@ -107,8 +98,7 @@ def filled(y: Floats, season: int) -> Floats:
     for i in np.flatnonzero(np.isnan(y)):
         same = y[i % season :: season]
         known = same[np.isfinite(same)]
-        before = out[i - season] if i >= season else np.nan
-        out[i] = before if np.isfinite(before) else known[0] if len(known) else np.nanmean(y)
+        out[i] = out[i - season] if i >= season else known[0] if len(known) else np.nanmean(y)
     return out
 
 

@@ -24,9 +24,8 @@ SUMS = ("numerator_before", "denominator_before", "numerator_after", "denominato
 class Change(Result):
     """Why a ratio changed: shares that shifted between segments (mix), and ratios within them that moved (rate).
 
-    Segments by falling effect, small ones last, with sums; `segment_low` and `segment_high` of mix + rate; effects
-    in the unit of the ratio. after - before = total = mix + rate, with intervals; NaN where they cannot be computed.
-    `volume`, `numerator_mix` and `numerator_rate` add up to the change of the sum of numerators, in its own unit.
+    Segments by falling effect, small ones last; `segment_low` and `segment_high` of mix + rate. total = mix + rate;
+    `volume`, `numerator_mix` and `numerator_rate` add up to the change of the sum of numerators.
     """
 
     segment: tuple[str, ...] = ()
@@ -80,36 +79,33 @@ class Change(Result):
             return say(f"change.{kind}", language, **told)
         clear = {"rate": _clear(self.rate_low, self.rate_high), "mix": _clear(self.mix_low, self.mix_high)}
         why = ", ".join(say(f"change.{key}_{'clear' if clear[key] else 'open'}", language, **told) for key in clear)
-        for key in clear:
-            if told[key].strip("0.,") == "" and not clear[key] and any(clear.values()):
-                why = say(f"change.no_{key}", language, **told)
+        nothing = [key for key in clear if not told[key].strip("0.,") and not clear[key] and any(clear.values())]
+        why = say(f"change.no_{nothing[-1]}", language, **told) if nothing else why
         share = (self.segment_mix[0] + self.segment_rate[0]) / self.total
-        told |= {"segment": self.segment[0] or "–", "share": percent(share, language, decimals=0)}
+        told |= {"segment": self.segment[0] or "–", "share": percent(share, language, decimals=0), "why": why}
         named = len(self.segment) > 1 and 0 < share <= 1 and _clear(self.segment_low[0], self.segment_high[0])
         most = say("change.share", language, **told) if named else ""
         flag = say("change.simpson", language, **told) if self.simpson else ""
-        return say("change.sentence", language, why=why, most=most, flag=flag, **told)
+        return say("change.sentence", language, most=most, flag=flag, **told)
 
     def drawn(self, language: str) -> str:
         """The bridge from the value before to the one after, as an HTML figure."""
-        told = self.told(language)
+        told, clear = self.told(language), [_clear(self.mix_low, self.mix_high), _clear(self.rate_low, self.rate_high)]
         words, title, note = (say(f"change.{key}", language, **told) for key in ("bars", "title", "bridge"))
         numbers = [told[key] for key in ("before", "mix", "rate", "after")]
-        clear = [_clear(self.mix_low, self.mix_high), _clear(self.rate_low, self.rate_high)]
-        bars = (self.before, [self.mix, self.rate], words.split("|"), numbers, clear)
-        alt = self.sentence(language)
+        bars, alt = (self.before, [self.mix, self.rate], words.split("|"), numbers, clear), self.sentence(language)
         return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
 
     def printed(self, language: str) -> pd.DataFrame:
         """The largest segments, all others and the total; printed numbers add up, down and across."""
-        held, times = self.to_frame(), ["before", "after"]
+        held = self.to_frame()
         sums = held.groupby(held.index.to_numpy().clip(max=SHOWN))[[*SUMS, "mix", "rate"]].sum()
         sums["mix"], sums["rate"] = np.split(self._printed([*sums["mix"], *sums["rate"]]), 2)
-        for at in times:
+        for at in ("before", "after"):
             sums[f"share_{at}"] = _rounded(sums[f"denominator_{at}"] / sums[f"denominator_{at}"].sum(), 3)
         sums.loc["total"] = sums.sum()
-        for at in times:
-            sums[at] = sums[f"numerator_{at}"] / sums[f"denominator_{at}"]
+        sums["before"] = sums["numerator_before"] / sums["denominator_before"]
+        sums["after"] = sums["numerator_after"] / sums["denominator_after"]
         names = [*held["segment"].replace("", "–")[:SHOWN], say("change.others", language, n=len(held) - SHOWN)]
         ranges = [self._range(row.low, row.high, language) for row in held[:SHOWN].itertuples()]
         named = sums.assign(range=[*ranges, "", ""][: len(sums)])
@@ -121,8 +117,7 @@ class Change(Result):
         return (100, 2) if self.unit == "share" else (1, 0 if abs(self.before) >= 100 else 2)
 
     def _printed(self, effects: Sequence[float]) -> Floats:
-        points, decimals = self._size
-        return _rounded(np.array(effects) * points, decimals)
+        return _rounded(np.array(effects) * self._size[0], self._size[1])
 
     def step(self, printed: float, language: str) -> str:
         """Write an effect as printed, with its sign."""
@@ -143,9 +138,9 @@ class Change(Result):
         mix, rate = self._printed([self.mix, self.rate])
         for key, printed in {"mix": mix, "rate": rate, "total": mix + rate}.items():
             between = self._range(getattr(self, f"{key}_low"), getattr(self, f"{key}_high"), language)
-            moved, level = say(f"change.{'up' if getattr(self, key) > 0 else 'down'}", language).split("|")
-            told |= {key: self.step(printed, language), f"{key}_range": between, f"{key}_moved": moved}
-            told[f"{key}_level"] = level
+            told |= {key: self.step(printed, language), f"{key}_range": between}
+            words = say(f"change.{'up' if getattr(self, key) > 0 else 'down'}", language).split("|")
+            told |= dict(zip((f"{key}_moved", f"{key}_level"), words, strict=True))
         return told | {"size": told["total"].lstrip("+−"), "level": f"{self.confidence:.0%}"}
 
 
@@ -155,14 +150,13 @@ def explain_change(
     """Explain the change of a ratio of sums by shares that shifted (mix) and ratios within segments that moved (rate).
 
     With w the share of a segment in the denominators D, r its ratio, R the ratio of all, and means of the two periods
-    barred: rate = w̄·Δr, mix = Δw·(r̄ − R̄), and the sum of numerators changes by ΔD·R̄ (volume) + D̄·ΔR. Both add up
-    exactly. A segment without denominator in one period is all mix. Never add across dimensions. Bennet (1920), Journal
-    of the Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3.
-
-    Parameters: `before` and `after`, segment -> (numerator, denominator), or lists of them by day, and then the days
-    are the sample; single sums have intervals for a share only. `confidence`, coverage of the intervals (delta method,
-    independent periods), in (0, 1). `unit`, "share", "ratio" or "money"; a share is assumed where no numerator leaves
-    [0, denominator]. Raises `KpiError` if the sums are impossible, or a period has no denominator at all.
+    barred: rate = w̄·Δr, mix = Δw·(r̄ − R̄), and the sum of numerators changes by ΔD·R̄ (volume) + D̄·ΔR, exactly. A
+    segment without denominator in one period is all mix. Never add across dimensions. Bennet (1920), Journal of the
+    Royal Statistical Society; Cochran (1977), Sampling Techniques, section 6.3. Parameters: `before` and `after`,
+    segment -> (numerator, denominator), or lists of them by day, and then the days are the sample; single sums have
+    intervals for a share only. `confidence`, coverage of the intervals (delta method, independent periods), in (0, 1).
+    `unit`, "share", "ratio" or "money"; a share is assumed where no numerator leaves [0, denominator]. Raises
+    `KpiError` if the sums are impossible, or a period has no denominator at all.
 
     >>> change = explain_change({"1": (50, 1000), "2": (20, 200)}, {"1": (33, 600), "2": (81, 900)})
     >>> round(change.mix, 8), round(change.rate, 8), round(change.volume, 2)
@@ -182,13 +176,13 @@ def explain_change(
     told |= {f"numerator_{key}": (d0 + d1) / 2 * told[key] for key in ("mix", "rate")}
     for key, margin in zip(("total", "mix", "rate"), margins, strict=False):
         told |= {f"{key}_low": told[key] - margin, f"{key}_high": told[key] + margin}
+    both, small = mix + rate, np.maximum(sums[0][1], sums[1][1]) < FEWEST
     columns = dict(zip(SUMS, (*sums[0], *sums[1]), strict=True)) | {"segment_mix": mix, "segment_rate": rate}
-    columns |= {"segment_low": mix + rate - margins[3:], "segment_high": mix + rate + margins[3:]}
-    small = np.maximum(sums[0][1], sums[1][1]) < FEWEST
-    order = sorted(range(len(names)), key=lambda i: (small[i], -abs(mix[i] + rate[i])))
+    columns |= {"segment_low": both - margins[3:], "segment_high": both + margins[3:]}
+    order = sorted(range(len(names)), key=lambda i: (small[i], -abs(both[i])))
     record: dict[str, Any] = {key: tuple(float(v[i]) for i in order) for key, v in columns.items()}
-    record |= {key: float(v) for key, v in told.items()}
-    return Change(segment=tuple(names[i] for i in order), confidence=confidence, unit=unit, **record)
+    record |= {key: float(v) for key, v in told.items()} | {"segment": tuple(names[i] for i in order)}
+    return Change(confidence=confidence, unit=unit, **record)
 
 
 def _read(given: Mapping[str, Sequence[Any]], names: Sequence[str], at: str) -> Floats:
@@ -233,8 +227,8 @@ def _effects(before: Any, after: Any) -> tuple[Any, Any]:
 def _margins(days: Sequence[Floats], counted: bool, confidence: float) -> Floats:
     """Half-widths of the intervals of total, mix, rate and each segment, by the delta method; NaN if unknown.
 
-    What varies by chance are the days; or the units of single sums, each a success (1, 1) or a failure (0, 1).
-    The derivatives are exact: that of f along x is the imaginary part of f(sums + i·h·x) / h for a tiny h.
+    What varies are the days; or the units of single sums, each a success (1, 1) or a failure (0, 1). Exact derivatives:
+    that of f along x is the imaginary part of f(sums + i·h·x) / h for a tiny h.
     """
     h, variance, freedom = 1e-30, [], []
     for i, moves in enumerate(days):

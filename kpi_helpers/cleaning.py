@@ -17,8 +17,7 @@ from kpi_helpers.stats import Floats
 Flags = NDArray[np.bool_]
 #: grain: periods a level must last before and after a break, how far Tết moves between years
 SPANS = {"day": (28, 20), "week": (8, 3), "month": (6, 1), "period": (8, 0)}
-#: robust standard deviations that a gap and an outlier must exceed; rates are in tests/test_cleaning.py
-GAP, OUTLIER = 3.5, 5.0
+GAP, OUTLIER = 3.5, 5.0  # robust standard deviations that each must exceed; rates are in tests/test_cleaning.py
 LOW, LEAST_NOISE, FEWEST = 0.1, 0.05, 8  # shares of the expectation; fewest known values
 #: a break: times the largest change that is none, least change of the log, most in a series
 STANDS_OUT, LEAST_BREAK, MOST_BREAKS = 2.0, 0.1, 3
@@ -30,11 +29,10 @@ def _told(at: date | int, language: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Cleaned(Result):
-    """A series without its gaps and outliers, and every finding.
+    """A series without its gaps and outliers, and every finding, by date or position from 0.
 
-    `kind` (gap, outlier, break), `first`, `last`, `n`: what lies where, by date or position from 0. `observed`,
-    `expected`: means of the periods and of what was usual; of a break, the usual values after and before. `values`
-    (n,): NaN in gaps and outliers, `n_gap` and `n_outlier` of them. `since`: first period of the present level.
+    `observed`, `expected`: means of the periods and of what was usual; of a break, the usual values after and before.
+    `values` (n,): NaN in gaps and outliers, `n_gap` and `n_outlier` of them. `since`: start of the present level.
     """
 
     kind: tuple[str, ...]
@@ -69,11 +67,10 @@ def clean(values: ArrayLike | pd.Series, *, season: int, expected: ArrayLike | N
 
     Outliers are told by medians and absolute deviations from them (Davies & Gather 1993, JASA 88:782-792). No outlier
     is what stood out near the same date of another year, three periods in a row, or one of the last three. A series
-    often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`.
-
-    `values` (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for
-    weeks and months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and
-    sales. Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
+    often zero or ever negative has only missing values found; a break needs four times the span in `SPANS`. `values`
+    (n,) or Series with a PeriodIndex: oldest first, NaN is missing. `season` in periods: 7 for days, 1 for weeks and
+    months, 12 for months that have five years. `expected`, bool (n,): periods to leave alone, such as Tết and sales.
+    Raises a `KpiError` if the values are not one series of finite numbers, or an argument does not fit them.
 
     >>> clean([100, 120, 90] * 3 + [0, 0, 90] + [100, 120, 90] * 3, season=3)
     Set aside: 1 tracking gap (2 periods).
@@ -116,15 +113,16 @@ def _found(
     curve = _season(x, season)
     d = x - curve
     before, after = _lately(d, span[0] // 2), _lately(d[::-1], span[0] // 2)[::-1]
-    near = pd.Series((np.fmin(before, after) + np.fmax(before, after)) / 2)
-    level = near.interpolate(limit_direction="both").to_numpy()
-    usual, apart = np.exp(level + curve), _root(d - level)
+    middle = pd.Series((np.fmin(before, after) + np.fmax(before, after)) / 2)
+    level = middle.interpolate(limit_direction="both").to_numpy()
+    # on the scale of square roots small counts are as likely far above as far below
+    a, b, apart = (2 * np.expm1((d - near) / 2) for near in (before, after, level))
+    usual = np.exp(level + curve)
     noise = max(1.4826 * float(pd.Series(apart).abs().median()), LEAST_NOISE)  # robust standard deviation
     low = (y < LOW * usual) & begun & ~spare
     for i, j in _runs(low):  # the longer a run is, the less noise explains it; a lasting one is a level
         low[i:j] = j - i <= span[0] and (1 - LOW) * np.sqrt(j - i) > GAP * noise
     gap = missing | low
-    a, b = _root(d - before), _root(d - after)
     z = np.where((a * b > 0) & ~gap, np.sign(a) * np.minimum(abs(a), abs(b)) / noise, 0.0)  # both sides agree
     outlier = abs(z) > OUTLIER
     outlier[:3] = outlier[-3:] = False  # it may be a new level
@@ -147,24 +145,22 @@ def _recurs(z: Floats, i: int, year: int, reach: int) -> bool:
 
 
 def _breaks(d: Floats, h: int) -> list[tuple[int, float, float]]:
-    """Levels that last h known periods, in logs without season: first period, usual value before and after.
+    """Levels that last h known periods, in logs: first period, usual value before and after.
 
-    The largest changes are taken out one by one. Those are breaks that stand out from the largest that is left: what
-    wanders, grows, recurs each year or comes in flights of spend changes as much elsewhere.
+    The largest changes are taken out one by one; breaks stand out from the largest that is left.
     """
     at = np.flatnonzero(np.isfinite(d))
     left = d = d[at]
-    n, most = len(d), min(MOST_BREAKS, len(d) // (4 * h))
-    found, sizes = list[int](), list[float]()
+    n, most, taken = len(d), min(MOST_BREAKS, len(d) // (4 * h)), list[tuple[int, float]]()
     for _ in range(most + 1 if most else 0):
         p, size = _largest(left, h)
-        found, sizes = [*found, p], [*sizes, size]
+        taken.append((p, size))
         left = left - (np.median(left[p : p + h]) - np.median(left[max(p - h, 0) : p])) * (np.arange(n) >= p)
     few = 1 + h / max(n - 2 * h, 1)  # a short series leaves little to compare with
-    least = [max(STANDS_OUT * few * size, LEAST_BREAK) for size in sizes]
+    least, sizes = [max(STANDS_OUT * few * size, LEAST_BREAK) for _p, size in taken], [size for _p, size in taken]
     count = max((k for k in range(1, most + 1) if min(sizes[:k]) > least[k]), default=0)
-    sides = [(p, d[max(p - h, 0) : p], d[p : p + h]) for p in sorted(found[:count])]
-    return [(int(at[p]), float(np.exp(np.median(a))), float(np.exp(np.median(b)))) for p, a, b in sides]
+    levels = [(p, np.median(d[max(p - h, 0) : p]), np.median(d[p : p + h])) for p, _size in sorted(taken[:count])]
+    return [(int(at[p]), float(np.exp(a)), float(np.exp(b))) for p, a, b in levels]
 
 
 def _largest(d: Floats, h: int) -> tuple[int, float]:
@@ -187,11 +183,6 @@ def _season(x: Floats, season: int) -> Floats:
     apart = np.append(x - level, np.full(-len(x) % season, np.nan)).reshape(-1, season)  # one row a season
     curve = pd.DataFrame(apart).rolling(17, center=True, min_periods=1).median()
     return np.asarray(curve.fillna(0)).ravel()[: len(x)]
-
-
-def _root(x: Floats) -> Floats:
-    """Departure on the scale of square roots, on which small counts are as likely far above as far below."""
-    return np.asarray(2 * np.expm1(x / 2))
 
 
 def _runs(flag: Flags) -> list[tuple[int, int]]:

@@ -14,16 +14,13 @@ from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import SECRET_URL, project_root
 from kpi_helpers.result import JSON_MIME
 
-TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+TYPES = {"str": str, "int": int, "float": float}
 SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One line of a notebook's parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``.
-
-    The comment says what it is; ``in (0, 1)`` at its end is its range, ``one of a, b`` its choices.
-    """
+    """One line of a parameters cell: ``confidence: float = 0.9  # coverage, in (0, 1)``, or ``# one of a, b``."""
 
     name: str
     kind: str
@@ -32,10 +29,9 @@ class Parameter:
 
     def read(self, given: Any) -> Any:
         """Return `given` (text from a command line, or a value) in the parameter's type and range."""
-        optional = self.kind.endswith("| None")
-        if optional and (given is None or str(given).lower() in ("none", "null", "")):
-            return None
         kind = self.kind.removesuffix("| None").strip()
+        if kind != self.kind and str(given).lower() in ("none", "null", ""):
+            return None
         if inner := re.fullmatch(r"list\[(\w+)\]", kind):
             items = given if isinstance(given, list) else str(given).strip("[]").split(",")
             return [self._one(item, inner[1]) for item in items if inner[1] != "str" or str(item).strip()]
@@ -44,17 +40,14 @@ class Parameter:
     def _one(self, given: Any, kind: str) -> Any:
         text = str(given).strip()
         try:
-            if kind == "bool":
-                value: Any = {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-            else:
-                value = TYPES[kind](text)
+            known = {"true": True, "false": False, "1": True, "0": False}
+            value: Any = known[text.lower()] if kind == "bool" else TYPES[kind](text)
         except (ValueError, KeyError):
             raise KpiError(f"{self.name}={text!r} is not of type {kind}. {self.comment}".strip()) from None
         if bounds := re.search(r"in ([\[(])(\S+), (\S+)([\])])", self.comment):
-            low, high = float(bounds[2]), float(bounds[3])
-            above = value >= low if bounds[1] == "[" else value > low
-            below = value <= high if bounds[4] == "]" else value < high
-            require(above and below, f"{self.name}={text} lies outside {bounds[0][3:]}: {self.comment}.")
+            low, high, edges = float(bounds[2]), float(bounds[3]), bounds[1] + bounds[4]
+            inside = low < value < high or ("[" in edges and value == low) or ("]" in edges and value == high)
+            require(inside, f"{self.name}={text} lies outside {bounds[0][3:]}: {self.comment}.")
         if choices := re.search(r"one of ([\w, ]+)", self.comment):
             require_known(value, choices[1].strip().split(", "), f"{self.name}={text!r}: {self.comment}.")
         return value
@@ -80,10 +73,10 @@ def load(name: str) -> dict[str, Any]:
 def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
     """Read the typed parameters of a notebook from the cell tagged ``parameters``."""
     source = "".join(source_of(c) for c in notebook["cells"] if "parameters" in tags(c))
-    lines, found = source.splitlines(), {}
+    found = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            line = lines[(node.end_lineno or 1) - 1].encode()  # offsets count bytes
+            line = source.splitlines()[(node.end_lineno or 1) - 1].encode()  # offsets count bytes
             comment = line[node.end_col_offset or 0 :].decode().strip().lstrip("# ")
             name, kind = node.target.id, ast.unparse(node.annotation)
             found[name] = Parameter(name, kind, ast.literal_eval(node.value), comment)
@@ -91,10 +84,7 @@ def parameters(notebook: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the given parameters against the notebook's and return all, defaults included.
-
-    Raises a `KpiError` for an unknown name, a wrong type, a value out of range, or a secret.
-    """
+    """Check the given parameters against the notebook's and return all, defaults included; a secret is refused."""
     for name, value in given.items():
         require_known(name, known, f"There is no parameter {name!r}.")
         secret = SECRET.search(name) or SECRET_URL.search(str(value))
@@ -140,26 +130,23 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
     for i, c in enumerate(notebook["cells"]):
         made = [tag for tag in tags(c) if tag in ("injected-parameters", "papermill-error-cell-tag")]
         ident = f"{made[0]}-{i}" if made else c.get("id")  # papermill draws its own at random
-        metadata = {k: v for k, v in c["metadata"].items() if k == "tags" and v}
-        text = source_of(c).splitlines(True)
+        metadata, text = {"tags": tags(c)} if tags(c) else {}, source_of(c).splitlines(True)
         clean = {"cell_type": c["cell_type"], "id": ident, "metadata": metadata, "source": text}
         if c["cell_type"] == "code":
             outputs = [_canonical(o, str(ident)) for o in c["outputs"]]
             clean |= {"execution_count": c["execution_count"], "outputs": outputs}
         cells.append(clean)
     kept = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "kpi")}
-    metadata = {**kept, "language_info": {"name": "python"}}
-    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    about = {"metadata": {**kept, "language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": cells, **about}
 
 
 def _canonical(output: Mapping[str, Any], ident: str) -> dict[str, Any]:
     told = {k: {name: v for name, v in told.items() if v} if k == "metadata" else told for k, told in output.items()}
-    text = json.dumps(told, ensure_ascii=False)
-    text = re.sub(r" at 0x[0-9a-f]{6,}", " at 0x…", text)
-    for n, styler in enumerate(dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)", text))):
+    text = re.sub(r" at 0x[0-9a-f]{6,}", " at 0x…", json.dumps(told, ensure_ascii=False))
+    for n, styler in enumerate(dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=\b|_)", text))):
         text = text.replace(styler, f"T_{ident}_{n}")
-    text = re.sub(r"[^\s\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
-    return dict(json.loads(text))
+    return dict(json.loads(re.sub(r"[^\s\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)))
 
 
 def written(notebook: Mapping[str, Any]) -> str:

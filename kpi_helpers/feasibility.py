@@ -1,10 +1,10 @@
 """Can the plan be kept: targets at chosen odds, all of them together, what they need upstream, what to mind."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,16 +16,13 @@ from kpi_helpers.errors import require, require_known
 from kpi_helpers.outlooks import OfKpis, Outlook
 from kpi_helpers.plans import Plan, TargetTable
 from kpi_helpers.rates import Elasticity, estimate_elasticity, shrink_rates, upstream_needs
-from kpi_helpers.result import LANGUAGES, Result, measure, number, probability, say, uplift
+from kpi_helpers.result import LANGUAGES, Result, Text, both_say, measure, number, probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import MOST_ELASTIC, chance_of_all
 
 #: what a KPI is made of: divide it by the ratio and the next KPI upstream remains
 MADE_OF = {"revenue": ("aov", "orders"), "orders": ("order_rate_session", "sessions"),
            "conversions": ("conv_rate_session", "sessions")}  # fmt: skip
-#: rates of visitors who act, which mean the same on every channel
-ENGAGEMENT = ("order_rate_session", "conv_rate_session")
-FEWEST_PATHS = 12
 #: what a plan may do on a channel; the catalogue tells which of them move a KPI, a campaign moves them all
 ACTIVITIES = ("content", "white_paper", "seo", "social", "email", "messaging", "ads", "campaign")
 MOST = 5  # KPIs on a channel
@@ -33,10 +30,7 @@ MOST = 5  # KPIs on a channel
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OddsTable(OfKpis):
-    """Targets at chosen odds, one row a KPI and odds; `together` is the chance that all KPIs meet theirs at once.
-
-    `change` is the target against last year, a fraction; `together` is NaN where the past is too short to tell.
-    """
+    """Targets at chosen odds, and `change` against last year; `together`: chance that all are met at once, or NaN."""
 
     kpi: tuple[str, ...]
     odds: tuple[float, ...]
@@ -49,18 +43,20 @@ class OddsTable(OfKpis):
         n = len(set(self.kpi))
         if n < 2 or not math.isfinite(self.together[0]):
             return say("odds_table.alone", language)
-        told = {"n": n, "odds": f"{self.odds[0]:.0%}", "together": probability(self.together[0], language)}
-        return say("odds_table.sentence", language, **told)
+        together = probability(self.together[0], language)
+        return say("odds_table.sentence", language, n=n, odds=f"{self.odds[0]:.0%}", together=together)
 
 
 def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0.2)) -> OddsTable:
     """Set the target of each KPI at the same odds, and tell how likely all are met at once.
 
-    KPIs rise and fall together: the correlation of what their forecasts missed on the same past dates is
-    carried into a multivariate normal.
+    The correlation of what the forecasts missed on the same past dates is carried into a multivariate normal.
     """
     graded = [o for o in outlooks if o.graded]
-    all_of = {p: _together(graded, p) for p in odds}
+    n, k, all_of = min((len(o.missed) for o in graded), default=0), len(graded), dict.fromkeys(odds, math.nan)
+    if n >= 12:  # fewer past dates tell no correlation
+        moved = np.atleast_2d(np.corrcoef([o.better * np.array(o.missed[-n:]) for o in graded]))
+        all_of = {p: chance_of_all([0.0] * k, [1.0] * k, moved, [float(ndtri(1 - p))] * k) for p in odds}
     rows = [
         (o.kpi, p, o.target_at(p), o.target_at(p) / o.reference - 1 if o.knows_last_year else math.nan, all_of[p])
         for o in graded for p in odds
@@ -68,21 +64,9 @@ def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0
     return OddsTable.of(rows, currency=graded[0].currency if graded else "")
 
 
-def _together(outlooks: Sequence[Outlook], odds: float) -> float:
-    n = min((len(o.missed) for o in outlooks), default=0)
-    if n < FEWEST_PATHS:
-        return math.nan
-    correlation = np.atleast_2d(np.corrcoef([o.better * np.array(o.missed[-n:]) for o in outlooks]))
-    k = len(outlooks)
-    return chance_of_all([0.0] * k, [1.0] * k, correlation, [float(ndtri(1 - odds))] * k)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Needs(OfKpis):
-    """What a planned total needs upstream at the rates of the last weeks, from the outcome up.
-
-    `need` and its 90% interval are totals over the plan; of the outcome itself they are the target.
-    """
+    """What a planned total needs upstream at the rates of the last weeks, with 90% interval; the target comes first."""
 
     kpi: tuple[str, ...]
     need: tuple[float, ...]
@@ -103,11 +87,7 @@ class Needs(OfKpis):
 
 
 def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
-    """What the plan's total needs upstream, at the ratios between `since` and `until`.
-
-    Money is divided by the average order, counts by the rate of the step above; the intervals (90%) of the ratios
-    are carried along as if their errors were independent.
-    """
+    """What the plan's total needs upstream, at the ratios between `since` and `until`, taken as independent."""
     held = set(data.table("channel_daily").columns)
     key, need, spread = plan.kpi, float(plan.total), 0.0
     rows = [(key, need, need, need, math.nan)]
@@ -117,11 +97,9 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
         rate, low, high = found.value[0], found.value_low[0], found.value_high[0]
         if not (math.isfinite(low) and low > 0):
             break
-        if kpis.kpi(ratio).unit == "share":  # whole counts through the step, never less than the target asks for
-            won, tried = round(found.numerator[0]), round(found.denominator[0])
-            need = float(upstream_needs(math.ceil(need), [(won, tried)]).need[0])
-        else:
-            need = math.ceil(need / rate)
+        step = round(found.numerator[0]), round(found.denominator[0])
+        counted = kpis.kpi(ratio).unit == "share"  # whole counts through the step, never less than the target asks for
+        need = float(upstream_needs(need, [step]).need[0] if counted else math.ceil(need / rate))
         spread = math.hypot(spread, math.log(high / low) / 2)
         rows.append((key, need, need * math.exp(-spread), need * math.exp(spread), rate))
     return Needs.of(rows, currency=data.currency())
@@ -129,10 +107,9 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SpendCheck(OfKpis):
-    """Whether planned spend can carry each uplift over last year: the elasticity that it implies, beside history's.
+    """Whether planned spend can carry each uplift: `rejected` where the elasticity that it implies exceeds `most`.
 
-    `implied` is ln(target / expected total) / ln(1 + spend growth); `rejected` where it exceeds `most`, which is 1.5
-    or, if higher, the upper 95% bound of `elasticity`. NaN and never rejected where spend does not grow.
+    `implied` is ln(target / expected total) / ln(1 + spend growth), NaN where spend does not grow.
     """
 
     uplift: tuple[float, ...]
@@ -154,12 +131,12 @@ class SpendCheck(OfKpis):
     def sentence(self, language: str = "en") -> str:
         history = self.elasticity.sentence(language) if self.elasticity else say("spend_check.no_spend", language)
         told = {"growth": uplift(self.spend_growth, language), "most": number(self.most, language, decimals=1)}
-        if True in self.rejected:
+        kind = "rejected" if True in self.rejected else "fine" if self.spend_growth > 0 else ""
+        if kind == "rejected":
             first = self.rejected.index(True)
-            told["uplift"] = uplift(self.uplift[first], language)
-            told["implied"] = number(self.implied[first], language, decimals=1)
-            return f"{history} {say('spend_check.rejected', language, **told)}"
-        return f"{history} {say('spend_check.fine', language, **told)}" if self.spend_growth > 0 else history
+            told |= {"uplift": uplift(self.uplift[first], language)}
+            told |= {"implied": number(self.implied[first], language, decimals=1)}
+        return f"{history} {say(f'spend_check.{kind}', language, **told)}" if kind else history
 
 
 def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_growth: float) -> SpendCheck:
@@ -201,10 +178,9 @@ def review_plan(
 ) -> PlanReview:  # fmt: skip
     """Warn of too many KPIs, vanity metrics, KPIs that nothing planned moves, ambition where few engage.
 
-    By channel: ids of the catalogue, at most five without a warning; grades by (channel, KPI), or a frame with the
-    columns channel, kpi, grade; `engagement`: (successes, trials) of one rate that means the same on all, shrunk, and
-    little below half of their median; `activities`: planned words of `ACTIVITIES`, without which nothing is matched.
-    Raises a `KpiError` if a KPI or an activity is unknown, or a target has two grades.
+    By channel: ids of the catalogue; grades by (channel, KPI), or a frame with the columns channel, kpi, grade;
+    `engagement`: (successes, trials) of one rate that means the same on all, little below half of their median;
+    `activities`: planned words of `ACTIVITIES`. Raises a `KpiError` if one is unknown, or a target has two grades.
     """
     if isinstance(grades, pd.DataFrame):
         keyed = grades.set_index(["channel", "kpi"])["grade"]
@@ -216,27 +192,24 @@ def review_plan(
     rates = shrink_rates(*np.array([*engaged.values()], dtype=float).T).mean if engaged else (0.0,)
     rate, middle = dict(zip(engaged, rates, strict=False)), float(np.median(rates))
 
-    def warnings(language: str) -> Iterator[tuple[str, str, str, dict[str, object]]]:
-        for channel, keys in kpis_by_channel.items():
-            does, n = planned.get(channel, ()), len({*keys})
-            if n > MOST:
-                yield channel, "", "many", {"n": n, "most": MOST}
-            for k in map(kpis.kpi, dict.fromkeys(keys)):
-                name, grade = k.name[language], graded.get((channel, k.id))
-                if k.vanity:
-                    yield channel, k.id, "vanity", {"name": name}
-                if activities is not None and not {*does} & {*k.activities, "campaign"}:
-                    moves = ", ".join(say(f"activity.{a}", language) for a in k.activities)
-                    yield channel, k.id, "unmatched", {"name": name, "activities": moves}
-                little = rate.get(channel, middle) < middle / 2 and "campaign" not in does
-                if little and grade in ("ambitious", "unrealistic"):
-                    here, usual = (measure(v, "share", language) for v in (rate[channel], middle))
-                    graded_as = say(f"status.{grade}", language).lower()
-                    yield channel, k.id, "cold", {"grade": graded_as, "rate": here, "middle": usual}
-
-    said = [[(*row, say(f"plan_review.{row[2]}", lang, **told)) for *row, told in warnings(lang)] for lang in LANGUAGES]
-    rows = [(*english, vietnamese[-1]) for english, vietnamese in zip(*said, strict=True)]
-    return PlanReview.of(rows)
+    found: list[tuple[str, str, str, dict[str, Any]]] = []
+    for channel, keys in kpis_by_channel.items():
+        does, n = planned.get(channel, ()), len({*keys})
+        if n > MOST:
+            found.append((channel, "", "many", {"n": n, "most": MOST}))
+        for k in map(kpis.kpi, dict.fromkeys(keys)):
+            if k.vanity:
+                found.append((channel, k.id, "vanity", {"name": k.name}))
+            if activities is not None and not {*does} & {*k.activities, "campaign"}:
+                moves = [", ".join(say(f"activity.{a}", lang) for a in k.activities) for lang in LANGUAGES]
+                found.append((channel, k.id, "unmatched", {"name": k.name, "activities": Text(*moves)}))
+            little = rate.get(channel, middle) < middle / 2 and "campaign" not in does
+            if little and (grade := graded.get((channel, k.id))) in ("ambitious", "unrealistic"):
+                both = (rate[channel], middle)
+                here, usual = (Text(*(measure(v, "share", lang) for lang in LANGUAGES)) for v in both)
+                words = Text(*(say(f"status.{grade}", lang).lower() for lang in LANGUAGES))
+                found.append((channel, k.id, "cold", {"grade": words, "rate": here, "middle": usual}))
+    return PlanReview.of([(*row, *both_say(f"plan_review.{row[2]}", **told)) for *row, told in found])
 
 
 def review(
@@ -248,7 +221,8 @@ def review(
         require_known(channel, frame["segment"].unique(), f"activities: there is no channel {channel!r} in the data.")
     frame = frame[[kpis.kpi(k).direction != "none" for k in frame["kpi"]]]
     by_channel = {str(s): part["kpi"].tolist() for s, part in frame.groupby("segment", sort=False)}
-    acts = frame[frame["kpi"].isin(ENGAGEMENT)].drop_duplicates("segment").set_index("segment")
-    engagement = {str(s): (row.numerator, row.denominator) for s, row in acts.iterrows()}
+    # rates of visitors who act, which mean the same on every channel
+    acts = frame[frame["kpi"].isin(["order_rate_session", "conv_rate_session"])].drop_duplicates("segment")
+    engagement = {str(row.segment): (row.numerator, row.denominator) for row in acts.itertuples()}
     chosen = graded.to_frame().query("uplift == @uplift and segment != ''").rename(columns={"segment": "channel"})
     return review_plan(by_channel, grades=chosen, engagement=engagement, activities=activities or None)

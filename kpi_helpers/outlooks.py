@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,10 +18,8 @@ from kpi_helpers.calendars import SEASONS, holiday_regressors
 from kpi_helpers.cleaning import Cleaned
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Result, measure, one_unit, percent, say
-from kpi_helpers.stats import checked_confidence
+from kpi_helpers.stats import Floats, checked_confidence
 
-#: a channel of which nothing is known for so long is taken to have ended
-ENDED_DAYS = 35
 UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multiplicative=False)
 
 
@@ -35,12 +34,10 @@ class OfKpis(Result):
 class Outlook(OfKpis):
     """Where one KPI is heading in the plan's periods (`period_at`: first days) if nothing changes.
 
-    `segment`: a channel, empty for all. `expected` and its interval, and `last_year` (NaN if unknown as of then), by
-    period. `total`, its interval and distribution `odds`: the sum over the plan; for a ratio, its value. `reference`:
-    what uplifts are put on: last year's total, or `total` where last year is not fully known. `weights`, `missed`: what
-    the total sums, from the first unknown period on, and what it missed on each past path. `history`, `bridge`: the
-    periods known, and the forecast of those between them and the plan. `reason` why nothing can be forecast: ``short``
-    history or ``ended`` channel. `seasonal`: the history is long enough for a season.
+    `segment`: a channel, empty for all. `total`, its interval and distribution `odds`: the sum over the plan; for a
+    ratio, its value. `reference`: what uplifts are put on: last year's total, or `total` where that is not fully known.
+    `weights`, `missed`: what the total sums, from the first unknown period on, and what it missed on each past path.
+    `bridge`: forecast of the periods before the plan. `reason` why nothing can be forecast: ``short`` or ``ended``.
     """
 
     kpi: str
@@ -104,15 +101,14 @@ class Outlook(OfKpis):
 
     def told(self, language: str) -> dict[str, str]:
         """The numbers of the outlook, written out."""
-        k = kpis.kpi(self.kpi)
-        values = {"total": self.total, "low": self.total_low, "high": self.total_high}
+        k, values = kpis.kpi(self.kpi), {"total": self.total, "low": self.total_low, "high": self.total_high}
         told = {name: measure(v, k.unit, language, self.currency) for name, v in values.items()}
         told |= {"change": percent(self.change, language, sign=True), "level": f"{self.confidence:.0%}"}
         return told | {"name": k.name[language]}
 
     def sentence(self, language: str = "en") -> str:
-        kind = "sentence" if self.knows_last_year else "alone"
-        kind = self.reason or (kind if self.graded else "no_odds")
+        kind = "no_odds" if not self.graded else "sentence" if self.knows_last_year else "alone"
+        kind = self.reason or kind
         return say(f"outlook.{kind}", language, segment=self.segment, **self.told(language))
 
     def title(self, language: str = "en") -> str:
@@ -123,24 +119,18 @@ class Outlook(OfKpis):
         return say(f"outlook.{kind}", language, **self.told(language) | {"change": percent(abs(self.change), language)})
 
     def drawn(self, language: str) -> str:
-        """The chart of `plot` as an HTML figure."""
-        k = kpis.kpi(self.kpi)
+        """The chart of history, forecast and last year as an HTML figure."""
+        k, period = kpis.kpi(self.kpi), say(f"period.{self.grain}", language)
         divisor, unit = one_unit(max(self.expected_high), k.unit, self.currency, language)
-        told = {"name": k.name[language], "period": say(f"period.{self.grain}", language), "unit": unit}
-        note = say("outlook.note", language, **told)
+        note = say("outlook.note", language, name=k.name[language], period=period, unit=unit)
         note += "" if self.seasonal else f" {say('outlook.no_season', language)}"
-        options: dict[str, Any] = {"language": language, "scale": divisor}
-        title, alt = self.title(language), self.sentence(language)
-        return plots.chart(lambda axes, n: self.plot(axes, narrow=n, **options), title=title, note=note, alt=alt)
-
-    def plot(self, axes: Any = None, *, language: str = "en", **options: Any) -> Any:
-        """Draw history, forecast and last year on `axes` (new ones if none); returns the axes."""
         history = pd.Series(self.history, index=pd.to_datetime(self.history_at))
         bridge = pd.DataFrame({"expected": self.bridge}, index=pd.to_datetime(self.bridge_at))
         expected = pd.concat([bridge, self.to_frame().set_index(pd.to_datetime(self.period_at))])
         keys = ("actual", "expected", "interval", "last_year")
         words = [say(f"outlook.{key}", language, level=f"{self.confidence:.0%}") for key in keys]
-        return plots.forecast(history, expected, axes, words=words, language=language, **options)
+        draw = partial(plots.forecast, history, expected, words=words, language=language, scale=divisor)
+        return plots.chart(draw, title=self.title(language), note=note, alt=self.sentence(language))
 
 
 def outlook(
@@ -149,31 +139,29 @@ def outlook(
 ) -> Outlook:  # fmt: skip
     """Forecast one KPI over the next `months` whole months after `as_of`.
 
-    A period belongs to the month in which it begins. A ratio is weighted by the denominators of the same
-    periods of last year. Uplifts are later put on those periods where all of them are known. Raises a `KpiError`
-    if the history is too short for an error to be known, or `months` or the grain cannot be planned.
+    A period belongs to the month in which it begins. A ratio is weighted by last year's denominators. Raises a
+    `KpiError` if the history is too short for an error to be known, or `months` or the grain cannot be planned.
     """
-    series = _known(values, key, segment, as_of)
+    series = _complete(values, key, segment, as_of)
+    require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
     future, skip = _plan(series.index, as_of, months)
-    season, most = SEASONS[values.grain], _most(key)
-    weights = _weights(values, key, segment, as_of, future, skip)
+    season, weights = SEASONS[values.grain], _weights(values, key, segment, as_of, future, skip)
     told, cleaned = baseline(series, len(future), holidays)
     low, high = told.interval(confidence)
-    total, total_low, total_high = (min(v, most) for v in told.total(confidence, weights=weights))
+    total, total_low, total_high = (min(v, _most(key)) for v in told.total(confidence, weights=weights))
     if np.count_nonzero(weights) == 1:  # one period is the whole: one quantity, one interval
         low[-1], high[-1] = total_low / weights[-1], total_high / weights[-1]
-    before = series.reindex(future[skip:] - season).to_numpy(dtype=float)
+    before = series.reindex(future[skip:] - season).tolist()
     reference = _whole(before, weights)
-    mean, low, high = (part.clip(max=most).tolist() for part in (told.mean, low, high))
+    mean, low, high = (part.clip(max=_most(key)).tolist() for part in (told.mean, low, high))
     starts, begun = future.start_time.date, series.index.start_time.date
     return Outlook(
         kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-        period_at=tuple(starts[skip:]), expected=tuple(mean[skip:]), last_year=tuple(before.tolist()),
+        period_at=tuple(starts[skip:]), expected=tuple(mean[skip:]), last_year=tuple(before),
         expected_low=tuple(low[skip:]), expected_high=tuple(high[skip:]), odds=told.whole(weights),
-        total=total, total_low=total_low, total_high=total_high,
-        seasonal=told.season > 1 or len(series) >= 2 * season, cleaned=cleaned, weights=tuple(weights.tolist()),
-        missed=tuple(told.missed(weights).tolist()), reference=reference if reference > 0 else total,
-        history_at=tuple(begun), history=tuple(series.tolist()),
+        total=total, total_low=total_low, total_high=total_high, cleaned=cleaned, weights=tuple(weights.tolist()),
+        seasonal=told.season > 1 or len(series) >= 2 * season, reference=reference if reference > 0 else total,
+        missed=tuple(told.missed(weights).tolist()), history_at=tuple(begun), history=tuple(series.tolist()),
         bridge_at=tuple(starts[:skip]), bridge=tuple(mean[:skip]),
     )  # fmt: skip
 
@@ -181,7 +169,7 @@ def outlook(
 def past_outlooks(values: kpis.KpiTable, told: Outlook, *, as_of: date, holidays: Holidays | None = None) -> BackTest:
     """Repeat the outlook on past dates: the same distance, the same periods, only what was known then."""
     require(not told.reason, f"{told.kpi} {told.segment} has no outlook that could be repeated on past dates.")
-    series = _known(values, told.kpi, told.segment, as_of)
+    series = _complete(values, told.kpi, told.segment, as_of)
     return back_test(series, len(told.weights), weights=told.weights, holidays=holidays, confidence=told.confidence)
 
 
@@ -189,12 +177,6 @@ def _complete(values: kpis.KpiTable, key: str, segment: str, as_of: date, column
     require(values.grain in SEASONS, f"A plan needs days, weeks or months, not grain={values.grain!r}. Compute those.")
     series = values.series(key, segment, column)
     return series[series.index.end_time.date <= as_of]  # the running period is not over
-
-
-def _known(values: kpis.KpiTable, key: str, segment: str, as_of: date) -> pd.Series:
-    series = _complete(values, key, segment, as_of)
-    require(bool(series.notna().any()), f"{key} of {segment or 'all channels'} has no complete period up to {as_of}.")
-    return series
 
 
 def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodIndex, int]:
@@ -207,13 +189,11 @@ def _plan(known: pd.PeriodIndex, as_of: date, months: int) -> tuple[pd.PeriodInd
     return future, int((future.start_time.date < first).sum())
 
 
-def _weights(
-    values: kpis.KpiTable, key: str, segment: str, as_of: date, future: pd.PeriodIndex, skip: int
-) -> np.ndarray:
+def _weights(values: kpis.KpiTable, key: str, segment: str, as_of: date, future: pd.PeriodIndex, skip: int) -> Floats:
     """What the plan's total sums: each period once, or for a ratio by last year's denominators."""
     planned = np.arange(len(future)) >= skip
     if kpis.kpi(key).additive:
-        return planned * 1.0
+        return planned.astype(float)
     series = _complete(values, key, segment, as_of, "denominator")
     before = series.reindex(future - SEASONS[values.grain]).to_numpy(dtype=float)
     known = np.isfinite(before[skip:]).all() and before[skip:].sum() > 0
@@ -237,10 +217,7 @@ def outlook_kpis(values: kpis.KpiTable, keys: Sequence[str], *, as_of: date, **o
 
 
 def outlook_channels(values: kpis.KpiTable, key: str, *, as_of: date, **options: Any) -> list[Outlook]:
-    """Forecast one KPI for each channel that knows it.
-
-    A channel that has ended (nothing known for five weeks) or is too young keeps its place, with the reason.
-    """
+    """Forecast one KPI for each channel that knows it; one that has ended or is too young keeps its place too."""
     rows = values.to_frame().query("kpi == @key")
     known = set(rows["segment"][rows["value"].notna()])
     return [_outlook_or_reason(values, key, s, as_of=as_of, **options) for s in values.segments() if s in known]
@@ -253,7 +230,8 @@ def _outlook_or_reason(
     checked_confidence(confidence)  # what was asked for wrongly is no short history
     holiday_regressors(series.index, options.get("holidays"))
     require(options.get("months", 1) >= 1, f"months={options.get('months')} must be at least 1.")
-    ended = len(series) and (as_of - series.index[-1].end_time.date()).days > ENDED_DAYS
+    # a channel of which nothing is known for five weeks is taken to have ended
+    ended = len(series) and (as_of - series.index[-1].end_time.date()).days > 35
     if not ended:
         with suppress(KpiError):
             return outlook(values, key, segment=segment, as_of=as_of, confidence=confidence, **options)

@@ -18,18 +18,16 @@ from kpi_helpers.result import probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import project, rank
 
-#: lowest probability of each status of a running target
-STATUSES = ((0.8, "on track"), (0.4, "too close to call"), (0.1, "at risk"), (0.0, "behind"))
+STATUSES = ((0.8, "on track"), (0.4, "too close to call"), (0.1, "at risk"), (0.0, "behind"))  # lowest probability
 UNKNOWN = (math.nan,) * 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Pace(OfKpis):
-    """The running calendar year against its target, one row a KPI.
+    """The running calendar year against its target, `last_year` plus the uplift, one row a KPI.
 
-    `actual`: sum of the complete periods so far; `projected` with its interval: that and the forecast of the rest.
-    `target`: `last_year` plus the uplift; `probability` of meeting it, and its word, `status`. `remaining_factor`: what
-    the rest of the year must reach, relative to the target's own share of the rest (1 = on plan).
+    `actual`: sum of the complete periods so far; `projected`: that and the forecast of the rest. `remaining_factor`:
+    what the rest of the year must reach, relative to the target's own share of the rest (1 = on plan).
     """
 
     kpi: tuple[str, ...]
@@ -49,11 +47,9 @@ class Pace(OfKpis):
 
     def sentence(self, language: str = "en") -> str:
         kind = "sentence" if math.isfinite(self.probability[0]) else "unknown"
-        return say(
-            f"pace.{kind}", language, name=kpis.kpi(self.kpi[0]).name[language], year=self.year,
-            uplift=uplift(self.uplift, language),
-            status=say(f"status.{self.status[0]}", language).lower(), chance=probability(self.probability[0], language),
-        )  # fmt: skip
+        told = {"name": kpis.kpi(self.kpi[0]).name[language], "uplift": uplift(self.uplift, language)}
+        status, chance = say(f"status.{self.status[0]}", language).lower(), probability(self.probability[0], language)
+        return say(f"pace.{kind}", language, year=self.year, status=status, chance=chance, **told)
 
 
 def pace(
@@ -62,9 +58,9 @@ def pace(
 ) -> Pace:  # fmt: skip
     """Compare the running year and the forecast of its rest with last year plus `uplift`.
 
-    A period belongs to the year in which it begins; missing periods take the seasonal share of the known
-    ones. A KPI whose last year or running year is less than 80% known is "not enough data". Raises a `KpiError`
-    if a KPI is a ratio, whose periods do not add up to a year, or the grain or `holidays` do not fit.
+    A period belongs to the year in which it begins; missing ones take the seasonal share of the known. A KPI whose last
+    or running year is less than 80% known is "not enough data". Raises a `KpiError` if a KPI is a ratio or the grain or
+    `holidays` do not fit.
     """
     ratios = [key for key in keys if not kpis.kpi(key).additive]
     require(not ratios, f"{', '.join(ratios)}: a ratio does not add up over a year. Watch it instead.")
@@ -80,8 +76,7 @@ def _pace_row(
 ) -> tuple[Any, ...]:
     series = series[series.index.end_time.date <= as_of]
     year = pd.period_range(f"{as_of.year}-01-01", f"{as_of.year}-12-31", freq=series.index.freq)
-    year = year[year.start_time.year == as_of.year]
-    last_year = series.reindex(year - season)
+    last_year = series.reindex((year := year[year.start_time.year == as_of.year]) - season)
     done = series.reindex(year)[: int((year.end_time.date <= as_of).sum())].to_numpy(dtype=float)
     known, actual = np.isfinite(done).mean() if len(done) else 0.0, float(np.nansum(done))
     if min(last_year.notna().mean(), known) < 0.8 or last_year.sum() <= 0:
@@ -89,11 +84,9 @@ def _pace_row(
     before = last_year.interpolate(limit_direction="both")
     weights, target = before.clip(lower=0).to_numpy(dtype=float), before.sum() * (1 + uplift)
     share = weights[: len(done)].sum() / weights.sum()
-    so_far = project(done, weights[: len(done)])
-    ahead = len(year) - len(done)
-    projected = low = high = so_far
+    projected = low = high = so_far = project(done, weights[: len(done)])
     chance = float(so_far >= target)
-    if ahead:
+    if ahead := len(year) - len(done):
         try:
             until = pd.period_range(series.index[0], year[len(done) - 1])  # the KPI may have fallen silent before
             told, _cleaned = baseline(series.reindex(until), ahead, holidays)
@@ -108,10 +101,7 @@ def _pace_row(
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Watch(OfKpis):
-    """Rates and costs that moved clearly against the same weeks of last year, largest change first.
-
-    Clear means that the two intervals do not overlap, which is stricter than a test at the same level.
-    """
+    """Rates and costs whose intervals now and in the same weeks of last year do not overlap, largest change first."""
 
     kpi: tuple[str, ...]
     segment: tuple[str, ...]
@@ -147,8 +137,7 @@ def watch(now: kpis.KpiTable, before: kpis.KpiTable) -> Watch:
     both = both.dropna(subset=["value_low", "value_low_was"])
     rose, fell = both["value_low"] > both["value_high_was"], both["value_high"] < both["value_low_was"]
     directions = both["kpi"].map(lambda k: kpis.kpi(k).direction)
-    floor = 1e-12  # a rate that came from or fell to nothing has moved most of all
-    size = np.abs(np.log(both["value"].clip(floor) / both["value_was"].clip(floor)))
+    size = np.abs(np.log(both["value"].clip(1e-12) / both["value_was"].clip(1e-12)))  # from or to nothing is most
     moved = both.assign(better=rose == (directions == "up"), size=size)[(rose | fell) & (directions != "none")]
     moved = moved.sort_values(["size", *keys], ascending=[False, True, True])
     rows = moved[[*keys, "value_was", "value", "value_low", "value_high", "better"]].itertuples(index=False)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from kpi_helpers import __version__, plots
@@ -16,16 +17,10 @@ VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)
 
 
 def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any]) -> str:
-    """HTML of an executed notebook in one language.
-
-    Cells tagged ``answer`` head the page and cells tagged ``lead`` follow; every ``## heading`` begins a section. A
-    markdown cell carries its Vietnamese in ``<details lang="vi">``.
-    """
-    cells = notebook["cells"]
+    """HTML of an executed notebook in one language: cells tagged ``answer``, then ``lead``, then sections."""
+    cells, title = notebook["cells"], notebook["metadata"]["kpi"]["title"][language]
     shown = {tag: "".join(_outputs(c, language) for c in cells if tag in tags(c)) for tag in ("answer", "lead")}
-    said = {r["name"]: r["sentence"][language] for r in results(notebook)}
-    title = notebook["metadata"]["kpi"]["title"][language]
-    headline = said.get("answer", title)
+    headline = {r["name"]: r["sentence"][language] for r in results(notebook)}.get("answer", title)
     if "<h1" not in shown["answer"]:
         shown["answer"] = f"<h1>{html.escape(title)}</h1>{shown['answer']}"
     parts = {**shown, "toc": True, "blocks": _blocks(notebook, language)}
@@ -41,10 +36,9 @@ def markdown(text: str, language: str) -> str:
     drawn: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
-        if match[0].startswith("`"):
-            return match[0]  # code stays code
-        drawn.append(plots.formula((match[1] or match[2]).strip()))
-        return f"formula-{len(drawn) - 1}-drawn"
+        if not match[0].startswith("`"):  # code stays code
+            drawn.append(plots.formula((match[1] or match[2]).strip()))
+        return match[0] if match[0].startswith("`") else f"formula-{len(drawn) - 1}-drawn"
 
     text = re.sub(r"`[^`]+`|\$\$(.+?)\$\$|(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\w)", keep, text, flags=re.DOTALL)
     made = str(mistune.create_markdown(escape=False, plugins=["table"])(text.strip()))
@@ -61,14 +55,14 @@ def _blocks(notebook: Mapping[str, Any], language: str) -> list[dict[str, str]]:
             made = markdown(source_of(c), language)
             head, *rest = re.split(r"<h2>(.*?)</h2>", made)
             blocks[-1]["html"] += head
-            for part, (title, body) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
-                blocks.append({"id": f"s{number}-{part}", "title": title, "html": body})
+            pairs = enumerate(zip(rest[::2], rest[1::2], strict=True))
+            blocks += [{"id": f"s{number}-{n}", "title": title, "html": body} for n, (title, body) in pairs]
         else:
             blocks[-1]["html"] += _outputs(c, language)
             if "hide-input" not in tags(c):
-                code, summary = html.escape(source_of(c).strip()), say("page.code", language)
-                block = f'<summary>{summary}</summary><pre tabindex="0"><code>{code}</code></pre>'
-                blocks[-1]["html"] += f'<details class="code">{block}</details>'
+                block = f'<pre tabindex="0"><code>{html.escape(source_of(c).strip())}</code></pre>'
+                summary = f"<summary>{say('page.code', language)}</summary>"
+                blocks[-1]["html"] += f'<details class="code">{summary}{block}</details>'
     return [b for b in blocks if b["title"] or b["html"].strip()]
 
 
@@ -104,17 +98,15 @@ def _output(output: Mapping[str, Any], language: str) -> str:
 
 def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], language: str) -> str:
     """HTML of the index from the records of runs and failures: failures first, then each report with its last runs."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for run in sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"])):
-        groups.setdefault((run["notebook"], run["key"]), []).append(run)
+    ordered = sorted(runs, key=lambda r: (r["notebook"], r["key"], r["as_of"]))
+    groups = {one: list(made) for one, made in groupby(ordered, key=lambda r: (r["notebook"], r["key"]))}
     fate = say("index.failed", language, n=len(failures)) if failures else say("index.none_failed", language)
     headline = f"{say('index.published', language, n=len(groups))} {fate}"
     brand, latest = say("page.brand", language), max((r["as_of"] for r in runs), default="")
     until = say("index.to", language, day=iso_day(latest, language)) if latest else ""
     answer = f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>'
-    failed = [(f["notebook"], f["key"]) for f in failures]
-    parts = {"answer": answer, "failures": failures, "failed": failed, "reports": groups.items()}
-    version = {"version": f"kpi_helpers {__version__}"}
+    parts = {"answer": answer, "failures": failures, "reports": groups.items()}
+    parts["failed"], version = [(f["notebook"], f["key"]) for f in failures], {"version": f"kpi_helpers {__version__}"}
     return _page("index", language, "index", f"{brand} | {headline}", headline, version, **parts)
 
 

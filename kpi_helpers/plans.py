@@ -19,10 +19,7 @@ from kpi_helpers.targets import GRADES, allocate, allocate_levels, rank
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TargetTable(OfKpis):
-    """Uplifts over last year for several KPIs and channels, graded; one row a KPI, segment and uplift.
-
-    `grade` is "not enough data" and `probability` NaN where the odds cannot be computed.
-    """
+    """Uplifts over last year, graded; "not enough data" and `probability` NaN where odds cannot be computed."""
 
     kpi: tuple[str, ...]
     segment: tuple[str, ...]
@@ -46,8 +43,7 @@ class TargetTable(OfKpis):
 
 def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> TargetTable:
     """Grade each uplift over last year for each outlook; for lower-is-better KPIs, each fall below it."""
-    whole = {o.kpi for o in outlooks if not o.segment}
-    alone = [o for o in outlooks if o.segment and o.kpi in whole]
+    alone = [o for o in outlooks if o.segment and o.kpi in {w.kpi for w in outlooks if not w.segment}]
     if len(alone) == 1:  # the only channel says the same as the whole
         outlooks = [o for o in outlooks if o is not alone[0]]
     require(len(outlooks) > 0, "There is no outlook to grade. Choose a KPI whose history is long enough.")
@@ -77,17 +73,17 @@ class Plan(OfKpis):
     target: tuple[int, ...]
 
     def sentence(self, language: str = "en") -> str:
-        k = kpis.kpi(self.kpi)
+        k, by = kpis.kpi(self.kpi), uplift(self.uplift, language)
         total = measure(self.total, k.unit, language, self.currency)
-        return say("plan.sentence", language, name=k.name[language], uplift=uplift(self.uplift, language), total=total)
+        return say("plan.sentence", language, name=k.name[language], uplift=by, total=total)
 
     def printed(self, language: str) -> tuple[pd.DataFrame, str, int]:
         """Channels by months with totals, in one unit, the unit's words, and decimals."""
         grid = self.to_frame().pivot_table(index="channel", columns="month_at", values="target", aggfunc="sum")
         grid = grid.loc[grid.sum(axis=1).sort_values(ascending=False, kind="stable").index]
         divisor, unit = one_unit(float(self.total), kpis.kpi(self.kpi).unit, self.currency, language)
-        decimals = int(divisor > 1)
-        step = divisor / 10**decimals  # what is printed must add up as well, so it is rounded by allocation too
+        step = divisor / 10 ** (decimals := int(divisor > 1))
+        # what is printed must add up as well, so it is rounded by allocation too
         shares = grid.to_numpy().ravel() + (self.total == 0)
         grid.loc[:, :] = np.array(allocate(round(self.total / step), shares)).reshape(grid.shape)
         grid = pd.concat([grid, grid.sum().to_frame(say("channel.all", language)).T])
@@ -95,10 +91,7 @@ class Plan(OfKpis):
 
 
 def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> Plan:
-    """Split the target of `whole` over months, periods and channels in proportion to what each is heading for.
-
-    Raises a `KpiError` if the KPI is a ratio, which does not add up, or its target is below 0.
-    """
+    """Split the target of `whole` over months, periods and channels in proportion to what each is heading for."""
     k, total = kpis.kpi(whole.kpi), round(whole.reference * (1 + share)) if math.isfinite(whole.reference) else -1
     require(k.additive, f"{k.id} is a ratio; only sums are split over channels and months. Choose orders, say.")
     require(total >= 0, f"{k.id} has no target to split, because it would be below 0. Choose another objective.")
@@ -115,11 +108,7 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer(OfKpis):
-    """What to commit to and how sure that is: the head of the report.
-
-    `uplift`, `probability` and `grade` are those of the target to commit to; `top_uplift` and
-    `top_probability` those of the highest that was asked about.
-    """
+    """What to commit to and how sure that is: the head of the report; `top_` is of the highest uplift asked about."""
 
     kpi: str
     uplift: float
@@ -169,8 +158,6 @@ class Answer(OfKpis):
 def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     """Commit to the largest uplift that is safe; if none is, say how likely the smallest one is."""
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
-    safe = rows[rows["grade"] == "safe"]
-    chosen, top = (safe.iloc[-1] if len(safe) else rows.iloc[0]), rows.iloc[-1]
-    told = {name: chosen[name] for name in ("uplift", "probability", "grade", "target")}
-    told |= {f"top_{name}": top[name] for name in ("uplift", "probability")}
-    return Answer(kpi=whole.kpi, outlook=whole, as_of=as_of, **told)
+    safe, top = rows[rows["grade"] == "safe"], rows.iloc[-1][["uplift", "probability"]].add_prefix("top_")
+    told = (safe.iloc[-1] if len(safe) else rows.iloc[0])[["uplift", "probability", "grade", "target"]]
+    return Answer(kpi=whole.kpi, outlook=whole, as_of=as_of, **told, **top)

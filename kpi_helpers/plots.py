@@ -42,8 +42,7 @@ def new_axes(width: int, height: int) -> Axes:
 def chart(draw: Callable[[Axes, bool], Any], *, title: str, note: str, alt: str) -> str:
     """Draw twice, 800 and 358 pixels wide, and emit both as one HTML figure.
 
-    `draw` takes the axes and whether they are narrow, for the phone. `title` is the finding in at most ten words,
-    `note` what, unit and period in small print, `alt` the same in words, with the numbers.
+    `draw` takes the axes and whether they are narrow. `note`: small print; `alt`: the same in words, with the numbers.
     """
     drawn = []
     with style():
@@ -57,26 +56,20 @@ def chart(draw: Callable[[Axes, bool], Any], *, title: str, note: str, alt: str)
 
 
 def forecast(
-    history: pd.Series, expected: pd.DataFrame, axes: Axes = None, *, words: Sequence[str],
-    narrow: bool = False, language: str = "en", scale: float = 1.0,
+    history: pd.Series, expected: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: Sequence[str],
+    language: str = "en", scale: float = 1.0,
 ) -> Axes:  # fmt: skip
-    """Line of the history, forecast with its interval, and the same periods of last year.
-
-    `history` holds values by the first day of the period, NaN is a gap in the line; `expected` the columns expected,
-    expected_low, expected_high, last_year. `words` label actual, expected, interval and last year.
-    """
+    """Line of the history, forecast with its interval, and last year; `words` label them in the order of the lines."""
     from matplotlib.dates import AutoDateLocator, num2date
     from matplotlib.ticker import MaxNLocator
 
-    axes = axes or new_axes(800, 372)
     keep = history.iloc[-(60 if narrow else 108) :]
     axes.plot(keep.index, keep / scale, color=INK)
     axes.fill_between(expected.index, expected["expected_low"] / scale, expected["expected_high"] / scale, color=HAZE)
     axes.plot(expected.index, expected["expected"] / scale, color=BLUE)
     axes.plot(expected.index, expected["last_year"] / scale, color=GREY, linestyle=(0, (3, 2)), linewidth=1.5)
     axes.set_ylim(0, 1.2 * max(keep.max(), expected["expected_high"].max()) / scale)
-    middle = len(keep) // 2
-    near = keep.iloc[max(middle - 8, 0) : middle + 8].max() / scale
+    near = keep.iloc[max((middle := len(keep) // 2) - 8, 0) : middle + 8].max() / scale
     _label(axes, keep.index[middle], near * 1.04, words[0], INK, va="bottom", ha="center")
     top, low = expected["expected_high"].max() / scale, expected["expected_low"].min() / scale
     _label(axes, expected.index[-1], top * 1.01, f"{words[1]}\n{words[2]}", BLUE, va="bottom", ha="right")
@@ -94,8 +87,7 @@ def bridge(
 ) -> Axes:
     """Waterfall from the value `start` by its `steps` to the next value; a step that is not `clear` is hollow.
 
-    `words` below and numbers `told` above are two more than the steps: before, each step, after. The two values are
-    lines, since bars must begin at zero and would hide small steps.
+    The two values are lines, since bars must begin at zero and would hide small steps.
     """
     levels, last = np.cumsum([start, *steps]), len(steps) + 1
     low, room = levels.min(), np.ptp(levels)

@@ -39,10 +39,9 @@ def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float,
     """Shrink the rates of segments towards each other, the more the fewer their trials.
 
     Without a `prior` the means take the likeliest beta distribution (Griffiths 1973, Biometrics 29:637-648), never
-    weaker than one trial; the 90% intervals allow for not knowing it: simulated, they cover a segment's own rate in 89%
-    with 3, 6 or 20 segments. Parameters: `successes` and `trials` (n,), counts, 0 <= successes <= trials, no trial
-    gives the common mean; `prior`, (a, b) of the beta distribution of the rates, both above 0. Raises `KpiError` if the
-    counts are impossible, or there is neither a trial nor a prior.
+    weaker than one trial; the 90% intervals allow for not knowing it. Parameters: `successes` and `trials` (n,),
+    counts, 0 <= successes <= trials, no trial gives the common mean; `prior`, (a, b) of the beta distribution of the
+    rates, both above 0. Raises `KpiError` if the counts are impossible, or there is neither a trial nor a prior.
 
     >>> shrink_rates([2, 30, 1, 90, 20], [100, 300, 40, 600, 500])
     5 rates between 3.20% and 14.6%, small counts drawn towards the common mean.
@@ -61,10 +60,7 @@ def shrink_rates(successes: ArrayLike, trials: ArrayLike, *, prior: tuple[float,
 
 
 def _beta_of_each(x: Floats, n: Floats) -> tuple[Floats, Floats]:
-    """Beta with the mean and variance of each rate where Beta(a, b) is not known.
-
-    A priori a / (a + b) and 1 / sqrt(a + b) are uniform (Gelman et al. 2013, Bayesian Data Analysis, section 5.3).
-    """
+    # a priori a / (a + b) and 1 / sqrt(a + b) are uniform (Gelman et al. 2013, Bayesian Data Analysis, section 5.3)
     size = np.geomspace(1, 100 * n.max(), 40)[:, None]  # a + b
     worth = (size + 1) / (size + n.clip(1))  # of a trial, the less the more alike those of a segment are
     tried, won = ((worth * v).sum(axis=1, keepdims=True) for v in (n, x))
@@ -83,7 +79,6 @@ def _beta_of_each(x: Floats, n: Floats) -> tuple[Floats, Floats]:
 
 
 def _log_likelihood(a: Floats, b: Floats, x: Floats, n: Floats) -> Floats:
-    """Of a beta-binomial, without its constants; segments are the last axis."""
     return np.asarray((betaln(a + x, b + n - x) - betaln(a, b)).sum(axis=-1))
 
 
@@ -118,17 +113,16 @@ class FunnelNeeds(Result):
     target: int
 
     def sentence(self, language: str = "en") -> str:
-        told = {k: getattr(self, k)[0] for k in ("need", "need_low", "need_high")} | {"target": self.target}
-        return say("funnel_needs.sentence", language, **{k: number(v, language) for k, v in told.items()})
+        told = {k: number(getattr(self, k)[0], language) for k in ("need", "need_low", "need_high")}
+        return say("funnel_needs.sentence", language, **told, target=number(self.target, language))
 
 
 def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNeeds:
     """Turn a target at the end of a funnel into what each step needs at the rates of the past.
 
-    The needs passed down through the rates give at least the target. The 90% intervals (logs of Wilson limits, Zou &
-    Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone, not that rates change. Parameters: `target`, a
-    count to leave the last step, above 0, rounded up; `steps`, whole counts (successes, trials) of each, the outermost
-    first. Raises `KpiError` if a count is impossible, or a step never succeeded.
+    The 90% intervals (logs of Wilson limits, Zou & Donner 2008, Statistics in Medicine 27:1693-1702) know chance alone,
+    not that rates change. Parameters: `target`, a count to leave the last step, above 0; `steps`, whole counts
+    (successes, trials), the outermost first. Raises `KpiError` if a count is impossible, or a step never succeeded.
 
     >>> upstream_needs(120, [(500, 10_000), (60, 500)])
     For 120 at the end, 20,000 must enter at the top (16,235 to 24,767, 90% interval).
@@ -143,9 +137,8 @@ def upstream_needs(target: float, steps: Sequence[tuple[int, int]]) -> FunnelNee
     x, n = np.array(steps[::-1], dtype=float).T
     more, fewer = (np.exp(np.sqrt(np.cumsum(np.log(end * n / x) ** 2))) for end in wilson(x, n, confidence=0.9))
     exact = needs[0] / np.cumprod(x / n)
-    ends = np.maximum(exact / fewer, needs[0]), np.maximum(exact * more, needs[1:])
-    rows = [[math.ceil(v) for v in row] for row in zip(needs[1:], *ends, strict=True)]
-    return FunnelNeeds.of(rows[::-1], target=needs[0])
+    rows = np.ceil([needs[1:], np.maximum(exact / fewer, needs[0]), np.maximum(exact * more, needs[1:])]).astype(int)
+    return FunnelNeeds.of(rows.T[::-1].tolist(), target=needs[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

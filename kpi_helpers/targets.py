@@ -16,8 +16,7 @@ from kpi_helpers.rates import shrink_rates as shrink_rates
 from kpi_helpers.result import Result, number, probability, say, uplift
 from kpi_helpers.stats import Floats, chance_above
 
-#: lowest probability of each grade
-GRADES = ((0.5, "safe"), (0.2, "stretch"), (0.05, "ambitious"), (0.0, "unrealistic"))
+GRADES = ((0.5, "safe"), (0.2, "stretch"), (0.05, "ambitious"), (0.0, "unrealistic"))  # lowest probability of each
 MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history supports it
 
 
@@ -25,7 +24,6 @@ MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history su
 class TargetGrades(Result):
     """Odds of each `target`, the mean times one plus its `uplift` (0.10 = 10% better: of a cost, 10% lower).
 
-    `probability` in (0, 1); `grade`: safe (0.5 or more), stretch (0.2), ambitious (0.05), unrealistic;
     `implied_elasticity`: ln(1 + uplift) / ln(1 + spend growth), NaN unless spend grows; `rejected` where it exceeds
     `most_elastic`: 1.5 or, if higher, the upper 95% bound of the elasticity.
     """
@@ -42,14 +40,13 @@ class TargetGrades(Result):
     def sentence(self, language: str = "en") -> str:
         graded, refused = list[str](), list[str]()
         known = "supported" if self.most_elastic > MOST_ELASTIC else "plausible"
-        most = number(self.most_elastic, language, decimals=2)
+        growth = uplift(self.spend_growth, language) if True in self.rejected else ""
+        told = {"most": number(self.most_elastic, language, decimals=2), "growth": growth}
         for row in self.to_frame().itertuples():
-            told = {"uplift": uplift(row.uplift, language), "chance": probability(row.probability, language)}
+            told |= {"uplift": uplift(row.uplift, language), "chance": probability(row.probability, language)}
+            told |= {"elasticity": number(row.implied_elasticity, language, decimals=2)}
             graded += [say("target_grades.row", language, **told, grade=say(f"status.{row.grade}", language).lower())]
-            told |= {"elasticity": number(row.implied_elasticity, language, decimals=2), "most": most}
-            if row.rejected:
-                growth = uplift(self.spend_growth, language)
-                refused += [say(f"target_grades.{known}", language, **told, growth=growth)]
+            refused += [say(f"target_grades.{known}", language, **told)] if row.rejected else []
         return "; ".join(graded + refused)
 
 
@@ -60,12 +57,11 @@ def grade_uplifts(
     """Grade targets that lie above a forecast by the chance that a normal total reaches them.
 
     With an `elasticity` more spend moves the mean by (1 + spend_growth) ** elasticity (Hanssens, Parsons & Schultz
-    2001, Market Response Models, ch. 3), and its standard error adds to the spread. Parameters: `mean` and `sd`,
-    expected total of the period and its standard deviation, in the KPI's unit, both above 0; `uplifts`, fractions on
-    top of `mean`, above −1; `spend_growth`, planned, a fraction above −1; `elasticity`, percent more of the KPI for one
-    percent more spend, and its standard error; `direction`, "up", or "down" for costs: the target lies below the mean,
-    and none is rejected, since a cost per order may fall while spend grows. Raises `KpiError` if an argument is out of
-    range, or ``sd`` is 0 so that no odds can be computed.
+    2001, Market Response Models, ch. 3), and its standard error adds to the spread. Parameters: `mean` and `sd` of the
+    total, in the KPI's unit, both above 0; `uplifts`, fractions on top of `mean`, above −1; `spend_growth`, planned, a
+    fraction above −1; `elasticity`, percent more of the KPI for one percent more spend, and its standard error;
+    `direction`, "up", or "down" for costs: the target lies below the mean, and none is rejected. Raises `KpiError` if
+    an argument is out of range, or ``sd`` is 0 so that no odds can be computed.
 
     >>> grade_uplifts(12000, 900, [0.10, 0.15, 0.20], spend_growth=0.10)
     +10%: 9% (ambitious); +15%: 2% (unrealistic); +20%: <1% (unrealistic); \
@@ -82,8 +78,8 @@ def grade_uplifts(
     require(-1 < growth < math.inf, f"spend_growth={spend_growth} must be above -1: 0.10 is 10%.")
     require(math.isfinite(slope), f"elasticity={elasticity} must be a finite number, or left out.")
     require(elasticity is None or spend_growth is not None, "elasticity needs spend_growth. Pass both or neither.")
-    require(0 <= slope_se < math.inf and (elasticity_se is None or elasticity is not None),
-            f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")  # fmt: skip
+    right = 0 <= slope_se < math.inf and (elasticity_se is None or elasticity is not None)
+    require(right, f"elasticity_se={elasticity_se} needs an elasticity and must not be negative.")
     centre = mean * (1 + growth) ** slope
     factor = 1 + up if direction == "up" else 1 - up
     above = chance_above(mean * factor, centre, math.hypot(sd, centre * math.log1p(growth) * slope_se))
@@ -91,9 +87,8 @@ def grade_uplifts(
     implied = np.log(factor) / math.log1p(growth) if growth > 0 else up * np.nan
     most = max(MOST_ELASTIC, slope + 1.96 * slope_se)
     grades, rejected = [rank(p, GRADES) for p in chances], (implied > most) & (direction == "up")
-    columns = (up.tolist(), (mean * factor).tolist(), chances.tolist(), grades, implied.tolist(), rejected.tolist())
-    spent = math.nan if spend_growth is None else spend_growth
-    return TargetGrades.of(zip(*columns, strict=True), most_elastic=most, spend_growth=spent)
+    rows = zip(*(np.array(v).tolist() for v in (up, mean * factor, chances, grades, implied, rejected)), strict=True)
+    return TargetGrades.of(rows, most_elastic=most, spend_growth=math.nan if spend_growth is None else spend_growth)
 
 
 def target_at(mean: ArrayLike, sd: ArrayLike, odds: ArrayLike, direction: str = "up") -> Floats:
@@ -163,10 +158,8 @@ def allocate(total: float, weights: ArrayLike) -> list[int]:
 def _split(total: int, shares: Sequence[Fraction]) -> list[int]:
     exact = [total * share / (sum(shares) or 1) for share in shares]
     parts = [math.floor(part) for part in exact]
-    by_remainder = sorted(range(len(parts)), key=lambda i: (parts[i] - exact[i], i))
-    for i in by_remainder[: total - sum(parts)]:
-        parts[i] += 1
-    return parts
+    more = {*sorted(range(len(parts)), key=lambda i: (parts[i] - exact[i], i))[: total - sum(parts)]}
+    return [part + (i in more) for i, part in enumerate(parts)]
 
 
 def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
@@ -198,10 +191,9 @@ def allocate_levels(total: float, weights: pd.Series) -> pd.Series:
 def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     """Project a year from its first periods by the season, never by a straight line.
 
-    What is known times the sum of all weights over that of the weights of the known periods. Parameters: `actuals`
-    (k,), values of the first k periods, NaN is missing; `weights` (n,), n >= k, seasonal weights of all periods, such
-    as the values of last year. Raises `KpiError` if there are more actuals than weights, or no known period carries
-    weight.
+    Parameters: `actuals` (k,), values of the first k periods, NaN is missing; `weights` (n,), n >= k, seasonal weights
+    of all periods, such as the values of last year. Raises `KpiError` if there are more actuals than weights, or no
+    known period carries weight.
 
     >>> indices = [0.9, 0.6, 0.9, 1, 1, 1, 1, 1, 1.05, 1.1, 1.15, 1.3]
     >>> round(project([9100, 5600, 9400], indices), 6)
@@ -210,8 +202,7 @@ def project(actuals: ArrayLike, weights: ArrayLike) -> float:
     done, w = np.asarray(actuals, dtype=float), np.asarray(weights, dtype=float)
     require(len(done) <= len(w), f"{len(done)} actuals but {len(w)} weights. Give a weight for each period.")
     require(bool(np.all(np.isfinite(w) & (w >= 0))), "weights must be numbers, none negative and none missing.")
-    known = np.isfinite(done)
-    weight = w[: len(done)][known].sum()
+    weight = w[: len(done)][known := np.isfinite(done)].sum()
     require(weight > 0, "A projection cannot be computed, because no period with weight is known.")
     return float(done[known].sum() * (w.sum() / weight))
 

@@ -207,7 +207,9 @@ def test_last_year_that_is_not_known_is_left_out():
     history = pd.Series(np.arange(20.0), index=WEEKS[:20])
     unknown = pd.DataFrame(dict.fromkeys(("expected", "expected_low", "expected_high"), 20.0), index=WEEKS[20:24])
 
-    axes = plots.forecast(history, unknown.assign(last_year=np.nan), words=("a", "b", "c", "d"))
+    axes = plots.forecast(
+        history, unknown.assign(last_year=np.nan), plots.new_axes(800, 372), words=("a", "b", "c", "d")
+    )
 
     assert np.isnan(axes.lines[2].get_ydata()).all()
 
