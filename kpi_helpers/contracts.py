@@ -66,20 +66,6 @@ TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contra
 CHANNEL_DAILY = TABLES["channel_daily"]
 
 
-def dictionary() -> str:
-    """The tables as ``data/README.md`` lists them."""
-    lines = []
-    for t in TABLES.values():
-        key = f"; together once: {', '.join(f'`{k}`' for k in t.key)}" if t.key else ""
-        lines += [f"### {t.name}", "", f"One row: {t.about.en} ({t.about.vi}){key}.", ""]
-        lines += ["| column | kind | meaning | nghĩa |", "|---|---|---|---|"]
-        for c in t.columns:
-            kind = ", ".join([c.kind, *(mark for mark in ("money", "required") if getattr(c, mark))])
-            lines.append(f"| `{c.name}` | {kind} | {c.about.en} | {c.about.vi} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One rule that the data break: where, how often, two examples; `cures` fit these data better than the remedy."""
@@ -116,11 +102,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Check(Result):
-    """What a check of a source found.
-
-    `tables` were read, with `n_rows` each; `problems` are the rules broken, none when the data keep their contract;
-    `notes` tell what is allowed but worth knowing, such as missing days.
-    """
+    """What a check found: `tables` with `n_rows` each, rules broken, `notes` of what is allowed but worth knowing."""
 
     tables: tuple[str, ...]
     n_rows: tuple[int, ...]
@@ -136,11 +118,10 @@ class Check(Result):
         """One row a problem: table, column, rule, n_rows, examples, what, remedy."""
         import pandas as pd
 
-        heads = ["table", "column", "rule", "n_rows", "examples", "what", "remedy"]
-        rows = [
+        told = [
             (p.table, p.column, p.rule, p.n_rows, ", ".join(p.examples), p.what(), p.remedy()) for p in self.problems
         ]
-        return pd.DataFrame(rows, columns=heads)
+        return pd.DataFrame(told, columns=["table", "column", "rule", "n_rows", "examples", "what", "remedy"])
 
     def sentence(self, language: str = "en") -> str:
         """Rows read and problems found."""
@@ -165,17 +146,13 @@ class Rule(NamedTuple):
 
 
 def broken_rules(
-    prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day", lines: bool = False,
-    asked: dict[str, Any],
+    prepared: "ir.Table", contract: Table, more: dict[str, str], period: str, asked: dict[str, Any], *, lines: bool
 ) -> tuple[list[Problem], list[Text], dict[str, Any]]:  # fmt: skip
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
-    `prepared` holds, for each column that the source has, the typed column and its original text as
-    ``<name>__raw``; `more` says for each what its reading was told (a date's format). A week begins on Monday,
-    a month on its first. Rows that are `lines` share their key. `asked` are aggregates to answer in the same scan.
-    A second query fetches examples of repeated keys.
-
-    Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, by text column the rows tidied.
+    `prepared` holds each column of the source, typed, and its original text as ``<name>__raw``; `more` says for each
+    what its reading was told (a date's format). Rows that are `lines` share their key. `asked` are aggregates to answer
+    in the same scan. Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, and so on.
     """
     held = [c for c in contract.columns if c.name in prepared.columns]
     rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""))]

@@ -30,7 +30,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
     "factor": (int | float, "a number"),
     "join": (list, "a list such as [{file: deals.csv, on: lead_id}]"),
     "period": (PERIODS, f"one of {', '.join(PERIODS)}"),
-    "thousands": (str, "a mark in quotes, such as ','"),
+    "thousands": (str, "a mark in quotes, such as '.'"),
 }
 #: a URL that carries a password or the like
 SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
@@ -49,15 +49,8 @@ def locate(path: str | Path) -> Path:
 
 
 def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Read a mapping from a YAML file (or take it as a dict) and check every name in it.
+    """Read a mapping from a YAML file (or take it as a dict); a `KpiError` tells the first name that is not known.
 
-    Raises
-    ------
-    KpiError
-        If the file does not read, or a table, option or column is not known; with the nearest known name.
-
-    Examples
-    --------
     >>> read_mapping({"channel_daily": {"columns": {"spend": "cost"}}})
     {'channel_daily': {'columns': {'spend': 'cost'}}}
     """
@@ -118,11 +111,11 @@ def _check_table(name: str, spec: Any) -> None:
         _check("join", join, "join", {})
         told = f"mapping: join holds {join!r}, but needs a list such as [{{file: deals.csv, on: lead_id}}]."
         require(bool(join.get("on")) and ("file" in join or "table" in join), told)
-    told = f"mapping: {name}: period is for sums of a day; a row of {name} is {TABLES[name].about.en}."
-    require("period" not in spec or TABLES[name].rows == "day", told)
+    contract, told = TABLES[name], f"mapping: {name}: period is for sums of a day; a row of {name} is"
+    require("period" not in spec or contract.rows == "day", f"{told} {contract.about.en}.")
     told = f"mapping: {name}: lines: true adds up the rows of a key; a row of {name} has none."
-    require(not spec.get("lines") or bool(TABLES[name].key), told)
-    known = {c.name: c for c in TABLES[name].columns}
+    require(not spec.get("lines") or bool(contract.key), told)
+    known = {c.name: c for c in contract.columns}
     for where, block in [("columns", spec.get("columns") or {}), *spec.get("channels", {}).items()]:
         told = f"mapping: {where} holds {block!r}, but needs pairs such as {{spend: cost}}."
         require(isinstance(block, dict), told)

@@ -542,7 +542,7 @@ MALFORMED = [
     ({"channel_daily": None}, "channel_daily holds None"),
     ({"channel_daily": {"columns": ["spend"]}}, "columns"),
     ({"channel_daily": {"columns": {"spend": {"factor": 1e-6}}}}, "spend.*column"),
-    ({"channel_daily": {"encoding": "utf8mb4"}}, "encoding holds 'utf8mb4', but needs one of utf-8, utf-16, windows-1258"),
+    ({"channel_daily": {"encoding": "utf8mb4"}}, "holds 'utf8mb4', but needs one of utf-8, utf-16, windows-1258"),
     ({"channel_daily": {"columns": {"spend": {"column": "spend", "factor": "a million"}}}}, "factor.*a million"),
     ({"channel_daily": {"channels": ["TV"]}}, "channels"),
     ({"channel_daily": {"channels": {"TV": None}}}, "TV"),
