@@ -233,7 +233,8 @@ def _read_text(column: Any, c: Column, null: Any, options: dict[str, Any]) -> tu
     if c.kind == "text":
         return bare, bare if words else column, ""
     if c.kind == "flag":
-        return texts.text_as_flag(bare), bare, ""
+        flag = ibis.cases((bare.isin(["1", "1.0"]), 1), (bare.isin(["0", "0.0"]), 0), else_=None)
+        return flag.cast(EXACT), bare, ""  # every other word needs the mapping's `values`
     if not options["of_files"]:  # other engines raise on text that does not fit
         return null, bare, "text"
     if c.kind in ("date", "time"):
@@ -297,15 +298,11 @@ def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
         return replace(problem, more=problem.more.replace("zoned", c.kind), cures=(both_say("cure.zone"),))
     if not prepared.parts[0][1][c.name]["of_files"]:
         return replace(problem, more=f"{c.kind} (text)", cures=(both_say("cure.cast", kind=c.kind),))
-    more: list[str] = []
-    cures: list[Text] = []
-    for rows, options in prepared.parts:
-        if "column" in (own := options[c.name]):
-            found, hints = texts.hints(rows[f"{c.name}__raw"], own, dated=c.kind in ("date", "time"), money=c.money)
-            more, cures = [*more, *found], [*cures, *hints]
-    shown = () if more else problem.examples
-    told, ways = "; ".join(dict.fromkeys(more)), tuple(dict.fromkeys(cures))
-    return replace(problem, examples=shown, more=told, cures=ways)
+    read = [(rows[f"{c.name}__raw"], own[c.name]) for rows, own in prepared.parts if "column" in own[c.name]]
+    told = [texts.hints(raw, own, dated=c.kind in ("date", "time"), money=c.money) for raw, own in read]
+    more = "; ".join(dict.fromkeys(found for found, _cures in told if found))
+    cures = tuple(dict.fromkeys(cure for _found, cures in told for cure in cures))
+    return replace(problem, examples=() if more else problem.examples, more=more, cures=cures)
 
 
 def tidied(rows: ir.Table, name: str) -> list[Text]:

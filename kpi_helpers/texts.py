@@ -106,25 +106,25 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
 def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, the rows that have as many cells, and the other lines."""
     heading, line = next((row for row in io.StringIO(text, newline=None) if row != "\n"), ""), 1
+    head: list[str] = []
     rows: list[list[str]] = []
     ragged: list[str] = []
     try:
         mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        head = next((row for row in reader if row), [""])
-        line = reader.line_num + 1
         for row in reader:
-            if row and len(row) != len(head):
+            if row and head and len(row) != len(head):
                 ragged.append(f"{line}: {mark.join(row)[:60]}")
-            elif row:
+            elif row and head:
                 rows.append(row)
+            head = head or row
             line = reader.line_num + 1
     except csv.Error as error:
         raise ContractError(
             f"{path}, line {line}: a quotation mark is not closed, or stands within a quoted cell ({error}). "
             'Quote the whole cell and double the marks inside it, such as "5"" screen".'
         ) from None
-    return head, rows, ragged
+    return head or [""], rows, ragged
 
 
 def listed(options: dict[str, Any], name: str) -> list[str]:
@@ -150,11 +150,6 @@ def translated(text: ir.StringValue, words: dict[Any, Any]) -> ir.StringValue:
     return read if blank is None else text.isnull().ifelse(blank, read)
 
 
-def text_as_flag(text: ir.StringValue) -> ir.Value:
-    """Read 1 and 0; every other word needs the mapping's `values`."""
-    return ibis.cases((text.isin(["1", "1.0"]), 1), (text.isin(["0", "0.0"]), 0), else_=None).cast(EXACT)
-
-
 def text_as_time(text: ir.StringValue, forms: list[str]) -> ir.Value:
     """Read a date or time by the given formats only; a text that two formats read differently is none."""
     read = [_read_by(text, form) for form in forms]
@@ -170,12 +165,12 @@ def _read_by(text: ir.StringValue, form: str) -> Any:
     return text.re_search(ISO_SHAPE).ifelse(text, ibis.null("string")).try_cast("timestamp")
 
 
-def hints(text: ir.StringColumn, options: dict[str, Any], *, dated: bool, money: bool) -> tuple[list[str], list[Text]]:
+def hints(text: ir.StringColumn, options: dict[str, Any], *, dated: bool, money: bool) -> tuple[str, list[Text]]:
     """What was found in a column that did not read, and what a mapping could say of it; one query."""
-    return _date_hints(text, date_forms(options)) if dated else ([], _number_hints(text, options, money))
+    return _date_hints(text, date_forms(options)) if dated else ("", _number_hints(text, options, money))
 
 
-def _date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[list[str], list[Text]]:
+def _date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, list[Text]]:
     """How often each spelling of a date occurs, and the formats that would read it."""
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
     read = [_read_by(seen.raw, form) for form in forms]
@@ -197,7 +192,7 @@ def _date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[list[str], lis
         elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
             cures.append(both_say("cure.serial", such=row["such"]))
     counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)
-    return [f"{' / '.join(forms)} [{counted}]"], [*cures, both_say("remedy.not a date")]
+    return f"{' / '.join(forms)} [{counted}]", [*cures, both_say("remedy.not a date")]
 
 
 def _number_hints(text: ir.StringColumn, options: dict[str, Any], money: bool) -> list[Text]:
