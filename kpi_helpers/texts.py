@@ -91,7 +91,8 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
     alike = codec == "cp1258" and not data.isascii() and data.decode("utf-8", "ignore").encode() == data
     for wrong, told in (
         (foreign, f"is {foreign}, not CSV. Open it and save it as CSV UTF-8."),
-        (codec != "utf-16" and data[:2] in UTF_16, "is UTF-16. Write encoding: utf-16 in the mapping."),
+        (codec != "utf-16" and data[:2] in UTF_16, "is UTF-16. Write encoding: utf-16 in the mapping, or save it as "
+         "CSV UTF-8."),
         (bad is not None, f"is not {encoding.upper()}: line {line} is the first bad one. If \"{shown}\" reads well, "
          "write encoding: windows-1258 in the mapping; if not, save it as CSV UTF-8."),
         ("\0" in text, f"is broken in line {line}: a NUL byte is no text. Export again, or save it as CSV UTF-8."),
