@@ -1,6 +1,5 @@
 """The tables that the toolkit understands, and their checks: every problem at once, in one aggregate query."""
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from kpi_helpers.result import Result, Text, asset, both_say, number, say, table
+from kpi_helpers.result import Result, Text, asset, both_say, number, say
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -67,20 +66,6 @@ TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contra
 CHANNEL_DAILY = TABLES["channel_daily"]
 
 
-def dictionary() -> str:
-    """The tables as ``data/README.md`` lists them."""
-    lines = []
-    for t in TABLES.values():
-        key = f"; together once: {', '.join(f'`{k}`' for k in t.key)}" if t.key else ""
-        lines += [f"### {t.name}", "", f"One row: {t.about.en} ({t.about.vi}){key}.", ""]
-        lines += ["| column | kind | meaning | nghĩa |", "|---|---|---|---|"]
-        for c in t.columns:
-            kind = ", ".join([c.kind, *(mark for mark in ("money", "required") if getattr(c, mark))])
-            lines.append(f"| `{c.name}` | {kind} | {c.about.en} | {c.about.vi} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One rule that the data break: where, how often, two examples; `cures` fit these data better than the remedy."""
@@ -96,33 +81,28 @@ class Problem:
 
     def what(self, language: str = "en") -> str:
         """What is wrong, with examples."""
-        what = say(f"rule.{self.rule}", language, **self._told(language))
-        examples = "" if self.rule == "missing column" else ", ".join(f'"{e}"' for e in self.examples)
-        return say("check.such", language, what=what, examples=examples) if examples else what
+        shown = ", ".join(f'"{e}"' for e in self.examples if self.rule != "missing column")
+        such = say("check.such", language, examples=shown) if shown else ""
+        return both_say(f"rule.{self.rule}", **self._told())[language] + such
 
     def remedy(self, language: str = "en") -> str:
         """What the user can do about it."""
-        plain = say(f"remedy.{self.rule}", language, **self._told(language))
-        return " ".join([cure[language] for cure in self.cures] or [plain])
+        cures = self.cures or [both_say(f"remedy.{self.rule}", **self._told())]
+        return " ".join(cure[language] for cure in cures)
 
     def line(self, language: str = "en") -> str:
         """Everything in one line: ``table.column: what. Remedy.``"""
         return f"{self.table}.{self.column}: {self.what(language)}. {self.remedy(language)}"
 
-    def _told(self, language: str) -> dict[str, str]:
-        counts = {"n": number(self.n_rows, language), "total": number(self.n_total, language)}
+    def _told(self) -> dict[str, Any]:
         first = "".join(self.examples[:1])
-        told = {"column": self.column, "more": self.more, "bare": first, "wanted": f' "{first}"' if first else ""}
-        return told | counts
+        told = {"bare": first, "wanted": f' "{first}"' if first else "", "n": self.n_rows, "total": self.n_total}
+        return told | {"column": self.column, "more": self.more}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Check(Result):
-    """What a check of a source found.
-
-    `tables` were read, with `n_rows` each; `problems` are the rules broken, none when the data keep their contract;
-    `notes` tell what is allowed but worth knowing, such as missing days.
-    """
+    """What a check found: `tables` with `n_rows` each, rules broken, `notes` of what is allowed but worth knowing."""
 
     tables: tuple[str, ...]
     n_rows: tuple[int, ...]
@@ -138,11 +118,10 @@ class Check(Result):
         """One row a problem: table, column, rule, n_rows, examples, what, remedy."""
         import pandas as pd
 
-        heads = ["table", "column", "rule", "n_rows", "examples", "what", "remedy"]
-        rows = [
+        told = [
             (p.table, p.column, p.rule, p.n_rows, ", ".join(p.examples), p.what(), p.remedy()) for p in self.problems
         ]
-        return pd.DataFrame(rows, columns=heads)
+        return pd.DataFrame(told, columns=["table", "column", "rule", "n_rows", "examples", "what", "remedy"])
 
     def sentence(self, language: str = "en") -> str:
         """Rows read and problems found."""
@@ -154,15 +133,6 @@ class Check(Result):
         """The whole check as lines of text."""
         notes = [say("check.note", language, note=note[language]) for note in self.notes]
         return [self.sentence(language), *(p.line(language) for p in self.problems), *notes]
-
-    def html(self, language: str = "en") -> str:
-        """The sentence, a table of the problems and a list of the notes."""
-        heads, said = say("check.heads", language).split("|"), self.sentence(language)
-        told = [(p.column, number(p.n_rows, language), p.what(language), p.remedy(language)) for p in self.problems]
-        rows = [[html.escape(cell) for cell in row] for row in told]
-        notes = "".join(f"<li>{html.escape(note[language])}</li>" for note in self.notes)
-        problems = table(heads, rows, caption=said) if rows else f"<p>{said}</p>"
-        return problems + (f'<ul class="prose">{notes}</ul>' if notes else "")
 
 
 class Rule(NamedTuple):
@@ -176,66 +146,61 @@ class Rule(NamedTuple):
 
 
 def broken_rules(
-    prepared: "ir.Table", contract: Table, *, more: dict[str, str], period: str = "day", lines: bool = False,
-    asked: dict[str, Any],
+    prepared: "ir.Table", contract: Table, more: dict[str, str], period: str, asked: dict[str, Any], *, lines: bool
 ) -> tuple[list[Problem], list[Text], dict[str, Any]]:  # fmt: skip
     """Count the rows that break each rule of `contract`, in one aggregate query.
 
-    `prepared` holds, for each column that the source has, the typed column and its original text as
-    ``<name>__raw``; `more` says for each what its reading was told (a date's format). A week begins on Monday,
-    a month on its first. Rows that are `lines` share their key. `asked` are aggregates to answer in the same scan.
-    A second query fetches examples of repeated keys.
-
-    Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, by text column the rows tidied.
+    `prepared` holds each column of the source, typed, and its original text as ``<name>__raw``; `more` says for each
+    what its reading was told (a date's format). Rows that are `lines` share their key. `asked` are aggregates to answer
+    in the same scan. Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, and so on.
     """
     held = [c for c in contract.columns if c.name in prepared.columns]
     rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""))]
-    keyed = bool(contract.key) and all(c in held for c in contract.columns if c.required)
     if period != "day" and contract.dated in prepared.columns:
-        begun = prepared[contract.dated]
-        begun = begun.day_of_week.index() == 0 if period == "week" else begun.day() == 1
-        rules.append(Rule(contract.dated, "not the first day", ~begun, period))
-    asked = asked | _counts(prepared, contract, rules, keyed=keyed)
-    found = prepared.aggregate(**asked).to_pyarrow().to_pylist()[0]
-    problems = []
-    for i, rule in enumerate(rules):
-        if found[f"n{i}"] and not found.get(f"settled{i}"):
-            examples = sorted({e[:60] for e in (found[f"low{i}"], found[f"high{i}"]) if e and e.strip()})
-            told = (found[f"n{i}"], found["n"], tuple(examples), rule.told)
-            problems.append(Problem(contract.name, rule.column, rule.name, *told))
-    notes = [both_say(f"check.{p.rule}", column=p.column, n=p.n_rows, total=p.n_total, more=p.more, such=p.examples[0])
-             for p in problems if p.rule in NOTES]  # fmt: skip
-    problems = [p for p in problems if p.rule not in NOTES]
-    if bare := ", ".join(c.name for c in held if found["n"] and not c.required and not found[f"filled {c.name}"]):
+        day = prepared[contract.dated]
+        first = day.day_of_week.index() == 0 if period == "week" else day.day() == 1
+        rules.append(Rule(contract.dated, "not the first day", ~first, period))
+    keys = [k for k in contract.key if k in prepared.columns]
+    key = _key(prepared, keys) if keys and all(c in held for c in contract.columns if c.required) else None
+    found = prepared.aggregate(**asked, **_counts(prepared, contract, rules, key)).to_pyarrow().to_pylist()[0]
+    broken, n = list(_broken(contract, rules, found)), found["n"]
+    notes = [both_say(f"check.{p.rule}", **p._told(), such=p.examples[0]) for p in broken if p.rule in NOTES]
+    problems = [p for p in broken if p.rule not in NOTES]
+    if bare := ", ".join(c.name for c in held if n and not c.required and not found[f"filled {c.name}"]):
         notes.append(both_say("check.bare", columns=bare))
-    if keyed and lines:
-        notes.append(both_say("check.lines", n=found["n"], k=found["n_distinct"], keyed=_told_key(prepared, contract)))
-    elif keyed and (repeated := found["n_key"] - found["n_distinct"]):
-        problems.append(_repeated(prepared, contract, repeated, found["n"]))
-    if not found["n"]:
+    if key is not None and lines:
+        notes.append(both_say("check.lines", n=n, k=found["n_distinct"], keyed=" + ".join(keys)))
+    elif key is not None and (repeated := found["n_key"] - found["n_distinct"]):
+        such = _repeated(prepared, key)
+        problems.append(Problem(contract.name, keys[0], "duplicate", repeated, n, such, " + ".join(keys)))
+    if not n:
         problems.append(Problem(contract.name, contract.columns[0].name, "no rows", 0, 0))
     return problems, notes, found
 
 
-def _counts(prepared: "ir.Table", contract: Table, rules: list[Rule], *, keyed: bool) -> dict[str, Any]:
+def _counts(prepared: "ir.Table", contract: Table, rules: list[Rule], key: Any) -> dict[str, Any]:
     """What to ask: rows, rows that break each rule with two examples, cells filled or tidied, keys, dates."""
     asked: dict[str, Any] = {"n": prepared.count()}
     for c in (c for c in contract.columns if c.name in prepared.columns):
         typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
         asked[f"filled {c.name}"] = raw.count()
         if c.kind == "text":
-            asked[c.name] = (typed != raw).fill_null(False).sum()
+            asked[c.name] = (typed != raw).sum()
         if c.name == contract.dated:
             asked |= {"first": typed.cast("date").min(), "last": typed.cast("date").max()}
     for i, rule in enumerate(rules):
         shown = rule.bad.ifelse(prepared[f"{rule.column}__raw"], None)
-        asked |= {f"n{i}": rule.bad.fill_null(False).sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
+        asked |= {f"n{i}": rule.bad.sum(), f"low{i}": shown.min(), f"high{i}": shown.max()}
         if rule.settled is not None:
-            asked[f"settled{i}"] = rule.settled.fill_null(False).any()
-    if keyed:
-        key = _key(prepared, contract)
-        asked |= {"n_key": key.count(), "n_distinct": key.nunique()}
-    return asked
+            asked[f"settled{i}"] = rule.settled.any()
+    return asked if key is None else asked | {"n_key": key.count(), "n_distinct": key.nunique()}
+
+
+def _broken(contract: Table, rules: list[Rule], found: dict[str, Any]) -> Iterator[Problem]:
+    for i, rule in enumerate(rules):
+        if found[f"n{i}"] and not found.get(f"settled{i}"):
+            examples = tuple(sorted({e[:60] for e in (found[f"low{i}"], found[f"high{i}"]) if e and e.strip()}))
+            yield Problem(contract.name, rule.column, rule.name, found[f"n{i}"], found["n"], examples, rule.told)
 
 
 def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:
@@ -254,27 +219,20 @@ def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:
         yield Rule(c.name, "credit" if c.money else "negative", typed < 0)
     if c.one_of:
         yield Rule(c.name, "unknown word", typed.notnull() & ~typed.isin(c.one_of), ", ".join(c.one_of))
-    if c.at_most and c.at_most in prepared.columns:
-        yield Rule(c.name, "too large", typed > prepared[c.at_most], c.at_most)
-    if c.after and c.after in prepared.columns:
-        yield Rule(c.name, "before", typed < prepared[c.after], c.after)
-    if c.below and c.below in prepared.columns:
-        yield Rule(c.name, "above", typed > prepared[c.below], c.below)
+    for name, other in (("too large", c.at_most), ("before", c.after), ("above", c.below)):
+        if other and other in prepared.columns:
+            bound = prepared[other]
+            yield Rule(c.name, name, typed < bound if name == "before" else typed > bound, other)
 
 
-def _repeated(prepared: "ir.Table", contract: Table, repeated: int, n: int) -> Problem:
-    """The problem of `repeated` rows with a key that stood before, with two examples."""
-    counted = prepared.group_by(key=_key(prepared, contract)).aggregate(n=prepared.count())
+def _repeated(prepared: "ir.Table", key: Any) -> tuple[str, ...]:
+    """Two keys that occur more than once."""
+    counted = prepared.group_by(key=key).aggregate(n=prepared.count())
     shown = counted.filter(counted.key.notnull(), counted.n > 1).order_by("key").limit(2).to_pyarrow().to_pylist()
-    keys = tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
-    return Problem(contract.name, contract.key[0], "duplicate", repeated, n, keys, _told_key(prepared, contract))
+    return tuple(row["key"].strip(BETWEEN).replace(BETWEEN, " | ") for row in shown)
 
 
-def _told_key(prepared: "ir.Table", contract: Table) -> str:
-    return " + ".join(k for k in contract.key if k in prepared.columns)
-
-
-def _key(prepared: "ir.Table", contract: Table) -> "ir.StringValue":
-    parts = [prepared[k].cast("string").fill_null("") for k in contract.key if k in prepared.columns]
-    key = reduce(lambda left, right: left + BETWEEN + right, parts)
-    return prepared[contract.key[0]].notnull().ifelse(key, None)
+def _key(prepared: "ir.Table", keys: list[str]) -> "ir.StringValue":
+    """The columns of a key in one; none without the first."""
+    first, *rest = (prepared[k].cast("string") for k in keys)
+    return reduce(lambda left, right: left + BETWEEN + right.fill_null(""), rest, first)

@@ -13,12 +13,25 @@ from kpi_helpers.errors import KpiError, require, require_known
 
 #: what a row may cover, and what pandas calls it; weeks begin on Monday
 PERIODS = {"day": "D", "week": "W-SUN", "month": "M"}
-READING = ("date_format", "decimal", "thousands", "null_values")
-COLUMN_OPTIONS = ("column", "constant", "factor", "row", "signed", "values", *READING)
-OPTIONS = ("channels", "columns", "currency", "encoding", "file", "join", "lines", "period", "table", *READING)
-JOIN_OPTIONS = ("date_format", "encoding", "file", "first", "on", "table")
 #: names of encodings, and what Python calls them; UTF-8 may begin with a byte order mark
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "windows-1258": "cp1258"}
+READING = ("date_format", "decimal", "null_values", "thousands")
+#: what may stand in a table, in one of its columns, in a join
+OPTIONS = {
+    "table": ("channels", "columns", "currency", "encoding", "file", "join", "lines", "period", "table", *READING),
+    "column": ("column", "constant", "factor", "row", "signed", "values", *READING),
+    "join": ("date_format", "encoding", "file", "first", "on", "table"),
+}
+#: option -> its type, or the words it takes, and what it needs
+SHAPES: dict[str, tuple[Any, str]] = {
+    "channels": (dict, "pairs such as {TV: {spend: tv_cost}}"),
+    "decimal": (str, "a mark in quotes, such as ','"),
+    "encoding": (ENCODINGS, f"one of {', '.join(ENCODINGS)}"),
+    "factor": (int | float, "a number"),
+    "join": (list, "a list such as [{file: deals.csv, on: lead_id}]"),
+    "period": (PERIODS, f"one of {', '.join(PERIODS)}"),
+    "thousands": (str, "a mark in quotes, such as '.'"),
+}
 #: a URL that carries a password or the like
 SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
 
@@ -36,15 +49,8 @@ def locate(path: str | Path) -> Path:
 
 
 def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Read a mapping from a YAML file (or take it as a dict) and check every name in it.
+    """Read a mapping from a YAML file (or take it as a dict); a `KpiError` tells the first name that is not known.
 
-    Raises
-    ------
-    KpiError
-        If the file does not read, or a table, option or column is not known; with the nearest known name.
-
-    Examples
-    --------
     >>> read_mapping({"channel_daily": {"columns": {"spend": "cost"}}})
     {'channel_daily': {'columns': {'spend': 'cost'}}}
     """
@@ -82,49 +88,48 @@ def _yaml(mapping: str | Path) -> Any:
         raise KpiError(f"{mapping} is not YAML in UTF-8: {' '.join(str(error).split())}. Mind the spaces.") from None
 
 
+def _check(where: str, given: Any, place: str, around: Mapping[str, Any]) -> None:
+    """Options of a table, column or join: each known there and of its shape; its marks beside those `around`."""
+    require(isinstance(given, dict), f"mapping: {where} holds {given!r}, but needs options such as file and columns.")
+    for option, value in given.items():
+        require_known(option, OPTIONS[place], f"mapping: {option!r} is no option of {where}.")
+        kind, needs = SHAPES.get(option, (object, ""))
+        fits = str(value).lower() in kind if isinstance(kind, dict) else isinstance(value, kind)
+        require(fits, f"mapping: {where}: {option} holds {value!r}, but needs {needs}.")
+    forms = given.get("date_format", [])
+    for form in forms if isinstance(forms, list) else [forms]:
+        good = isinstance(form, str) and "%" in form and "%" not in re.sub(r"%-?[YymdHMSfbBaAjpI%]", "", form)
+        require(good, f'mapping: {where}: date_format holds {form!r}, but needs a spelling such as "%d/%m/%Y".')
+    marks = {"decimal": ".", "thousands": "", **around, **given}
+    told = f"mapping: {where}: decimal and thousands are both {marks['decimal']!r}. Name both, such as ',' and '.'."
+    require(marks["decimal"] != marks["thousands"], told)
+
+
 def _check_table(name: str, spec: Any) -> None:
-    require(isinstance(spec, dict), f"mapping: {name} holds {spec!r}, but needs options such as file and columns.")
-    for option in spec:
-        require_known(option, OPTIONS, f"mapping: {option!r} is no option of {name}.")
-    _check_joins(name, spec.get("join", []))
-    for option, words in {"period": PERIODS, "encoding": ENCODINGS}.items():
-        for given in (str(block.get(option, next(iter(words)))).lower() for block in (spec, *spec.get("join", []))):
-            require(given in words, f"mapping: {option} {given!r} is not one of {', '.join(words)}.")
-    told = f"mapping: {name}: period is for sums of a day; a row of {name} is {TABLES[name].about.en}."
-    require("period" not in spec or TABLES[name].rows == "day", told)
+    _check(name, spec, "table", {})
+    for join in spec.get("join", ()):
+        _check("join", join, "join", {})
+        told = f"mapping: join holds {join!r}, but needs a list such as [{{file: deals.csv, on: lead_id}}]."
+        require(bool(join.get("on")) and ("file" in join or "table" in join), told)
+    contract, told = TABLES[name], f"mapping: {name}: period is for sums of a day; a row of {name} is"
+    require("period" not in spec or contract.rows == "day", f"{told} {contract.about.en}.")
     told = f"mapping: {name}: lines: true adds up the rows of a key; a row of {name} has none."
-    require(not spec.get("lines") or bool(TABLES[name].key), told)
-    columns, channels = spec.get("columns") or {}, spec.get("channels") or {}
-    inner = channels if isinstance(channels, dict) else {}
-    for where, block in {"columns": columns, "channels": channels, **inner}.items():
+    require(not spec.get("lines") or bool(contract.key), told)
+    known = {c.name: c for c in contract.columns}
+    for where, block in [("columns", spec.get("columns") or {}), *spec.get("channels", {}).items()]:
         told = f"mapping: {where} holds {block!r}, but needs pairs such as {{spend: cost}}."
         require(isinstance(block, dict), told)
-    _check_marks(spec, name)
-    known = {c.name: c for c in TABLES[name].columns}
-    for column, entry in (pair for block in (columns, *channels.values()) for pair in block.items()):
-        require_known(column, known, f"mapping: {column!r} is no column of {name}.")
-        if isinstance(entry, dict):
-            _check_column(known[column], entry)
-            _check_marks(spec | entry, column)
+        for column, entry in block.items():
+            require_known(column, known, f"mapping: {column!r} is no column of {name}.")
+            if isinstance(entry, dict):
+                _check(column, entry, "column", spec)
+                _check_entry(known[column], entry)
 
 
-def _check_joins(name: str, joins: Any) -> None:
-    told = f"mapping: {name}: join holds {joins!r}, but needs a list such as [{{file: deals.csv, on: lead_id}}]."
-    require(isinstance(joins, list) and all(isinstance(j, dict) and j.get("on") for j in joins), told)
-    for join in joins:
-        for option in join:
-            require_known(option, JOIN_OPTIONS, f"mapping: {option!r} is no option of join.")
-        require("file" in join or "table" in join, told)
-        _check_marks(join, "join")
-
-
-def _check_column(c: Column, entry: dict[str, Any]) -> None:
-    for option in entry:
-        require_known(option, COLUMN_OPTIONS, f"mapping: {option!r} is no option of {c.name}.")
-    told, words = f"mapping: {c.name} holds {entry!r};", entry.get("values", {})
+def _check_entry(c: Column, entry: dict[str, Any]) -> None:
+    told, words = f"mapping: {c.name} holds {entry!r};", entry.get("values") or {}
     one = len({"column", "constant", "row"} & set(entry)) == 1 and entry.get("row", True) is True
-    whole = one and isinstance(entry.get("factor", 1), int | float)
-    require(whole, f"{told} it needs column: your_name, constant: a value or row: true, and a number as factor.")
+    require(one, f"{told} it needs column: your_name, constant: a value or row: true.")
     several = "row" in entry or isinstance(entry.get("column"), list)
     require(c.kind == "text" or not several, f"{told} only text is made of row numbers or of several columns.")
     fits = "constant" not in entry or _fits(c, entry["constant"])
@@ -146,17 +151,3 @@ def _fits(c: Column, value: Any) -> bool:
     if c.kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, str | int | float) and (not c.one_of or value in c.one_of)
-
-
-def _check_marks(options: Mapping[str, Any], where: str) -> None:
-    for option in ("decimal", "thousands"):
-        mark = options.get(option, "")
-        told = f"mapping: {where}: {option} holds {mark!r}. Put the mark in quotes, such as ','."
-        require(isinstance(mark, str), told)
-    forms = options.get("date_format", [])
-    for form in forms if isinstance(forms, list) else [forms]:
-        good = isinstance(form, str) and "%" in form and "%" not in re.sub(r"%-?[YymdHMSfbBaAjpI%]", "", form)
-        require(good, f'mapping: {where}: date_format holds {form!r}. Write it such as "%d/%m/%Y".')
-    if mark := options.get("thousands"):
-        told = f"mapping: {where}: decimal and thousands are both {mark!r}. Name both, such as ',' and '.'."
-        require(mark != options.get("decimal", "."), told)

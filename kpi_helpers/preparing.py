@@ -1,6 +1,6 @@
 """A mapping applied: columns found, joined, translated and typed, each beside its original text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -17,7 +17,7 @@ from kpi_helpers.errors import require
 from kpi_helpers.result import Text, both_say
 from kpi_helpers.texts import EXACT
 
-ROW = "row number"
+ROW = f"{BETWEEN}row"  # what is no column of a source begins so
 NULLS = {"date": "date", "time": "timestamp", "text": "string"}
 
 
@@ -31,10 +31,7 @@ class Join(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A file or table of a mapping, with what it joins: rows, options, sheets of its files.
-
-    Beside the mapping's options: `tidy`, text is in one Unicode spelling; `of_files`, the engine tries to read text.
-    """
+    """A file or table of a mapping, with what it joins; `of_files` in `spec`: the engine tries to read text."""
 
     name: str
     raw: ir.Table
@@ -45,8 +42,7 @@ class Part(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Columns of the source."""
-        own = {ROW, *(f"{what} {join.n}" for join in self.joins for what in ("copies", "key"))}
-        return [name for name in self.raw.columns if name not in own]
+        return [name for name in self.raw.columns if not name.startswith(BETWEEN)]
 
 
 class Prepared(NamedTuple):
@@ -69,61 +65,57 @@ def joined(raw: ir.Table, join: Join, first: str | None, stem: str, forms: list[
 
     ``copies n`` counts the rows of a key in it (none: no row), ``key n`` is the key that was found.
     """
-    name, on, n, other = join
-    asked = [*((c, raw) for c in on), *((c, other) for c in (*on.values(), *([first] if first else [])))]
+    asked = [*((c, raw) for c in join.on), *((c, join.rows) for c in (*join.on.values(), first) if c)]
     for column, table in asked:
-        told = f"join with {name}: the column {column} is not there; there are {', '.join(table.columns)}."
+        told = f"join with {join.name}: the column {column} is not there; there are {', '.join(table.columns)}."
         require(column in table.columns, f"{told} Correct on or first in the mapping.")
+    copies, key = _marks(join)
     taken = {column.casefold() for column in raw.columns}
-    ours = {c: f"{stem}.{c}" if c.casefold() in taken else c for c in other.columns}
-    rows = other.select(**{ours[c]: other[c] for c in other.columns}, **{f"key {n}": _key(other, [*on.values()])})
-    same, order = ibis.window(group_by=f"key {n}"), [rows[c] for c in ours.values()]
-    copies = rows.count().over(same)
-    if first:
-        begin = rows[ours[first]]
-        begin = texts.text_as_time(begin, forms) if begin.type().is_string() else begin
-        unread = (begin.isnull() & rows[ours[first]].notnull()).sum().over(same)
-        copies, order = (unread > 0).ifelse(copies, 1), [begin, *order]
-    place = ibis.row_number().over(ibis.window(group_by=f"key {n}", order_by=order))
-    rows = rows.mutate(**{f"copies {n}": copies, f"place {n}": place})
-    rows = rows.filter(rows[f"place {n}"] == 0).drop(f"place {n}")
-    return raw.left_join(rows, _key(raw, [*on]) == rows[f"key {n}"])
+    rows = join.rows.mutate(**{key: _key(join.rows, join.on.values())})
+    same, order, repeated = ibis.window(group_by=key), [rows[c] for c in join.rows.columns], ibis.literal(True)
+    if first:  # which must read, wherever it is told
+        begin = texts.text_as_time(rows[first], forms) if rows[first].type().is_string() else rows[first]
+        order, repeated = [begin, *order], (begin.isnull() & rows[first].notnull()).any().over(same)
+    rows = rows.mutate(**{copies: repeated.ifelse(rows.count().over(same), 1)})
+    rows = rows.filter(ibis.row_number().over(ibis.window(group_by=key, order_by=order)) == 0)
+    rows = rows.rename({f"{stem}.{c}": c for c in join.rows.columns if c.casefold() in taken})
+    found = raw.left_join(rows, _key(raw, join.on) == rows[key])
+    return found.mutate(**{copies: found[copies].fill_null(0)})
 
 
-def _key(table: ir.Table, columns: list[str]) -> ir.StringValue:
+def _marks(join: Join) -> tuple[str, str]:
+    return f"{BETWEEN}copies {join.n}", f"{BETWEEN}key {join.n}"
+
+
+def _key(table: ir.Table, columns: Iterable[str]) -> ir.StringValue:
     parts = [table[c].cast("string").strip().nullif("") for c in columns]
     return reduce(lambda left, right: left + BETWEEN + right, parts)
 
 
 def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
     """Type every part and put them below each other."""
-    plans = [(p, _blocks(contract, p)) for p in parts]
-    pairs = [(p, given) for p, plan in plans for given in plan.values()]
-    held = [c for c in contract.columns if any(_find(p, given.get(c.name), c) is not None for p, given in pairs)]
+    blocks = [block for p in parts for block in _blocks(contract, p)]
+    held = [c for c in contract.columns if any(_find(b, c) is not None for b in blocks)]
     joins = [join for p in parts for join in p.joins]
-    notes = [note for p in parts for sheet in p.sheets for note in sheet.notes]
+    marks = {c: p.raw[c].type() for p in parts for join in p.joins for c in _marks(join)}
     told: dict[str, str] = {}
     problems: list[Problem] = []
-    stacks: list[tuple[ir.Table, dict[str, Any]]] = []
-    for p, plan in plans:
-        for s in (s for s in p.sheets if s.ragged):
+    typed: list[tuple[ir.Table, dict[str, Any]]] = []
+    for b in blocks:
+        for s in (s for s in b.sheets if s.ragged):
             n, cells = len(s.ragged), str(s.cells.num_columns)
             problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), cells))
-        blocks: list[ir.Table] = []
-        for channel, given in plan.items():
-            problems += _absent(contract, p, given, alone=len(parts) == 1, wide=channel is not None)
-            columns = _typed(p, given, held, told)
-            if channel is not None:
-                columns |= {"channel": ibis.literal(channel), "channel__raw": ibis.literal(channel)}
-            for join in joins:  # counted once, not once a channel
-                own = join.n in {j.n for j in p.joins} and not blocks
-                columns[f"copies {join.n}"] = p.raw[f"copies {join.n}"].fill_null(0) if own else ibis.null("int64")
-                columns[f"key {join.n}"] = p.raw[f"key {join.n}"] if own else ibis.null("string")
-            blocks.append(p.raw.select(**columns) if columns else p.raw)
-        whole = {name: entry for given in reversed(plan.values()) for name, entry in given.items()}
-        stacks.append((_stacked(blocks), {c.name: p.spec | whole.get(c.name, {}) for c in held}))
-    rows = _stacked([rows for rows, _options in stacks])
-    prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, stacks)
+        problems += _absent(contract, b, "" if len(parts) == 1 else f"{b.name}: ")
+        options = {c.name: b.spec | b.spec["columns"].get(c.name, {}) for c in held}
+        columns, own = {}, {c for join in b.joins for c in _marks(join)}
+        for c in held:
+            columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(b, c), c, options[c.name])
+            told[c.name] = how if how == OPEN else told.get(c.name) or how
+        columns |= {c: b.raw[c] if c in own else ibis.null(kind) for c, kind in marks.items()}
+        typed.append((b.raw.select(**columns) if columns else b.raw, options))
+    notes = [note for p in parts for sheet in p.sheets for note in sheet.notes]
+    rows = _stacked([rows for rows, _options in typed])
+    prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, typed)
     prepared.notes.extend(both_say("check.numbered", column=c) for c in prepared.says("row"))
     return prepared
 
@@ -137,47 +129,38 @@ def _stacked(parts: list[ir.Table]) -> ir.Table:
     return ibis.union(*parts) if len(parts) > 1 else parts[0]
 
 
-def _typed(p: Part, given: dict[str, Any], held: list[Column], told: dict[str, str]) -> dict[str, Any]:
-    """Each column typed, and its text; `told` keeps what the readings were told."""
-    columns: dict[str, Any] = {}
-    for c in held:
-        entry = given.get(c.name, {})
-        columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(p, entry, c), c, p.spec | entry)
-        told[c.name] = how if how == OPEN else told.get(c.name) or how
-    return columns
-
-
-def _blocks(contract: Table, part: Part) -> dict[str | None, dict[str, dict[str, Any]]]:
-    """Which column of the source is which of ours, for each channel of a wide table, or once."""
-    spec = part.spec
-    wide = {*contract.numbers, "channel"} if "channels" in spec else set()  # a block names its own measures
+def _blocks(contract: Table, part: Part) -> Iterator[Part]:
+    """A part for each channel of a wide table, or one; its columns say what each of ours is read from."""
+    spec, channels = part.spec, part.spec.get("channels") or {}
+    wide = {*contract.numbers, "channel"} if channels else set()  # a block names its own measures
     # a name that occurs twice is asked for, and lacking
     there = {*part.names, *(name for sheet in part.sheets for name in sheet.repeated)}
-    own = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
-    named = own | (spec.get("columns") or {})
-    return {
-        channel: {c: _entry(told, part.names) for c, told in (named | block).items() if told is not None}
-        for channel, block in (spec.get("channels") or {None: {}}).items()
-    }
+    named: dict[str, Any] = {c.name: c.name for c in contract.columns if c.name in there and c.name not in wide}
+    named |= spec.get("columns") or {}
+    for channel, block in (channels or {"": {}}).items():
+        own = {"channel": {"constant": channel}} if channels else {}
+        told = {c: _entry(told, part.names) for c, told in (named | block | own).items() if told is not None}
+        yield part._replace(spec=spec | {"columns": told})
+        part = part._replace(sheets=(), joins=())  # are told of once, not once a channel
 
 
 def _entry(told: Any, there: Sequence[str]) -> dict[str, Any]:
     """Options of a column; a name that is not there is sought as the header of a file is cleaned."""
     given = told if isinstance(told, dict) else {"column": told}
-    wanted = given["column"] if isinstance(given.get("column"), list) else [given.get("column", "")]
-    names = [name if name in there else texts.clean(name) for name in map(str, wanted)]
-    return given | {"column": names} if "column" in given else given
+    if "column" not in given:
+        return given
+    wanted = given["column"] if isinstance(given["column"], list) else [given["column"]]
+    return given | {"column": [name if name in there else texts.clean(name) for name in map(str, wanted)]}
 
 
-def _find(part: Part, entry: dict[str, Any] | None, c: Column) -> Any:
+def _find(part: Part, c: Column) -> Any:
     """The value that a column of ours is read from, or nothing."""
-    if not entry:
-        return None
+    entry = part.spec["columns"].get(c.name, {})
     if "constant" in entry:
         return _literal(entry["constant"], c)
-    if entry.get("row"):
+    if "row" in entry:
         return ibis.literal(f"{part.name}:") + part.raw[ROW].cast("string")
-    found = [_reach(part.raw, name) for name in entry["column"]]
+    found = [_reach(part.raw, name) for name in entry.get("column", [""])]
     if any(value is None for value in found):
         return None
     return reduce(lambda left, right: left.cast("string") + "." + right.cast("string"), found)
@@ -218,10 +201,9 @@ def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str
     null = ibis.null(NULLS.get(c.kind, EXACT))
     if value is None:
         return null, ibis.null("string"), ""
-    kind, words = value.type(), options.get("values") or {}
+    kind, text, words = value.type(), value.cast("string"), options.get("values") or {}
     if kind.is_string() or (words and c.kind in ("text", "flag")):
-        return _read_text(value.cast("string"), c, null, options)
-    text = value.cast("string")
+        return _read_text(text, c, null, options)
     if c.kind == "text":
         return text, text, ""
     if c.kind in ("date", "time"):
@@ -234,26 +216,25 @@ def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str
         return ibis.cases((value, 1), (~value, 0), else_=None).cast(EXACT), text, ""  # not known is not 0
     if not kind.is_numeric() or kind.is_boolean():
         return null, text, ""
-    if kind.is_integer():
-        value = (value.abs() > 10**17).ifelse(ibis.null(kind), value).cast("int64")
-        if not options.get("factor") and "" not in words:  # whole numbers are exact as they are, and quicker to add
-            return value, text, ""
-    if kind.is_floating():  # NaN and infinity have no exact value: shown as not a number
-        bad = value.isnan() | value.isinf() | (value.abs() > 1e17)
-        value = bad.ifelse(ibis.null("float64"), value)
+    # shown as not a number: what has no exact value, such as infinity
+    bad = value.abs() > 10**17 if kind.is_integer() else value.cast("float64").abs() > 1e17
+    value = (bad | value.isnan() if kind.is_floating() else bad).ifelse(ibis.null(kind), value)
+    if kind.is_integer() and not options.get("factor") and "" not in words:
+        return value.cast("int64"), text, ""  # whole numbers are exact as they are, and quicker to add
     value = _scaled(value, options)
     return (text.isnull().ifelse(words[""], value).cast(EXACT) if "" in words else value), text, ""
 
 
 def _read_text(column: Any, c: Column, null: Any, options: dict[str, Any]) -> tuple[Any, Any, str]:
-    bare = column.strip() if options["tidy"] else texts.cleaned(column)
-    bare = bare.isin(["", *texts.null_values(options)]).ifelse(ibis.null("string"), bare)
+    bare = texts.cleaned(column) if options["of_files"] else column.strip()
+    bare = bare.isin(["", *texts.listed(options, "null_values")]).ifelse(ibis.null("string"), bare)
     words = options.get("values") or {}
     bare = texts.translated(bare, words)
     if c.kind == "text":
         return bare, bare if words else column, ""
     if c.kind == "flag":
-        return texts.text_as_flag(bare), bare, ""
+        flag = ibis.cases((bare.isin(["1", "1.0"]), 1), (bare.isin(["0", "0.0"]), 0), else_=None)
+        return flag.cast(EXACT), bare, ""  # every other word needs the mapping's `values`
     if not options["of_files"]:  # other engines raise on text that does not fit
         return null, bare, "text"
     if c.kind in ("date", "time"):
@@ -270,14 +251,13 @@ def _scaled(value: Any, options: dict[str, Any]) -> Any:
     return (value.cast("float64") * float(factor) if factor else value).cast(EXACT)
 
 
-def _absent(contract: Table, part: Part, given: dict[str, Any], *, alone: bool, wide: bool) -> list[Problem]:
+def _absent(contract: Table, part: Part, name: str) -> list[Problem]:
     """Columns that the mapping names and the source lacks, that no table can do without, or that lack their unit."""
-    problems, needed = [], {c.name for c in contract.columns if c.required} - ({"channel"} if wide else set())
-    there = ("" if alone else f"{part.name}: ") + ", ".join(part.names)
+    problems, given, there = [], part.spec["columns"], name + ", ".join(part.names)
     for c in contract.columns:
         entry = given.get(c.name, {})
         wanted = tuple(entry.get("column", ()))
-        if _find(part, entry, c) is None and (entry or c.name in needed):
+        if _find(part, c) is None and (entry or c.required):
             problems.append(Problem(contract.name, c.name, "missing column", 0, 0, wanted, there))
         elif wanted and c.money and "factor" not in entry and wanted[0].lower().endswith("micros"):
             problems.append(Problem(contract.name, c.name, "micros", 0, 0, wanted))
@@ -289,8 +269,8 @@ def _absent(contract: Table, part: Part, given: dict[str, Any], *, alone: bool, 
 def questions(prepared: Prepared) -> dict[str, Any]:
     """What to ask of each join in the scan of the rules."""
     asked: dict[str, Any] = {}
-    for n, join in ((join.n, join) for join in prepared.joins):
-        copies, key = prepared.rows[f"copies {n}"], prepared.rows[f"key {n}"]
+    for join in prepared.joins:
+        n, copies, key = join.n, *(prepared.rows[mark] for mark in _marks(join))
         asked |= {f"of {n}": copies.count(), f"found {n}": (copies > 0).sum(), f"again {n}": (copies > 1).sum()}
         asked |= {f"such {n}": (copies > 1).ifelse(key, None).min(), f"used {n}": key.nunique()}
         asked[f"there {join.name}"] = join.rows.count().as_scalar()  # asked once, however often it was joined
@@ -301,13 +281,11 @@ def answered(prepared: Prepared, table: str, found: dict[str, Any]) -> tuple[lis
     """Problems and notes of the joins: keys that repeat, rows that found none, rows that were not used."""
     problems, notes = [], []
     for join in prepared.joins:
-        told = {what: found[f"{what} {join.n}"] or 0 for what in ("of", "found", "used", "again")}
+        told = {what: found[f"{what} {join.n}"] or 0 for what in ("of", "found", "used")}
         notes.append(both_say("check.joined", file=join.name, there=found[f"there {join.name}"], **told))
-        if told["again"]:
-            such = (str(found[f"such {join.n}"]).replace(BETWEEN, " | "),)
-            problems.append(
-                Problem(table, " + ".join(join.on), "joined twice", told["again"], told["of"], such, join.name)
-            )
+        if again := found[f"again {join.n}"]:
+            such = (found[f"such {join.n}"].replace(BETWEEN, " | "),)
+            problems.append(Problem(table, " + ".join(join.on), "joined twice", again, told["of"], such, join.name))
     return problems, notes
 
 
@@ -320,21 +298,11 @@ def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
         return replace(problem, more=problem.more.replace("zoned", c.kind), cures=(both_say("cure.zone"),))
     if not prepared.parts[0][1][c.name]["of_files"]:
         return replace(problem, more=f"{c.kind} (text)", cures=(both_say("cure.cast", kind=c.kind),))
-    more: list[str] = []
-    cures: list[Text] = []
-    for rows, options in prepared.parts:
-        raw, own = rows[f"{c.name}__raw"], options[c.name]
-        if "column" not in own:
-            continue
-        if c.kind in ("date", "time"):
-            told, hints = texts.date_hints(raw, texts.date_forms(own))
-            more.append(told)
-        else:
-            hints = texts.number_hints(raw, own, money=c.money)
-        cures += hints
-    return replace(
-        problem, examples=() if more else problem.examples, more="; ".join(more), cures=tuple(dict.fromkeys(cures))
-    )
+    read = [(rows[f"{c.name}__raw"], own[c.name]) for rows, own in prepared.parts if "column" in own[c.name]]
+    told = [texts.hints(raw, own, dated=c.kind in ("date", "time"), money=c.money) for raw, own in read]
+    more = "; ".join(dict.fromkeys(found for found, _cures in told if found))
+    cures = tuple(dict.fromkeys(cure for _found, cures in told for cure in cures))
+    return replace(problem, examples=() if more else problem.examples, more=more, cures=cures)
 
 
 def tidied(rows: ir.Table, name: str) -> list[Text]:

@@ -45,48 +45,33 @@ class Source:
 
     def files(self) -> list[Path]:
         """Files behind the tables and what they join, for fingerprints; none for a database."""
-        if self._folder is None:
-            return []
         held = [(name, spec) for name in self.tables for spec in self._given(name)]
         places = [self._places(name, each) for name, spec in held for each in (spec, *spec.get("join", ()))]
-        return [self._folder / file for file in dict.fromkeys(f for found in places for place in found for f in place)]
+        named = dict.fromkeys(file for found in places for place in found for file in place)
+        return [self._folder / file for file in named] if self._folder else []
 
     def period(self, name: str = "") -> str:
         """What a row covers: ``day``, ``week`` or ``month``; of channel_daily, or else the longest of the tables."""
         if not name and "channel_daily" not in self.tables:
             return max((self.period(n) for n in self.tables), key=[*PERIODS].index, default="day")
-        return str(next(iter(self._given(name or "channel_daily"))).get("period", "day")).lower()
+        return str(self._given(name or "channel_daily")[0].get("period", "day")).lower()
 
     def require_grain(self, grain: str, name: str = "") -> None:
         """Raise a `KpiError` if the rows (of table `name`, or as `period` says) are coarser than `grain`."""
-        lengths = [*PERIODS, "total"]
-        told = f"grain={grain!r}: the rows of {self.name} cover a {self.period(name)} each. Choose that or longer."
-        require(lengths.index(grain) >= lengths.index(self.period(name)), told)
+        lengths, period = [*PERIODS, "total"], self.period(name)
+        told = f"grain={grain!r}: the rows of {self.name} cover a {period} each. Choose that or longer."
+        require(lengths.index(grain) >= lengths.index(period), told)
 
     def currency(self) -> str:
-        """ISO code of the money columns of all tables as the mapping says it; empty where nobody has said.
-
-        Raises
-        ------
-        KpiError
-            If tables are in different currencies.
-        """
-        told = [
-            (str(spec["currency"]), name) for name in self.tables for spec in self._given(name) if "currency" in spec
-        ]
-        codes = list(dict(told))
-        listed = " and ".join(f"{name} in {code}" for code, name in dict(told).items())
+        """ISO code of the money columns as the mapping says it, or ""; a `KpiError` if tables differ."""
+        given = [(name, spec) for name in self.tables for spec in self._given(name) if "currency" in spec]
+        codes = {str(spec["currency"]): name for name, spec in given}
+        listed = " and ".join(f"{name} in {code}" for code, name in codes.items())
         require(len(codes) <= 1, f"{self.name} holds {listed}: money is never mixed. Convert in the source.")
         return "".join(codes)
 
     def table(self, name: str) -> ir.Table:
-        """Return an Ibis table that keeps the contract `name`: date, timestamp, text, and exact decimals.
-
-        Raises
-        ------
-        ContractError
-            With every problem at once, if the data break the contract.
-        """
+        """An Ibis table that keeps the contract `name`; else a `ContractError` tells every problem at once."""
         check = self.check(name)
         if not check.ok:
             raise ContractError("\n".join([f"{self.name} breaks its contract.", *check.lines()]))
@@ -105,8 +90,6 @@ class Source:
     def check(self, name: str | None = None) -> Check:
         """Check one table or all of them, one scan each; data problems are returned, never raised.
 
-        Examples
-        --------
         >>> connect("data/demo").check("channel_daily")
         Read channel_daily (8,508 rows): every rule of the contract holds.
         """
@@ -153,14 +136,12 @@ class Source:
 
     @cache  # noqa: B019  # a source lives as long as its notebook
     def _kept(self, name: str) -> ir.Table:
-        """The typed columns; text files, and Parquet of moderate size, are parsed once for all queries."""
+        """The typed columns; files of moderate size are parsed once for all queries."""
         typed = self._prepared(name).rows.select(self.columns(name))
         if self._given(name)[0].get("lines"):
             typed = preparing.collapsed(typed, TABLES[name])
-        parsed = self._folder and not all(place[0].endswith(".parquet") for _spec, place in self._specs(name))
-        if self._folder is None or not (parsed or self._check(name)[0]["n"] <= KEPT_ROWS):
-            return typed
-        return self._backend.create_table(name, typed, temp=True)
+        small = self._folder and self._check(name)[0]["n"] <= KEPT_ROWS
+        return self._backend.create_table(name, typed, temp=True) if small else typed
 
     @cache  # noqa: B019
     def _span(self) -> tuple[date | None, date | None]:
@@ -182,12 +163,10 @@ class Source:
         contract, period, lines = TABLES[name], self.period(name), bool(self._given(name)[0].get("lines"))
         try:
             prepared = self._prepared(name)
-            rows, asked, signed = prepared.rows, preparing.questions(prepared), prepared.says("signed")
-            broken, notes, found = broken_rules(
-                rows, contract, more=prepared.told, period=period, lines=lines, asked=asked
-            )
-            broken = [p for p in broken if p.rule != "credit" or p.column not in signed]
-            broken = [preparing.cured(p, contract, prepared) for p in broken]
+            rows, asked = prepared.rows, preparing.questions(prepared)
+            broken, notes, found = broken_rules(rows, contract, prepared.told, period, asked, lines=lines)
+            signed = [(c, "credit") for c in prepared.says("signed")]
+            broken = [preparing.cured(p, contract, prepared) for p in broken if (p.column, p.rule) not in signed]
             missed, told = preparing.answered(prepared, name, found)
             notes = [*prepared.notes, *told, *notes]
             notes += [note for c in self.columns(name) if found.get(c) for note in preparing.tidied(rows, c)]
@@ -197,17 +176,15 @@ class Source:
         except duckdb.Error as error:
             if not self._folder:
                 raise
-            places = [self._folder / file for _spec, place in self._specs(name) for file in place]
-            files, first = ", ".join(map(str, places)), str(error).strip().splitlines()[0]
-            raise ContractError(f"{files} cannot be read: {first} Export again.") from None
+            files = ", ".join(str(self._folder / file) for _spec, place in self._specs(name) for file in place)
+            raise ContractError(f"{files} cannot be read: {_first(error)} Export again.") from None
 
     def _gaps(self, prepared: ir.Table) -> list[Text]:
         """Notes of missing periods, and of channels whose name looks like a word for nothing."""
         span = prepared.group_by("channel").aggregate(first=_.date.min(), last=_.date.max(), n=_.date.nunique())
         notes, period = [], self.period()
         for row in span.order_by("channel").to_pyarrow().to_pylist():
-            first, last = (pd.Period(row[end], PERIODS[period]) for end in ("first", "last"))
-            total = (last - first).n + 1
+            total = len(pd.period_range(row["first"], row["last"], freq=PERIODS[period]))
             if total > row["n"]:
                 told = row | {"n": total - row["n"], "total": total, "period": both_say(f"period.{period}")}
                 notes.append(both_say("check.gap", **told))
@@ -234,11 +211,9 @@ class Source:
             other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
             on = [given["on"]] if isinstance(given["on"], str) else given["on"]
             join = Join(there[0], on if isinstance(on, dict) else dict(zip(on, on, strict=True)), f"{i}.{k}", other)
-            forms = texts.date_forms(spec | given)
-            raw = preparing.joined(raw, join, given.get("first"), self._stem(there), forms)
+            raw = preparing.joined(raw, join, given.get("first"), self._stem(there), texts.date_forms(spec | given))
             joins, sheets = [*joins, join], [*sheets, *more]
-        tidy = len(sheets) == 1 + len(joins) and all(s.tidy for s in sheets)  # Parquet may be spelt in any way
-        spec = spec | {"tidy": self._folder is None or tidy, "of_files": self._backend.name == "duckdb"}
+        spec = spec | {"of_files": self._backend.name == "duckdb"}
         return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
 
     @cache  # noqa: B019
@@ -303,11 +278,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     `source` is a folder, a ``.duckdb`` file, a URL that `ibis.connect` takes (``postgresql://user@host/db``), or
     ``env:NAME`` for a URL that an environment variable holds. ``data/demo`` is the simulated company, written on
     first use. `mapping` is a YAML file or dict that says which of your columns is which; see ``data/README.md``.
-
-    Raises
-    ------
-    KpiError
-        If the source does not exist or does not answer, or the mapping is not understood.
+    A `KpiError` says what does not exist, does not answer or is not understood.
     """
     name, rules = str(source), read_mapping(mapping)
     url = os.environ.get(name[4:], "") if name.startswith("env:") else name
@@ -340,13 +311,16 @@ def _duckdb(*place: Path, **options: Any) -> Any:
     return backend
 
 
+def _first(error: Exception) -> str:
+    """First line of what an engine or driver says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _answer(opening: Callable[[], Any], name: str) -> Any:
     try:
         return opening()
     except ModuleNotFoundError as error:
         raise KpiError(f"{name} needs a driver that is not installed: {error.name}.") from None
     except Exception as error:  # each driver has an exception of its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ContractError(
-            f"{name} does not answer: {SECRET_URL.sub('://…@', first)} Check address and user."
-        ) from None
+        told = SECRET_URL.sub("://…@", _first(error))
+        raise ContractError(f"{name} does not answer: {told} Check address and user.") from None

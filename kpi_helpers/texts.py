@@ -31,17 +31,14 @@ SYMBOLS = {"VND": ("₫", "đ", "vnđ", "đồng"), "USD": ("$", "US$"), "EUR": 
 MARKERS = r"(?i)^(select|err:\d+|#[a-z0-9/]+[!?]?|null|none|n/?a|nan|-+|[–—?]|\(not set\)|\\n)$"
 ZONED = r":\d\d(\.\d+)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)$"
 SPACES, HIDDEN = "[\u00a0\u2000-\u200a\u202f\u205f\u3000]", "[\u200b\u2060\ufeff]"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 FOREIGN = {b"PK\x03\x04": "a spreadsheet (XLSX)", b"\xd0\xcf\x11\xe0": "a spreadsheet (XLS)", b"<": "a web page (HTML)"}
-
-
-@ibis.udf.scalar.builtin(name="try_strptime", signature=(("string", "string"), "timestamp"))
-def _read_date(text, form):  # type: ignore[no-untyped-def]  # of the engine of files: NULL where the text does not fit
-    ...
-
-
-@ibis.udf.scalar.builtin(name="nfc_normalize", signature=(("string",), "string"))
-def _composed(text):  # type: ignore[no-untyped-def]  # of the engine of files
-    ...
+# of the engine of files: a date, NULL where the text does not fit; accents composed; length in bytes
+_read_date = ibis.udf.scalar.builtin(
+    lambda text, form: ..., name="try_strptime", signature=(("string",) * 2, "timestamp")
+)
+_composed = ibis.udf.scalar.builtin(lambda text: ..., name="nfc_normalize", signature=(("string",), "string"))
+_bytes = ibis.udf.scalar.builtin(lambda text: ..., name="strlen", signature=(("string",), "int64"))
 
 
 class Sheet(NamedTuple):
@@ -51,7 +48,6 @@ class Sheet(NamedTuple):
     ragged: list[str]
     repeated: list[str]
     notes: list[Text]
-    tidy: bool  # in one Unicode spelling already
 
 
 def clean(name: str) -> str:
@@ -61,7 +57,8 @@ def clean(name: str) -> str:
 
 def cleaned(text: ir.StringValue) -> ir.StringValue:
     """`clean` for a column of a file."""
-    return _composed(text).re_replace(SPACES, " ").re_replace(HIDDEN, "").strip()
+    plain = _bytes(text) == text.length()  # ASCII is as it should be, and quicker told than cleaned
+    return plain.ifelse(text, _composed(text).re_replace(SPACES, " ").re_replace(HIDDEN, "")).strip()
 
 
 def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
@@ -75,37 +72,34 @@ def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
         names = [f"{name} ({i})" if named[name.casefold()] > 1 else name for i, name in enumerate(names, 1)]
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     cells = pa.table([pa.array(column, pa.string()) for column in columns], names=names)
-    tidy = text.isascii() or (unicodedata.is_normalized("NFC", text) and not re.search(f"{SPACES}|{HIDDEN}", text))
-    return Sheet(cells, ragged, repeated, notes, tidy)
+    return Sheet(cells, ragged, repeated, notes)
 
 
 def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
-    data = path.read_bytes()
+    data, text, bad = path.read_bytes(), "", None
     try:
         data = gzip.decompress(data) if path.name.endswith(".gz") else data
         text = data.decode(codec)
     except (OSError, EOFError, zlib.error) as error:
         raise ContractError(f"{path} is not compressed as .gz says: {error}. Compress it again.") from None
     except UnicodeDecodeError as error:
-        text, good = "", data[: error.start]
-    else:
-        good = data
-    if foreign := [what for begin, what in FOREIGN.items() if data.lstrip().startswith(begin)]:
-        raise ContractError(f"{path} is {foreign[0]}, not CSV. Open it and save it as CSV UTF-8.")
-    if codec != "utf-16" and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ContractError(f"{path} is UTF-16. Write encoding: utf-16 in the mapping, or save it as CSV UTF-8.")
-    if good != data:
-        line, begin = good.count(b"\n") + 1, good.rfind(b"\n") + 1
-        shown = " ".join(data[begin:].split(b"\n")[0][:60].decode("cp1258", "replace").split())
-        raise ContractError(
-            f"{path} is not {encoding.upper()}: line {line} is the first bad one. "
-            f'If "{shown}" reads well, write encoding: windows-1258 in the mapping; if not, save it as CSV UTF-8.'
-        )
-    if "\0" in text:
-        line = text.partition("\0")[0].count("\n") + 1
-        raise ContractError(f"{path}, line {line}: a NUL byte is no text. Export again, or save it as CSV UTF-8.")
-    if codec == "cp1258" and not data.isascii() and data.decode("utf-8", "ignore").encode() == data:
-        raise ContractError(f"{path} is UTF-8 already. Leave encoding: {encoding} out of the mapping.")
+        bad = error.start
+    begin = data.rfind(b"\n", 0, bad or 0) + 1
+    shown = " ".join(data[begin : begin + 60].split(b"\n")[0].decode("cp1258", "replace").split())
+    line = (text.partition("\0")[0].count("\n") if bad is None else data.count(b"\n", 0, bad)) + 1
+    foreign = "".join(what for start, what in FOREIGN.items() if data.lstrip().startswith(start))
+    alike = codec == "cp1258" and not data.isascii() and data.decode("utf-8", "ignore").encode() == data
+    for wrong, told in (
+        (foreign, f"is {foreign}, not CSV. Open it and save it as CSV UTF-8."),
+        (codec != "utf-16" and data[:2] in UTF_16, "is UTF-16. Write encoding: utf-16 in the mapping, or save it as "
+         "CSV UTF-8."),
+        (bad is not None, f"is not {encoding.upper()}: line {line} is the first bad one. If \"{shown}\" reads well, "
+         "write encoding: windows-1258 in the mapping; if not, save it as CSV UTF-8."),
+        ("\0" in text, f"is broken in line {line}: a NUL byte is no text. Export again, or save it as CSV UTF-8."),
+        (alike, f"is UTF-8 already. Leave encoding: {encoding} out of the mapping."),
+    ):  # fmt: skip
+        if wrong:
+            raise ContractError(f"{path} {told}")
     plain = codec == "utf-8-sig" and not data.startswith(b"\xef\xbb\xbf")
     return text, [] if plain else [both_say("check.encoding", file=path.name, encoding=encoding)]
 
@@ -113,36 +107,36 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
 def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, the rows that have as many cells, and the other lines."""
     heading, line = next((row for row in io.StringIO(text, newline=None) if row != "\n"), ""), 1
-    rows, ragged = [], []
+    head: list[str] = []
+    rows: list[list[str]] = []
+    ragged: list[str] = []
     try:
         mark = max(",;\t|", key=lambda d: len(next(csv.reader([heading], delimiter=d), ())))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        head = next((row for row in reader if row), [""])
-        line = reader.line_num + 1
         for row in reader:
-            if row and len(row) != len(head):
+            if row and head and len(row) != len(head):
                 ragged.append(f"{line}: {mark.join(row)[:60]}")
-            elif row:
+            elif row and head:
                 rows.append(row)
+            head = head or row
             line = reader.line_num + 1
     except csv.Error as error:
         raise ContractError(
             f"{path}, line {line}: a quotation mark is not closed, or stands within a quoted cell ({error}). "
             'Quote the whole cell and double the marks inside it, such as "5"" screen".'
         ) from None
-    return head, rows, ragged
+    return head or [""], rows, ragged
 
 
-def null_values(options: dict[str, Any]) -> list[str]:
-    """Texts that mean "not known"."""
-    tokens = options.get("null_values") or []
-    return [tokens] if isinstance(tokens, str) else [str(token) for token in tokens]
+def listed(options: dict[str, Any], name: str) -> list[str]:
+    """What an option holds, be it one or a list."""
+    told = options.get(name) or []
+    return [str(one) for one in told] if isinstance(told, list) else [str(told)]
 
 
 def date_forms(options: dict[str, Any]) -> list[str]:
     """Formats in which the dates of a column may be written."""
-    forms = options.get("date_format") or ISO
-    return [forms] if isinstance(forms, str) else forms
+    return listed(options, "date_format") or [ISO]
 
 
 def translated(text: ir.StringValue, words: dict[Any, Any]) -> ir.StringValue:
@@ -155,11 +149,6 @@ def translated(text: ir.StringValue, words: dict[Any, Any]) -> ir.StringValue:
     told = [(text.lower() == str(w).lower() if isinstance(w, bool) else text == clean(str(w)), ours[w]) for w in ours]
     read = ibis.cases(*told, else_=rest) if told else rest
     return read if blank is None else text.isnull().ifelse(blank, read)
-
-
-def text_as_flag(text: ir.StringValue) -> ir.Value:
-    """Read 1 and 0; every other word needs the mapping's `values`."""
-    return ibis.cases((text.isin(["1", "1.0"]), 1), (text.isin(["0", "0.0"]), 0), else_=None).cast(EXACT)
 
 
 def text_as_time(text: ir.StringValue, forms: list[str]) -> ir.Value:
@@ -177,29 +166,55 @@ def _read_by(text: ir.StringValue, form: str) -> Any:
     return text.re_search(ISO_SHAPE).ifelse(text, ibis.null("string")).try_cast("timestamp")
 
 
-def date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, tuple[Text, ...]]:
-    """How often each spelling of a date occurs, and the formats that would read it; one query."""
+def hints(text: ir.StringColumn, options: dict[str, Any], *, dated: bool, money: bool) -> tuple[str, list[Text]]:
+    """What was found in a column that did not read, and what a mapping could say of it; one query."""
+    return _date_hints(text, date_forms(options)) if dated else ("", _number_hints(text, options, money))
+
+
+def _date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, list[Text]]:
+    """How often each spelling of a date occurs, and the formats that would read it."""
     seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
     read = [_read_by(seen.raw, form) for form in forms]
-    asked = {str(i): text_as_time(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
     clash = ibis.least(*read) != ibis.greatest(*read)
-    asked |= {"clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
-    shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(n=_.k.sum(), such=_.raw.min(), **asked)
-    rows, hints = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
+    asked = {str(i): text_as_time(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
+    asked |= {"n": seen.k.sum(), "clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
+    shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(such=_.raw.min(), **asked)
+    rows, cures = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
     for row in rows:
-        most = max(row[str(i)] for i in range(len(SPELLINGS))) or -1
-        fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most]
+        most = max(row[str(i)] for i in range(len(SPELLINGS)))
+        fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most > 0]
         if row["clash"]:
-            hints.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
+            cures.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
         elif fits and not set(fits) & set(forms):
             ways = " / ".join(f'date_format: "{form}"' for form in fits)
-            hints.append(both_say("cure.date", k=most, n=row["n"], such=row["such"], ways=ways))
+            cures.append(both_say("cure.date", k=most, n=row["n"], such=row["such"], ways=ways))
         elif re.search(ZONED, row["such"]):
-            hints.append(both_say("cure.zone"))
+            cures.append(both_say("cure.zone"))
         elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
-            hints.append(both_say("cure.serial", such=row["such"]))
+            cures.append(both_say("cure.serial", such=row["such"]))
     counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)
-    return f"{' / '.join(forms)} [{counted}]", (*hints, both_say("remedy.not a date"))
+    return f"{' / '.join(forms)} [{counted}]", [*cures, both_say("remedy.not a date")]
+
+
+def _number_hints(text: ir.StringColumn, options: dict[str, Any], money: bool) -> list[Text]:
+    """Words for nothing, and the fewest marks and currencies that read the most; ties are all named."""
+    shape = text.re_search(MARKERS).ifelse(text, text.re_replace(r"\d", "9"))
+    counted = text.name("raw").as_table().filter(text.notnull()).group_by(shape=shape).aggregate(n=_.count())
+    shapes = {row["shape"]: row["n"] for row in counted.order_by("shape").limit(1000).to_pyarrow().to_pylist()}
+    cures, words = [], {shape: n for shape, n in shapes.items() if re.search(MARKERS, shape)}
+    if words:
+        line = json.dumps([*listed(options, "null_values"), *words], ensure_ascii=False)
+        told = ", ".join(f'{n:,} × "{shape}"' for shape, n in words.items())
+        cures.append(both_say("cure.nulls", n=sum(words.values()), words=told, line=line))
+    coins = [{"currency": code} for code in SYMBOLS] if money and not options.get("currency") else []
+    ways: list[dict[str, str]] = sorted((marks | coin for coin in [{}, *coins] for marks in MARKS), key=len)
+    reads = [sum(n for s, n in shapes.items() if re.search(_number_shape(options | way), s)) for way in ways]
+    best = [way for way, n in zip(ways, reads, strict=True) if n == max(reads) > reads[0]]
+    best = [way for way in best if not any(fewer.items() < way.items() for fewer in best)]
+    if best:
+        written = " / ".join(", ".join(f"{k}: {json.dumps(v)}" for k, v in way.items()) for way in best)
+        cures.append(both_say("cure.number", n=max(reads), total=sum(shapes.values()), ways=written))
+    return [*cures, both_say("cure.rest")] if cures else []
 
 
 def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:
@@ -213,31 +228,11 @@ def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:
     return ibis.coalesce(bare.try_cast("decimal(18, 6)").cast(EXACT), bare.try_cast(EXACT))
 
 
-def number_hints(text: ir.StringColumn, options: dict[str, Any], *, money: bool) -> tuple[Text, ...]:
-    """What a mapping could say of numbers that did not read: null_values, marks, currency; ties are all named."""
-    shape = text.re_search(MARKERS).ifelse(text, text.re_replace(r"\d", "9"))
-    counted = text.name("raw").as_table().filter(text.notnull()).group_by(shape=shape).aggregate(n=_.count())
-    shapes = {row["shape"]: row["n"] for row in counted.order_by("shape").limit(1000).to_pyarrow().to_pylist()}
-    hints, words = [], {shape: n for shape, n in shapes.items() if re.search(MARKERS, shape)}
-    if words:
-        line = json.dumps([*null_values(options), *words], ensure_ascii=False)
-        told = ", ".join(f'{n:,} × "{shape}"' for shape, n in words.items())
-        hints.append(both_say("cure.nulls", n=sum(words.values()), words=told, line=line))
-    coins = [{"currency": code} for code in SYMBOLS] if money and not options.get("currency") else []
-    ways: list[dict[str, str]] = sorted((marks | coin for coin in [{}, *coins] for marks in MARKS), key=len)
-    reads = [sum(n for s, n in shapes.items() if re.search(_number_shape(options | way), s)) for way in ways]
-    best = [way for way, n in zip(ways, reads, strict=True) if n == max(reads) > reads[0]]
-    best = [way for way in best if not any(fewer.items() < way.items() for fewer in best)]
-    written = " / ".join(", ".join(f"{k}: {json.dumps(v)}" for k, v in way.items()) for way in best)
-    if best:
-        hints.append(both_say("cure.number", n=max(reads), total=sum(shapes.values()), ways=written))
-    return (*hints, both_say("cure.rest")) if hints else ()
-
-
 def _number_shape(options: dict[str, Any]) -> str:
     """Pattern of a number; its currency, if known, may stand once before or behind."""
     p, g = re.escape(options.get("decimal", ".")), re.escape(options.get("thousands", ""))
-    bare = rf"(\d+|\d{{1,3}}({g}\d{{3}})+)({p}\d+)?([eE][+-]?\d+)?" if g else rf"\d+({p}\d+)?([eE][+-]?\d+)?"
+    grouped = rf"|\d{{1,3}}({g}\d{{3}})+" if g else ""
+    bare = rf"(\d+{grouped})({p}\d+)?([eE][+-]?\d+)?"
     if not options.get("currency"):
         return rf"^[+-]?{bare}$"
     coin = _symbols(options)
