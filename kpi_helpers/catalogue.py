@@ -42,6 +42,10 @@ class Kpi:
     source: str = ""
     vanity: bool = False
 
+    def lowered(self, language: str) -> str:
+        """Name within a sentence: small letters but for abbreviations such as ROAS."""
+        return " ".join(w if w.strip("()").isupper() else w.lower() for w in self.name[language].split(" "))
+
     @property
     def additive(self) -> bool:
         """Whether the KPI is a plain sum, which adds up over days and channels."""

@@ -81,7 +81,7 @@ class Needs(OfKpis):
         if len(self.kpi) < 2:
             return say("needs.none", language)
         steps = zip(map(kpis.kpi, self.kpi), self.need, strict=True)
-        told = [(k.name[language].lower(), measure(v, k.unit, language, self.currency)) for k, v in steps]
+        told = [(k.lowered(language), measure(v, k.unit, language, self.currency)) for k, v in steps]
         first, *rest = (say("needs.part", language, name=name, value=value) for name, value in told)
         return say("needs.sentence", language, first=first, rest=say("needs.and", language).join(rest))
 

@@ -140,7 +140,7 @@ class Answer(OfKpis):
         lower = self.outlook.better < 0
         change = -self.uplift if lower and self.uplift < 0 else self.uplift
         told = {
-            "name": kpis.kpi(self.kpi).name[language].lower(),
+            "name": kpis.kpi(self.kpi).lowered(language),
             "grade": say(f"status.{self.grade}", language).lower(),
             "uplift": uplift(change, language, sign=self.uplift < 0),
             "chance": probability(self.probability, language),

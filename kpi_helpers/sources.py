@@ -307,7 +307,7 @@ def _duckdb(*place: Path, **options: Any) -> Any:
     """DuckDB without its progress bar, which would stand in notebooks as the machine was slow or fast."""
     backend = ibis.duckdb.connect(*place, **options)
     with contextlib.suppress(duckdb.InvalidInputException):  # a notebook without widgets has no bar to turn off
-        backend.raw_sql("SET enable_progress_bar = false")
+        backend.settings["enable_progress_bar"] = False
     return backend
 
 
