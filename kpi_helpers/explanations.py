@@ -67,19 +67,17 @@ class SumChange(Result):
     @property
     def split(self) -> bool:
         """Whether the change is outside noise and can be split."""
-        return self.why is not None and (self.total_low > 0 or self.total_high < 0)
+        return self.why is not None and self.total_low * self.total_high > 0
 
     def told(self, language: str) -> dict[str, str]:
         """Names and numbers of the sentence, written out."""
-        k = kpi(self.kpi)
-        told = {"name": k.name[language], "level": f"{self.confidence:.0%}"}
+        k, moves = kpi(self.kpi), ("total", "total_low", "total_high", "volume", "mix", "rate")
+        values = {field: getattr(self, field) for field in ("before", "after", *moves)}
+        told = {field: measure(value, k.unit, language, self.currency) for field, value in values.items()}
+        told |= {field: "+" + told[field] for field in moves if values[field] > 0}
         if self.why:
             told |= {"ratio": kpi(self.ratio).name[language], "segments": self.why.told(language)["segments"]}
-        for field in ("before", "after", "total", "total_low", "total_high", "volume", "mix", "rate"):
-            value = getattr(self, field)
-            sign = "+" if value > 0 and field not in ("before", "after") else ""
-            told[field] = sign + measure(value, k.unit, language, self.currency)
-        return told
+        return told | {"name": k.name[language], "level": f"{self.confidence:.0%}"}
 
     def sentence(self, language: str = "en") -> str:
         known = math.isfinite(self.total)
@@ -89,21 +87,15 @@ class SumChange(Result):
     def drawn(self, language: str) -> str:
         """The bridge from the sum before to the one after, as an HTML figure."""
         told, steps, why = self.told(language), [self.volume, self.mix, self.rate], self.why
-        size, told["unit"] = one_unit(
-            max(abs(self.before), abs(self.after)), kpi(self.kpi).unit, self.currency, language
-        )
-        words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
-        values = [self.before, *steps, self.after]
-        numbers = [number(v / size, language, sign=0 < i < len(steps) + 1) for i, v in enumerate(values)]
         assert why is not None
-        clear = [
-            True,
-            *(low > 0 or high < 0 for low, high in ((why.mix_low, why.mix_high), (why.rate_low, why.rate_high))),
-        ]
-        bars = (self.before, steps, words.split("|"), numbers, clear)
-        return plots.chart(
-            lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=self.sentence(language)
-        )
+        largest = max(abs(self.before), abs(self.after))
+        size, told["unit"] = one_unit(largest, kpi(self.kpi).unit, self.currency, language)
+        words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
+        first, last = (number(end / size, language) for end in (self.before, self.after))
+        numbers = [first, *(number(step / size, language, sign=True) for step in steps), last]
+        clear = [True, why.mix_low * why.mix_high > 0, why.rate_low * why.rate_high > 0]  # both ends beside zero
+        bars, alt = (self.before, steps, words.split("|"), numbers, clear), self.sentence(language)
+        return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
 
 
 def explain_sum(
@@ -119,9 +111,8 @@ def explain_sum(
     sums = [daily_sums(data, [k], since=a, until=b)[f"{key}__num"].dropna() for a, b in times]
     was, now = (float(s.sum()) if len(s) else math.nan for s in sums)
     free = sum(len(s) - 1 for s in sums)
-    margin = (
-        stdtrit(free, (1 + confidence) / 2) * math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
-    )
+    spread = math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
+    margin = stdtrit(max(free, 1), (1 + confidence) / 2) * spread
     ends: dict[str, Any] = {"total": now - was, "total_low": now - was - margin, "total_high": now - was + margin}
     whole = ends | {"kpi": key, "before": was, "after": now, "confidence": confidence}
     for other in ratio if math.isfinite(now - was) else ():

@@ -39,17 +39,16 @@ def _pooled_rate() -> dict[str, float]:
     """Orders per session of Email on the days on which both are known."""
     every = simulate.channel_daily().astype({"orders": float, "sessions": float}).dropna(subset=["sessions"])
     email = every.query("channel == 'Email'")
+    orders, sessions = email["orders"], email["sessions"]
     return {
-        "right": email["orders"].sum() / email["sessions"].sum(),
-        "mean_of_rates": (email["orders"] / email["sessions"]).mean(),
+        "right": orders.sum() / sessions.sum(), "mean_of_rates": (orders / sessions).mean(),
         "all_channels": every["orders"].sum() / every["sessions"].sum(),
-    }
+    }  # fmt: skip
 
 
 def _one_in_three() -> dict[str, float]:
     """Orders of the plan's weeks that are reached one time in three."""
-    values = kpis.compute(connect(simulate.HOME), ["orders"])
-    o = outlooks.outlook(values, "orders", as_of=simulate.LAST)
+    o = outlooks.outlook(kpis.compute(connect(simulate.HOME), ["orders"]), "orders", as_of=simulate.LAST)
     return {"right": o.target_at(1 / 3), "other_tail": o.target_at(2 / 3)}
 
 

@@ -1,7 +1,7 @@
 """Tables that are made of contract tables: a customer in a period, a cart, a contact and what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -31,7 +31,7 @@ class View:
     dimensions: tuple[str, ...]
     measures: Mapping[str, str]
     make: Callable[[Source, Sequence[str], str | None, date | None], ir.Table]
-    optional: Mapping[str, str] | None = None
+    optional: Mapping[str, str] = field(default_factory=dict)
     levels: bool = False
 
 
