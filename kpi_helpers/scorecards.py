@@ -40,8 +40,8 @@ class OfScores(OfKpis):
 
     ways: ClassVar = {
         **OfKpis.ways, "nan": math.nan, "mark": lambda s, words: labelled_pill(TONES[s], words),
-        "points": lambda row: _points(row), "moved_words": lambda *told, **how: moved_words(*told, **how),
-        "IN_POINTS": IN_POINTS,
+        "points": lambda row: _points(row), "IN_POINTS": IN_POINTS,
+        "moved_words": lambda *told, **how: moved_words(*told, **how),
     }  # fmt: skip
 
 
@@ -88,14 +88,17 @@ class Scorecard(OfScores):
     def outside(self) -> list[int]:
         """Rows outside their range after control: the worse first, and the surest of them first."""
         order = {"worse": 0, "unusual": 1, "better": 2}
-        found = [i for i, s in enumerate(self.status) if s in order]
-        return sorted(found, key=lambda i: (order[self.status[i]], self.adjusted[i], i))
+        found = [
+            (order[s], a, i) for i, (s, a) in enumerate(zip(self.status, self.adjusted, strict=True)) if s in order
+        ]
+        return [i for *_rest, i in sorted(found)]
 
     @property
     def below_last(self) -> int:
         """Rows that a reader of "red is worse than the period before" would call red."""
-        turn = [-1.0 if kpis.kpi(k).direction == "down" else 1.0 for k in self.kpi]
-        return int(np.sum(np.array(turn) * (np.array(self.value) - np.array(self.before)) < 0))
+        moved = np.array(self.value) - np.array(self.before)
+        down = np.array([kpis.kpi(k).direction == "down" for k in self.kpi])
+        return int(np.sum(np.where(down, moved > 0, moved < 0)))
 
     @property
     def first(self) -> str:
@@ -105,8 +108,8 @@ class Scorecard(OfScores):
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": len(self.outside), "k": sum(map(math.isfinite, self.p)), "red": self.below_last}
-        told["alone"] = sum(p < LEVEL for p in self.p)
-        return say("scorecard.sentence", language, period=say(f"period.{self.grain}", language), **told)
+        period, alone = say(f"period.{self.grain}", language), sum(p < LEVEL for p in self.p)
+        return say("scorecard.sentence", language, period=period, alone=alone, **told)
 
     def named(self, i: int, language: str) -> str:
         """A row in words: its KPI, and the channel if it is of one."""
@@ -132,8 +135,8 @@ def scorecard(
     wanted = list(dict.fromkeys(kpis.kpi(k).id for k in ids or [*chosen.kpis, *SIDES["marketing"], *SIDES["sales"]]))
     fed = [k for k in wanted if not lacking[k]]
     lines = _lines(goals, "goals"), _lines(benchmarks, "benchmarks")
-    found = _known(data, fed, last, grain, confidence)
-    found += _known(data, [k for k in ids or chosen.kpis if k in fed], last, grain, confidence, by="channel")
+    main, options = [k for k in ids or chosen.kpis if k in fed], (last, grain, confidence)
+    found = _known(data, fed, *options) + _known(data, main, *options, by="channel")
     rows = [_judged(row, last, SEASONS[grain], holidays, lines) for row in found]
     require(len(rows) > 0, f"{data.name} feeds none of {', '.join(wanted)} up to {last.end_time.date()}.")
     adjusted = holm([row[9] for row in rows]).tolist()
@@ -160,16 +163,14 @@ def _known(
     rest = [] if by else [k for k in ids if k not in daily]
     if daily:
         table = kpis.compute(data, daily, by=by, grain=grain, until=until, confidence=confidence)
-        for key, segment in ((key, segment) for key in daily for segment in table.segments()):
-            columns = (table.series(key, segment, column) for column in ("value", "value_low", "value_high"))
-            out.append((key, segment, *columns))
+        columns = "value", "value_low", "value_high"
+        out += [(k, s, *(table.series(k, s, c) for c in columns)) for k in daily for s in table.segments()]
     if rest:
         frame = kpis.scorecard(data, rest, grain=grain, end=until, confidence=confidence)
         for key, own in frame[frame["period"].notna()].set_index("period").groupby("kpi", sort=False):
             own = own.iloc[1:].set_axis(pd.PeriodIndex(own.index[1:], freq=last.freq))  # the first may be a part of one
             out.append((key, "", own["value"], own["low"], own["high"]))
-    ended = [row[4] is None or not row[2][-4:].notna().any() or row[2].index[-1] < last - 3 for row in out]
-    return [row for row, over in zip(out, ended, strict=True) if not over]
+    return [row for row in out if row[2][-4:].notna().any() and row[2].index[-1] >= last - 3]
 
 
 def _judged(
@@ -189,7 +190,7 @@ def _judged(
 
 
 def _status(row: tuple[Any, ...], adjusted: float) -> str:
-    _side, key, _segment, value, _low, _high, usual, _from, _to, p, *_rest = row
+    key, value, usual, p = row[1], row[3], row[6], row[9]
     if not math.isfinite(adjusted):
         return "unknown"
     if adjusted >= LEVEL:
@@ -237,22 +238,23 @@ class Call(OfScores):
         return "answer"
 
     def to_frame(self) -> pd.DataFrame:
-        c = self.card
-        return c.to_frame().iloc[c.outside].drop(columns=["confidence"])
+        return self.card.to_frame().iloc[self.card.outside].drop(columns=["confidence"])
 
     def sentence(self, language: str = "en") -> str:
         return " ".join(self.parts(language))
 
     def parts(self, language: str) -> list[str]:
         """The sentences of the headline."""
-        c = self.card
-        told: dict[str, Any] = {"n": len(c.outside), "k": sum(map(math.isfinite, c.p))}
-        told["when"] = say(f"scorecard.last {c.grain}", language)
-        if not c.outside:
-            kind = "none" if told["k"] else "unknown"
-            return [say(f"call.{kind}", language, **told)]
-        told["name"] = c.named(c.outside[0], language)
-        return [say("call.some", language, **told), say(f"call.{c.status[c.outside[0]]}", language, **told)]
+        c, outside = self.card, self.card.outside
+        told = {
+            "n": len(outside),
+            "k": sum(map(math.isfinite, c.p)),
+            "when": say(f"scorecard.last {c.grain}", language),
+        }
+        if not outside:
+            return [say("call.none" if told["k"] else "call.unknown", language, **told)]
+        first = say(f"call.{c.status[outside[0]]}", language, name=c.named(outside[0], language))
+        return [say("call.some", language, **told), first]
 
 
 def moved_words(moved: float, unit: str, language: str, *, bare: bool = False) -> str:
