@@ -176,8 +176,7 @@ class Suggestion(Result):
     def sentence(self, language: str = "en") -> str:
         """How many KPIs for what."""
         told = {"n": len(self.kpi), "groups": len(set(self.group))}
-        told |= {"objective": say(f"objective.{self.objective}", language)}
-        return say("suggestion.sentence", language, **told)
+        return say("suggestion.sentence", language, objective=say(f"objective.{self.objective}", language), **told)
 
 
 def suggest(objective: str, campaign_type: str = "") -> Suggestion:

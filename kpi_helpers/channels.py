@@ -15,30 +15,15 @@ from kpi_helpers import kpis
 from kpi_helpers.catalogue import declared
 from kpi_helpers.errors import require
 from kpi_helpers.result import day, one_unit, percent, say
-from kpi_helpers.scorecards import IN_POINTS, TONES, OfScores, last_full
+from kpi_helpers.scorecards import IN_POINTS, TONES, OfScores, Scores, last_full
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, moves, ratio_margin, wilson
 
 TOP = 8  # rows of the table of campaigns and channels that are named
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Growth(OfScores):
+class Growth(Scores):
     """KPIs of each channel over some days with intervals, and how they moved against as many days before."""
-
-    channel: tuple[str, ...]
-    kpi: tuple[str, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    moved: tuple[float, ...]
-    moved_low: tuple[float, ...]
-    moved_high: tuple[float, ...]
-    days: int
-    since_at: date
-    until_at: date
-    confidence: float
-    currency: str
 
     aside: ClassVar = ("currency",)
 
@@ -60,34 +45,19 @@ def growth(data: Source, ids: Sequence[str], *, as_of: date, days: int = 28, con
     moved = np.where(both["unit"].isin(IN_POINTS), moves(*ends), moves(*ends, relative=True))
     size = both["channel"].map(both[both["kpi"] == both["kpi"].iloc[0]].set_index("channel")["value"])
     order = np.argsort(-size.fillna(-math.inf).to_numpy(), kind="stable")
-    columns = [both[c].to_numpy()[order].tolist() for c in ("channel", "kpi", "value", "low", "high")]
-    rows = zip(*columns, *moved[:, order].tolist(), strict=True)
-    whole: dict[str, Any] = {"confidence": confidence, "currency": data.currency()}
-    return Growth.of(rows, days=days, since_at=since, until_at=as_of, **whole)
+    frame = both[["channel", "kpi", "value", "low", "high"]]
+    frame = frame.assign(**dict(zip(("moved", "moved_low", "moved_high"), moved, strict=True)))
+    whole = {"days": days, "since_at": since, "until_at": as_of, "confidence": confidence, "currency": data.currency()}
+    return Growth(frame=frame.iloc[order].reset_index(drop=True), whole=whole)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Roles(OfScores):
+class Roles(Scores):
     """What each channel does: its share of the KPI that is sold and of the people whom it met first, in some days.
 
     A share counts as large where its whole interval lies above one n-th for n channels. `role`: ``main`` sells more
     than it brings, ``feeder`` brings more than it sells, ``both``, ``small``, or ``unclear``. `first` is NaN without
     touchpoints, and then no channel is a feeder.
     """
-
-    channel: tuple[str, ...]
-    value: tuple[float, ...]
-    share: tuple[float, ...]
-    share_low: tuple[float, ...]
-    share_high: tuple[float, ...]
-    first: tuple[float, ...]
-    first_low: tuple[float, ...]
-    first_high: tuple[float, ...]
-    role: tuple[str, ...]
-    kpi: str
-    days: int
-    confidence: float
-    currency: str
 
     aside: ClassVar = ("kpi", "currency")
 
@@ -106,8 +76,8 @@ def roles(data: Source, key: str, *, as_of: date, days: int = 28, confidence: fl
     sums = kpis.daily_sums(data, [kpis.kpi(key)], by="channel", since=since, until=as_of)
     x = sums.pivot_table(index="date", columns="segment", values=f"{key}__num", aggfunc="sum").fillna(0.0)
     x = x.loc[:, x.sum() != 0]
-    sold, whole = x.sum(), x.sum(axis=1).to_numpy()
-    share = (sold / whole.sum()).to_numpy()
+    value, whole = x.sum(), x.sum(axis=1).to_numpy()
+    share = (value / whole.sum()).to_numpy()
     missed = ((x.to_numpy() - whole[:, None] * share) ** 2).sum(axis=0)
     margin = ratio_margin(np.full(len(share), len(x)), whole.sum(), missed, confidence=confidence)
     met = _first_met(data, since, as_of).reindex(x.columns, fill_value=0)
@@ -116,10 +86,12 @@ def roles(data: Source, key: str, *, as_of: date, days: int = 28, confidence: fl
     fair = 1 / max(len(share), 1)
     sells, brings = _large(fair, share - margin, share + margin), _large(fair, *ends)
     words = {(1, -1): "main", (-1, 1): "feeder", (1, 1): "both", (-1, -1): "small", (1, 2): "main", (-1, 2): "small"}
-    role = [words.get(pair, "unclear") for pair in zip(sells, brings, strict=True)]
-    rows = zip(x.columns, sold, share, share - margin, share + margin, first, *ends, role, strict=True)
-    whole_of: dict[str, Any] = {"kpi": key, "days": days, "confidence": confidence, "currency": data.currency()}
-    return Roles.of(sorted(rows, key=lambda row: -row[1]), **whole_of)
+    told: dict[str, Any] = {"channel": x.columns.tolist(), "value": value.to_numpy(), "share": share}
+    told |= {"share_low": share - margin, "share_high": share + margin}
+    told |= {"first": first, "first_low": ends[0], "first_high": ends[1]}
+    told["role"] = [words.get(pair, "unclear") for pair in zip(sells, brings, strict=True)]
+    frame = pd.DataFrame(told).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+    return Roles(frame=frame, whole={"kpi": key, "days": days, "confidence": confidence, "currency": data.currency()})
 
 
 def _large(fair: float, low: Floats, high: Floats) -> list[int]:
@@ -138,21 +110,8 @@ def _first_met(data: Source, since: date, until: date) -> pd.Series:
     return frame.set_index("channel")["people"].astype(float)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Campaigns(OfScores):
+class Campaigns(Scores):
     """Targets of campaigns against what came, newest first, and the share that was met with its interval."""
-
-    campaign: tuple[str, ...]
-    kpi: tuple[str, ...]
-    target: tuple[float, ...]
-    actual: tuple[float, ...]
-    ends_on: tuple[date, ...]
-    status: tuple[str, ...]
-    met: float
-    met_low: float
-    met_high: float
-    confidence: float
-    currency: str
 
     aside: ClassVar = ("currency",)
 
@@ -169,9 +128,10 @@ class Campaigns(OfScores):
 
 def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaigns:
     """Compare the targets of campaigns with their sums up to `as_of`; empty where the source has none."""
-    whole: dict[str, Any] = {"confidence": confidence, "currency": data.currency()}
+    columns, known = ("campaign", "kpi", "target", "actual", "ends_on", "status"), ("met", "met_low", "met_high")
+    whole = {"confidence": confidence, "currency": data.currency()}
     if kpis.feeds(data)["campaign_success"]:
-        return Campaigns.of((), met=math.nan, met_low=math.nan, met_high=math.nan, **whole)
+        return Campaigns(frame=pd.DataFrame(columns=columns), whole=dict.fromkeys(known, math.nan) | whole)
     asked = data.table("targets").to_pyarrow().to_pandas()
     asked = asked[pd.to_datetime(asked["starts_on"]) <= pd.Timestamp(as_of)]
     summed = [k for k in map(kpis.kpi, sorted(set(asked["kpi"]) & declared().keys())) if k.numerator == (k.id,)]
@@ -186,8 +146,8 @@ def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaig
         rows.append((t.campaign, t.kpi, float(t.target), actual, ends, status))
     rows.sort(key=lambda row: (-row[4].toordinal(), row[0], row[1]))
     met = kpis.scorecard(data, ["campaign_success"], end=as_of, confidence=confidence).iloc[0]
-    low, high = float(met["low"]), float(met["high"])
-    return Campaigns.of(rows, met=float(met["value"]), met_low=low, met_high=high, **whole)
+    share = dict(zip(known, map(float, met[["value", "low", "high"]]), strict=True))
+    return Campaigns(frame=pd.DataFrame(rows, columns=columns), whole=share | whole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -238,6 +198,5 @@ def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: 
     whole = sums.groupby(frame["period"]).sum()
     num, den = (split[c].T.assign(total=whole[c]).T.reindex(columns=at.start_time).loc[[*named, "total"]] for c in sums)
     cells = num if k.additive else num / den.where(den != 0) * k.scale
-    values, periods = map(tuple, cells.to_numpy(dtype=float).tolist()), tuple(p.start_time.date() for p in at)
-    rows = zip(cells.index, values, strict=True)
-    return Drill.of(rows, period_at=periods, kpi=k.id, grain=grain, currency=data.currency())
+    rows = zip(cells.index, map(tuple, cells.to_numpy(dtype=float).tolist()), strict=True)
+    return Drill.of(rows, period_at=tuple(at.start_time.date), kpi=k.id, grain=grain, currency=data.currency())

@@ -1,10 +1,11 @@
 """Why a KPI changed between two times of a source: daily sums by segment, explained."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from typing import Any, ClassVar
 
+import pandas as pd
 from scipy.special import stdtrit
 
 from kpi_helpers import plots
@@ -12,7 +13,7 @@ from kpi_helpers.catalogue import declared
 from kpi_helpers.changes import Change, explain_change
 from kpi_helpers.errors import require
 from kpi_helpers.kpis import daily_sums, feeds, kpi
-from kpi_helpers.result import Result, measure, number, one_unit, say
+from kpi_helpers.result import Framed, measure, number, one_unit, say
 from kpi_helpers.sources import Source
 
 Days = tuple[date, date]  # the first and the last
@@ -31,8 +32,9 @@ def explain(
     require(before[1] < after[0], f"before={before} must end before after={after} begins.")
     sums = []
     for since, until in (before, after):
-        days = daily_sums(data, [k], by=by, since=since, until=until).dropna().groupby(["date", "segment"]).sum()
-        x, y = (days[f"{key}__{part}"].unstack(fill_value=0) for part in ("num", "den"))
+        days = daily_sums(data, [k], by=by, since=since, until=until).dropna()
+        tables = {"index": "date", "columns": "segment", "aggfunc": "sum", "fill_value": 0}
+        x, y = (days.pivot_table(values=f"{key}__{part}", **tables) for part in ("num", "den"))
         sums.append({str(s): (x[s], y[s] / k.scale) for s in x})
     words: dict[str, Any] = {"label": k.name, "currency": data.currency(), "by": by}
     if not all(sum(y.sum() for _x, y in segments.values()) > 0 for segments in sums):
@@ -40,34 +42,19 @@ def explain(
     return replace(explain_change(*sums, confidence=confidence, unit=k.unit), **words)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SumChange(Result):
+class SumChange(Framed):
     """Why a sum changed: more or fewer units (volume), units that shifted between segments (mix), values within (rate).
 
     `after` - `before` = `total` = `volume` + `mix` + `rate`, in the unit of the sum; its interval from how days differ.
     `ratio` is the KPI of the values, empty where the source has none for this sum, and then nothing is split.
     """
 
-    kpi: str
-    ratio: str
-    before: float
-    after: float
-    total: float
-    total_low: float
-    total_high: float
-    volume: float = math.nan
-    mix: float = math.nan
-    rate: float = math.nan
-    why: Change | None = None
-    confidence: float
-    currency: str
-
     aside: ClassVar = ("why", "currency")
 
     @property
     def split(self) -> bool:
         """Whether the change is outside noise and can be split."""
-        return self.why is not None and self.total_low * self.total_high > 0
+        return self.why is not None and bool(self.total_low * self.total_high > 0)
 
     def told(self, language: str) -> dict[str, str]:
         """Names and numbers of the sentence, written out."""
@@ -87,7 +74,6 @@ class SumChange(Result):
     def drawn(self, language: str) -> str:
         """The bridge from the sum before to the one after, as an HTML figure."""
         told, steps, why = self.told(language), [self.volume, self.mix, self.rate], self.why
-        assert why is not None
         largest = max(abs(self.before), abs(self.after))
         size, told["unit"] = one_unit(largest, kpi(self.kpi).unit, self.currency, language)
         words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
@@ -113,11 +99,14 @@ def explain_sum(
     free = sum(len(s) - 1 for s in sums)
     spread = math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
     margin = stdtrit(max(free, 1), (1 + confidence) / 2) * spread
-    ends: dict[str, Any] = {"total": now - was, "total_low": now - was - margin, "total_high": now - was + margin}
-    whole = ends | {"kpi": key, "before": was, "after": now, "confidence": confidence}
+    told: dict[str, Any] = {"kpi": key, "ratio": "", "before": was, "after": now, "total": now - was}
+    told |= {"total_low": now - was - margin, "total_high": now - was + margin}
+    told |= dict.fromkeys(("volume", "mix", "rate"), math.nan)
+    told |= {"confidence": confidence, "why": None, "currency": data.currency()}
     for other in ratio if math.isfinite(now - was) else ():
         why = explain(data, other, by=by, before=before, after=after, confidence=confidence)
-        parts: dict[str, Any] = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
+        parts = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
         if math.isclose(sum(parts.values()), now - was, rel_tol=1e-6, abs_tol=1e-6):  # the ratio knows all of the sum
-            return SumChange(ratio=other, why=why, currency=data.currency(), **parts, **whole)
-    return SumChange(ratio="", currency=data.currency(), **whole)
+            told |= {"ratio": other, "why": why, **parts}
+            break
+    return SumChange(frame=pd.DataFrame(index=[0]), whole=told)

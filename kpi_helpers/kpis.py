@@ -19,7 +19,7 @@ from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.readings import Ask, read
-from kpi_helpers.result import Result, day, say
+from kpi_helpers.result import Framed, Result, day, say
 from kpi_helpers.scoring import GRAINS, cells, intervals, lacking, last_known
 from kpi_helpers.scoring import feeds as feeds
 from kpi_helpers.scoring import scorecard as scorecard
@@ -93,8 +93,7 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     return KpiChoice(objective=objective, served=served, main=main.id, kpis=(*[k.id for k in chosen], *own))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class KpiTable(Result):
+class KpiTable(Framed):
     """Values of KPIs by period and segment.
 
     `segment` is empty for the whole, `period_at` the first day; `numerator` and `denominator` are sums over the rows
@@ -104,29 +103,15 @@ class KpiTable(Result):
     """
 
     ways: ClassVar = {"kpi": kpi}
-    kpi: tuple[str, ...]
-    segment: tuple[str, ...]
-    period_at: tuple[date, ...]
-    numerator: tuple[float, ...]
-    denominator: tuple[float, ...]
-    value: tuple[float, ...]
-    value_low: tuple[float, ...]
-    value_high: tuple[float, ...]
-    n_days: tuple[int, ...]
-    complete: tuple[bool, ...]
-    grain: str
-    until_at: date
-    confidence: float
-    currency: str
 
     def segments(self) -> list[str]:
         """Segments, by falling size of the first KPI."""
-        first = self.to_frame().query("kpi == @self.kpi[0]").groupby("segment")["numerator"].sum()
+        first = self.frame.query("kpi == @self.kpi[0]").groupby("segment")["numerator"].sum()
         return [str(s) for s in first.sort_values(ascending=False, kind="stable").index]
 
     def series(self, key: str, segment: str = "", column: str = "value") -> pd.Series:
         """One KPI by period, without holes in the calendar; NaN where a period is incomplete."""
-        frame = self.to_frame().query("kpi == @key and segment == @segment")
+        frame = self.frame.query("kpi == @key and segment == @segment")
         at = pd.PeriodIndex(frame["period_at"], freq=GRAINS[self.grain])
         known = pd.Series(frame[column].where(frame["complete"]).to_numpy(dtype=float), index=at)
         return known.reindex(pd.period_range(at.min(), at.max(), freq=GRAINS[self.grain])) if len(at) else known
@@ -170,10 +155,8 @@ def compute(
     expected = frame["period_at"].dt.to_period(GRAINS[grain]).map(dates.value_counts())
     frame["complete"] = frame["n_days"] >= (daily["date"].nunique() if grain == "total" else expected)
     frame["period_at"] = frame["period_at"].dt.date
-    return KpiTable(
-        grain=grain, until_at=until or daily["date"].max().date(), confidence=confidence, currency=data.currency(),
-        **{column: tuple(frame[column].tolist()) for column in frame},
-    )  # fmt: skip
+    whole = {"grain": grain, "until_at": until or daily["date"].max().date(), "confidence": confidence}
+    return KpiTable(frame=frame, whole=whole | {"currency": data.currency()})
 
 
 def daily_sums(
@@ -206,4 +189,5 @@ def _values(daily: pd.DataFrame, ks: Sequence[Kpi], confidence: float) -> pd.Dat
     told = {"numerator": c.num, "denominator": c.den, "value": value * scale, "value_low": low * scale * counted,
             "value_high": high * scale * counted, "n_days": c.n.astype(int)}  # fmt: skip
     keys = pd.concat([c.keys] * len(ks), ignore_index=True)
-    return keys.assign(kpi=np.repeat([k.id for k in ks], len(c.keys)), **{f: v.T.ravel() for f, v in told.items()})
+    keys = keys.assign(kpi=np.repeat([k.id for k in ks], len(c.keys)), **{f: v.T.ravel() for f, v in told.items()})
+    return keys[["kpi", "segment", "period_at", *told]]

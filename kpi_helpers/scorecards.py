@@ -15,7 +15,7 @@ from kpi_helpers.calendars import SEASONS
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.outlooks import OfKpis
-from kpi_helpers.result import labelled_pill, number, say
+from kpi_helpers.result import Framed, labelled_pill, number, say
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import holm
 
@@ -31,6 +31,10 @@ TONES = {
     "main": "good", "feeder": "calm", "both": "good", "small": "none", "unclear": "none",
 }  # fmt: skip
 SHOWN, LEVEL = 13, 0.05
+COLUMNS = (
+    "side", "kpi", "segment", "value", "low", "high", "usual", "usual_low", "usual_high", "p", "before", "last_year",
+    "target", "target_status", "benchmark", "benchmark_status", "history",
+)  # fmt: skip
 IN_POINTS = ("share", "change", "pp", "points")  # these move by a difference, all else by a quotient
 
 
@@ -45,8 +49,11 @@ class OfScores(OfKpis):
     }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Scorecard(OfScores):
+class Scores(OfScores, Framed):
+    """Rows of this page as a frame."""
+
+
+class Scorecard(Scores):
     """The last full period of KPIs, whole and by channel (`segment`), each against what its own past led to expect.
 
     `value` with the interval of a ratio; `usual` is the forecast from the periods before, `usual_low` to `usual_high`
@@ -55,56 +62,26 @@ class Scorecard(OfScores):
     user's, NaN without. `history`: the last periods, the newest last. `missing`: KPIs that the source cannot feed.
     """
 
-    side: tuple[str, ...]
-    kpi: tuple[str, ...]
-    segment: tuple[str, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    usual: tuple[float, ...]
-    usual_low: tuple[float, ...]
-    usual_high: tuple[float, ...]
-    p: tuple[float, ...]
-    before: tuple[float, ...]
-    last_year: tuple[float, ...]
-    target: tuple[float, ...]
-    target_status: tuple[str, ...]
-    benchmark: tuple[float, ...]
-    benchmark_status: tuple[str, ...]
-    history: tuple[tuple[float, ...], ...]
-    adjusted: tuple[float, ...]
-    status: tuple[str, ...]
-    main: str
-    grain: str
-    period_at: date
-    until_at: date
-    confidence: float
-    currency: str
-    missing: tuple[tuple[str, str], ...] = ()
-
     aside: ClassVar = ("history", "missing", "main", "grain", "currency")
 
     @property
     def outside(self) -> list[int]:
         """Rows outside their range after control: the worse first, and the surest of them first."""
         order = {"worse": 0, "unusual": 1, "better": 2}
-        found = [
-            (order[s], a, i) for i, (s, a) in enumerate(zip(self.status, self.adjusted, strict=True)) if s in order
-        ]
-        return [i for *_rest, i in sorted(found)]
+        found = self.frame.assign(order=self.frame["status"].map(order)).dropna(subset="order")
+        return [int(i) for i in found.sort_values(["order", "adjusted"], kind="stable").index]
 
     @property
     def below_last(self) -> int:
         """Rows that a reader of "red is worse than the period before" would call red."""
-        moved = np.array(self.value) - np.array(self.before)
-        down = np.array([kpis.kpi(k).direction == "down" for k in self.kpi])
+        moved, down = self.frame["value"] - self.frame["before"], [kpis.kpi(k).direction == "down" for k in self.kpi]
         return int(np.sum(np.where(down, moved > 0, moved < 0)))
 
     @property
     def first(self) -> str:
         """The KPI to explain: that of the row to call about, or else the main one."""
         found = [self.kpi[i] for i in self.outside if kpis.kpi(self.kpi[i]).tables == {"channel_daily"}]
-        return [*found, self.main][0]
+        return str([*found, self.main][0])
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": len(self.outside), "k": sum(map(math.isfinite, self.p)), "red": self.below_last}
@@ -139,13 +116,12 @@ def scorecard(
     found = _known(data, fed, *options) + _known(data, main, *options, by="channel")
     rows = [_judged(row, last, SEASONS[grain], holidays, lines) for row in found]
     require(len(rows) > 0, f"{data.name} feeds none of {', '.join(wanted)} up to {last.end_time.date()}.")
-    adjusted = holm([row[9] for row in rows]).tolist()
-    rows = [(*row, a, _status(row, a)) for row, a in zip(rows, adjusted, strict=True)]
-    return Scorecard.of(
-        rows, main=chosen.main, grain=grain, period_at=last.start_time.date(), until_at=last.end_time.date(),
-        confidence=confidence, currency=data.currency(),
-        missing=tuple((k, ", ".join(lacking[k])) for k in wanted if lacking[k]),
-    )  # fmt: skip
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame["adjusted"] = holm(frame["p"])
+    whole = {"main": chosen.main, "grain": grain, "period_at": last.start_time.date(), "until_at": last.end_time.date()}
+    whole |= {"confidence": confidence, "currency": data.currency()}
+    whole["missing"] = tuple((k, ", ".join(lacking[k])) for k in wanted if lacking[k])
+    return Scorecard(frame=frame.assign(status=[_status(row) for row in frame.itertuples()]), whole=whole)
 
 
 def last_full(as_of: date, grain: str) -> pd.Period:
@@ -189,14 +165,13 @@ def _judged(
     return (side, key, segment, value, low, high, *surprise(series, holidays), before, year, *told)
 
 
-def _status(row: tuple[Any, ...], adjusted: float) -> str:
-    key, value, usual, p = row[1], row[3], row[6], row[9]
-    if not math.isfinite(adjusted):
+def _status(row: Any) -> str:
+    if not math.isfinite(row.adjusted):
         return "unknown"
-    if adjusted >= LEVEL:
-        return "noise" if p < LEVEL else "inside"
-    direction = kpis.kpi(key).direction
-    return "unusual" if direction == "none" else "better" if (value > usual) == (direction == "up") else "worse"
+    if row.adjusted >= LEVEL:
+        return "noise" if row.p < LEVEL else "inside"
+    direction = kpis.kpi(row.kpi).direction
+    return "unusual" if direction == "none" else "better" if (row.value > row.usual) == (direction == "up") else "worse"
 
 
 def against(value: float, low: float, high: float, level: float, direction: str) -> str:
