@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from kpi_helpers import kpis
 from kpi_helpers.catalogue import declared
 from kpi_helpers.errors import require
 from kpi_helpers.result import day, one_unit, percent, say
-from kpi_helpers.scorecards import IN_POINTS, TONES, OfScores, Scores, last_full
+from kpi_helpers.scorecards import IN_POINTS, TONES, Scores, last_full
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, moves, ratio_margin, wilson
 
@@ -150,18 +149,8 @@ def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaig
     return Campaigns(frame=pd.DataFrame(rows, columns=columns), whole=share | whole)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Drill(OfScores):
+class Drill(Scores):
     """One KPI by campaign, channel and period: the largest rows, all others as one, and the total that they make."""
-
-    segment: tuple[str, ...]
-    values: tuple[tuple[float, ...], ...]
-    period_at: tuple[date, ...]
-    kpi: str
-    grain: str
-    currency: str
-
-    aside: ClassVar = ("values", "period_at", "kpi", "grain", "currency")
 
     def to_frame(self) -> pd.DataFrame:
         columns = [d.isoformat() for d in self.period_at]
@@ -198,5 +187,6 @@ def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: 
     whole = sums.groupby(frame["period"]).sum()
     num, den = (split[c].T.assign(total=whole[c]).T.reindex(columns=at.start_time).loc[[*named, "total"]] for c in sums)
     cells = num if k.additive else num / den.where(den != 0) * k.scale
-    rows = zip(cells.index, map(tuple, cells.to_numpy(dtype=float).tolist()), strict=True)
-    return Drill.of(rows, period_at=tuple(at.start_time.date), kpi=k.id, grain=grain, currency=data.currency())
+    made = pd.DataFrame({"segment": cells.index, "values": cells.to_numpy(dtype=float).tolist()})
+    whole_of = {"period_at": tuple(at.start_time.date), "kpi": k.id, "grain": grain, "currency": data.currency()}
+    return Drill(frame=made, whole=whole_of)

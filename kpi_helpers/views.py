@@ -8,11 +8,13 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 import pandas as pd
+import yaml
 from ibis import _
 
 from kpi_helpers.contracts import TABLES
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import STARTS, Rows
+from kpi_helpers.result import asset
 from kpi_helpers.sources import Source
 
 WITHIN_DAYS, DORMANT_DAYS, CART_DAYS, STEP_DAYS = 30, 90, 7, 7
@@ -21,17 +23,16 @@ DAY = 86_400
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A made table: what it needs of which contract table, what can be counted in it, and how it is made.
+    """A made table as ``views.yaml`` declares it, and how it is made.
 
     `make` takes the source, the dimensions wanted, the grain (None is the whole span) and the last day, and returns
-    rows with the columns ``date``, the dimensions and what `measures` name. `optional` measures need a column each;
-    `levels` are what is there at the end of each period.
+    rows with the columns ``date``, the dimensions and what `measures` name.
     """
 
-    needs: Mapping[str, tuple[str, ...]]
-    dimensions: tuple[str, ...]
-    measures: Mapping[str, str]
     make: Callable[[Source, Sequence[str], str | None, date | None], ir.Table]
+    needs: Mapping[str, Sequence[str]]
+    dimensions: Sequence[str]
+    measures: Mapping[str, str]
     optional: Mapping[str, str] = field(default_factory=dict)
     levels: bool = False
 
@@ -210,55 +211,12 @@ def _campaign_results(data: Source, _by: Sequence[str], _grain: str | None, end:
     return done.select("campaign", date=_.ends_on, met=(_.actual >= _.target).fill_null(False).ifelse(1, 0))
 
 
-BOUGHT = ("customer_id", "ordered_at")
-CONTACTS = "distinct customer_id if ripe >= 1"
-VIEWS = {
-    "completed_orders": View(
-        {"orders": BOUGHT}, ("channel", "campaign"), {"placed": "rows", "revenue": "sum revenue"},
-        lambda data, _by, _grain, _end: _bought(data).mutate(date=_.ordered_at.cast("date")),
-        optional={"revenue": "revenue"},
-    ),
-    "buyers": View(
-        {"orders": BOUGHT}, ("channel", "campaign"),
-        {"buyers": "rows", "repeaters": "rows if n_orders >= 2", "margin": "sum margin"}, _buyers,
-        optional={"margin": "margin"},
-    ),
-    "returning": View({"orders": BOUGHT}, ("channel", "campaign"), {"active_before": "rows", "kept": "sum kept"},
-                      _returning),
-    "contacts": View(
-        {"messages": ("customer_id", "sent_at"), "orders": BOUGHT}, ("channel", "campaign", "workflow"),
-        {"contacted": CONTACTS, "ordered": f"{CONTACTS} and came >= 1", "dormant": f"{CONTACTS} and asleep >= 1",
-         "reengaged": f"{CONTACTS} and asleep >= 1 and came >= 1"}, _answered("messages", "sent_at"),
-    ),
-    "touched": View(
-        {"touchpoints": ("customer_id", "touched_at"), "orders": BOUGHT}, ("channel", "campaign"),
-        {"people": CONTACTS, "converted": f"{CONTACTS} and came >= 1"}, _answered("touchpoints", "touched_at"),
-    ),
-    "reached": View({"touchpoints": ("customer_id", "touched_at", "channel", "kind")}, (),
-                    {"reached": "rows", "on_two_channels": "rows if n_channels >= 2"}, _reached),
-    "conversion_times": View({"touchpoints": ("customer_id", "touched_at"), "orders": BOUGHT}, (),
-                             {"days": "sum days"}, _conversion_times),
-    "deals": View({"leads": ("opportunity_at", "won_at")}, ("channel", "campaign", "owner"), {"days": "sum days"},
-                  _deals),
-    "carts": View(
-        {"web_events": ("visitor_id", "happened_at", "event")}, ("channel", "device", "segment"),
-        {"carts": "rows if event = cart and ripe >= 1", "bought": "rows if event = cart and ripe >= 1 and came >= 1",
-         "checkouts": "rows if event = checkout and ripe >= 1",
-         "checkouts_bought": "rows if event = checkout and ripe >= 1 and came >= 1"}, _carts,
-    ),
-    "lead_stages": View(
-        {"leads": ("lead_id",)}, ("channel", "campaign", "owner"),
-        {s: f"rows if stage = {s}" for s in ("mql", "sal", "opportunity")}, _lead_stages,
-        optional={s: f"{s}_at" for s in ("mql", "sal", "opportunity")},
-    ),
-    "steps": View({"messages": ("customer_id", "sent_at", "workflow", "step")}, ("channel", "campaign", "workflow"),
-                  {"begun": "rows", "went_on": "sum went_on"}, _steps),
-    "running_subscriptions": View(
-        {"subscriptions": ("started_at", "price")}, ("channel", "plan"), {"price": "sum price"},
-        _running("subscriptions", "started_at", "ended_at"), levels=True,
-    ),
-    "active_partners": View({"partners": ("joined_at",)}, ("channel",), {"partners": "rows"},
-                            _running("partners", "joined_at", "left_at"), levels=True),
-    "campaign_results": View({"targets": ("campaign", "kpi", "target"), "channel_daily": ("campaign",)}, ("campaign",),
-                             {"finished": "rows", "met": "sum met"}, _campaign_results),
+MADE: dict[str, Callable[..., ir.Table]] = {
+    "completed_orders": lambda data, *_rest: _bought(data).mutate(date=_.ordered_at.cast("date")),
+    "buyers": _buyers, "returning": _returning, "contacts": _answered("messages", "sent_at"),
+    "touched": _answered("touchpoints", "touched_at"), "reached": _reached, "conversion_times": _conversion_times,
+    "deals": _deals, "carts": _carts, "lead_stages": _lead_stages, "steps": _steps,
+    "running_subscriptions": _running("subscriptions", "started_at", "ended_at"),
+    "active_partners": _running("partners", "joined_at", "left_at"), "campaign_results": _campaign_results,
 }  # fmt: skip
+VIEWS = {name: View(make=MADE[name], **told) for name, told in yaml.safe_load(asset("views.yaml")).items()}
