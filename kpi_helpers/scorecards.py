@@ -49,7 +49,7 @@ class OfScores(OfKpis):
     }  # fmt: skip
 
 
-class Scores(OfScores, Framed):
+class Scores(Framed, OfScores):
     """Rows of this page as a frame."""
 
 
