@@ -74,14 +74,14 @@ class Kpi:
 
     @property
     def formula(self) -> str:
-        """What is divided by what, in names of measures.
+        """What is divided by what.
 
         >>> kpi("delivery_rate").formula
         '(sent − hard_bounces − soft_bounces) / sent'
         """
         above, below = _signed(self.numerator), _signed(self.denominator)
-        text = f"{above if below == '' or ' ' not in above else f'({above})'}"
-        text += f" / {f'({below})' if ' ' in below else below}" if below else ""
+        whole = [f"({part})" if " " in part else part for part in (above, below)]
+        text = " / ".join(whole) if below else above
         text += " − " + " / ".join(self.less) if self.less else ""
         about = {"quantile": "median of {}", "stock": "{} at the end"}.get(self.kind, "{}").format(text)
         return f"change of {about}" if self.change else f"{self.scale:g} × {about}" if self.scale != 1 else about
@@ -136,10 +136,10 @@ class Catalogue(Result):
         """One row a KPI, its words in the language of the catalogue."""
         import pandas as pd
 
-        words = [{f: getattr(k, f)[self.language] for f in ("name", "meaning", "pitfall")} for k in self]
         plain = ("id", "kind", "formula", "table", "unit", "direction", "group", "source")
-        told = [{f: getattr(k, f) for f in plain} for k in self]
-        return pd.DataFrame([a | b for a, b in zip(told, words, strict=True)])
+        words = ("name", "meaning", "pitfall")
+        told = ({f: getattr(k, f) for f in plain} | {f: getattr(k, f)[self.language] for f in words} for k in self)
+        return pd.DataFrame(told)
 
     def sentence(self, language: str = "en") -> str:
         """How many KPIs there are."""
@@ -179,12 +179,8 @@ class Suggestion(Result):
 
     def sentence(self, language: str = "en") -> str:
         """How many KPIs for what."""
-        told = {
-            "n": len(self.kpi),
-            "groups": len(set(self.group)),
-            "objective": say(f"objective.{self.objective}", language),
-        }
-        return say("suggestion.sentence", language, **told)
+        told = {"n": len(self.kpi), "groups": len(set(self.group))}
+        return say("suggestion.sentence", language, objective=say(f"objective.{self.objective}", language), **told)
 
 
 def suggest(objective: str, campaign_type: str = "") -> Suggestion:
@@ -198,24 +194,24 @@ def suggest(objective: str, campaign_type: str = "") -> Suggestion:
     ('visitor_lead_rate', 'conv_rate_click', 'conv_rate_session')
     """
     require_known(objective, UPSTREAM, f"objective={objective!r} is not one of {', '.join(UPSTREAM)}.")
-    known = ("", *CAMPAIGN_TYPES)
-    require(campaign_type in known, f"campaign_type={campaign_type!r} is not one of {', '.join(CAMPAIGN_TYPES)}.")
+    require(
+        campaign_type in ("", *CAMPAIGN_TYPES),
+        f"campaign_type={campaign_type!r} is not one of {', '.join(CAMPAIGN_TYPES)}.",
+    )
     chain: list[str] = [objective]
     while above := UPSTREAM[chain[-1]]:
         chain.append(above)
-    scored = [
-        (k.group, min((chain.index(o) for o in k.objectives if o in chain), default=len(chain)),
-         campaign_type not in k.campaigns, k.id)
-        for k in declared().values() if k.direction != "none" and not k.vanity
-    ]  # fmt: skip
-    rows: list[tuple[str, str]] = []
-    for group in dict.fromkeys(g for g, *_rest in scored):
-        mine = sorted((s[1:] for s in scored if s[0] == group), key=lambda s: s[:2])
-        own = sum(distance == 0 for distance, *_rest in mine)
-        if own:
-            rows += [(group, key) for *_rest, key in mine[: min(max(own, 3), 5)]]
-    groups, keys = zip(*rows, strict=True)
-    return Suggestion(group=groups, kpi=keys, objective=objective, campaign_type=campaign_type)
+    mine: dict[str, list[tuple[int, bool, str]]] = {}
+    for k in declared().values():
+        if k.direction != "none" and not k.vanity:
+            far = min((chain.index(o) for o in k.objectives if o in chain), default=len(chain))
+            mine.setdefault(k.group, []).append((far, campaign_type not in k.campaigns, k.id))
+    rows = []
+    for group, scored in mine.items():
+        own = sum(far == 0 for far, *_rest in scored)
+        best = sorted(scored, key=lambda s: s[:2])[: min(max(own, 3), 5)]
+        rows += [(group, key) for *_rest, key in best if own]
+    return Suggestion.of(rows, objective=objective, campaign_type=campaign_type)
 
 
 def page() -> str:

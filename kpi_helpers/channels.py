@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
@@ -15,35 +14,20 @@ from kpi_helpers import kpis
 from kpi_helpers.catalogue import declared
 from kpi_helpers.errors import require
 from kpi_helpers.result import day, one_unit, percent, say
-from kpi_helpers.scorecards import IN_POINTS, TONES, OfScores, last_full
+from kpi_helpers.scorecards import IN_POINTS, TONES, Scores, last_full
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, moves, ratio_margin, wilson
 
 TOP = 8  # rows of the table of campaigns and channels that are named
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Growth(OfScores):
+class Growth(Scores):
     """KPIs of each channel over some days with intervals, and how they moved against as many days before."""
-
-    channel: tuple[str, ...]
-    kpi: tuple[str, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    moved: tuple[float, ...]
-    moved_low: tuple[float, ...]
-    moved_high: tuple[float, ...]
-    days: int
-    since_at: date
-    until_at: date
-    confidence: float
-    currency: str
 
     aside: ClassVar = ("currency",)
 
     def sentence(self, language: str = "en") -> str:
-        clear = sum(low > 0 or high < 0 for low, high in zip(self.moved_low, self.moved_high, strict=True))
+        clear = sum(low * high > 0 for low, high in zip(self.moved_low, self.moved_high, strict=True))
         known = sum(map(math.isfinite, self.moved))
         first, last = day(self.since_at, language), day(self.until_at, language)
         return say("growth.sentence", language, n=clear, k=known, days=self.days, first=first, last=last)
@@ -51,22 +35,22 @@ class Growth(OfScores):
 
 def growth(data: Source, ids: Sequence[str], *, as_of: date, days: int = 28, confidence: float = 0.95) -> Growth:
     """KPIs of each channel in the last `days` up to `as_of`, against as many days before."""
-    times = [(as_of - timedelta(days=n * days - 1), as_of - timedelta(days=(n - 1) * days)) for n in (1, 2)]
-    now, was = (kpis.scorecard(data, ids, by="channel", start=a, end=b, confidence=confidence) for a, b in times)
+    since, until = as_of - timedelta(days=days - 1), as_of - timedelta(days=days)
+    told: dict[str, Any] = {"by": "channel", "confidence": confidence}
+    now = kpis.scorecard(data, ids, start=since, end=as_of, **told)
+    was = kpis.scorecard(data, ids, start=since - timedelta(days=days), end=until, **told)
     both = now.merge(was, on=["kpi", "channel"], how="left", suffixes=("", "_was")).dropna(subset=["value"])
     ends = [both[[f"value{at}", f"low{at}", f"high{at}"]].to_numpy(dtype=float).T for at in ("", "_was")]
-    points = both["unit"].isin(IN_POINTS).to_numpy()
-    moved = np.where(points, moves(*ends), moves(*ends, relative=True)).tolist()
-    size = both["channel"].map(both[both["kpi"] == both["kpi"].iloc[0]].set_index("channel")["value"]).fillna(-math.inf)
-    columns = [both[c].tolist() for c in ("channel", "kpi", "value", "low", "high")] + moved
-    rows = [list(zip(*columns, strict=True))[i] for i in np.argsort(-size.to_numpy(), kind="stable")]
-    return Growth.of(
-        rows, days=days, since_at=times[0][0], until_at=as_of, confidence=confidence, currency=data.currency()
-    )
+    moved = np.where(both["unit"].isin(IN_POINTS), moves(*ends), moves(*ends, relative=True))
+    size = both["channel"].map(both[both["kpi"] == both["kpi"].iloc[0]].set_index("channel")["value"])
+    order = np.argsort(-size.fillna(-math.inf).to_numpy(), kind="stable")
+    frame = both[["channel", "kpi", "value", "low", "high"]]
+    frame = frame.assign(**dict(zip(("moved", "moved_low", "moved_high"), moved, strict=True)))
+    whole = {"days": days, "since_at": since, "until_at": as_of, "confidence": confidence, "currency": data.currency()}
+    return Growth(frame=frame.iloc[order].reset_index(drop=True), whole=whole)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Roles(OfScores):
+class Roles(Scores):
     """What each channel does: its share of the KPI that is sold and of the people whom it met first, in some days.
 
     A share counts as large where its whole interval lies above one n-th for n channels. `role`: ``main`` sells more
@@ -74,31 +58,15 @@ class Roles(OfScores):
     touchpoints, and then no channel is a feeder.
     """
 
-    channel: tuple[str, ...]
-    value: tuple[float, ...]
-    share: tuple[float, ...]
-    share_low: tuple[float, ...]
-    share_high: tuple[float, ...]
-    first: tuple[float, ...]
-    first_low: tuple[float, ...]
-    first_high: tuple[float, ...]
-    role: tuple[str, ...]
-    kpi: str
-    days: int
-    confidence: float
-    currency: str
-
     aside: ClassVar = ("kpi", "currency")
 
     def sentence(self, language: str = "en") -> str:
         name = kpis.kpi(self.kpi).name[language]
         if len(self.channel) < 2:
             return say("roles.whole", language, name=name)
-        told = {
-            r: ", ".join(c for c, role in zip(self.channel, self.role, strict=True) if role == r) or "–" for r in TONES
-        }
-        kind = "sentence" if math.isfinite(sum(self.first)) else "alone"
-        return say(f"roles.{kind}", language, main=told["main"], feeder=told["feeder"], both=told["both"], name=name)
+        called = {r: [c for c, role in zip(self.channel, self.role, strict=True) if role == r] for r in TONES}
+        told = {r: ", ".join(called[r]) or "–" for r in ("main", "feeder", "both")}
+        return say("roles.sentence" if math.isfinite(sum(self.first)) else "roles.alone", language, name=name, **told)
 
 
 def roles(data: Source, key: str, *, as_of: date, days: int = 28, confidence: float = 0.95) -> Roles:
@@ -107,20 +75,22 @@ def roles(data: Source, key: str, *, as_of: date, days: int = 28, confidence: fl
     sums = kpis.daily_sums(data, [kpis.kpi(key)], by="channel", since=since, until=as_of)
     x = sums.pivot_table(index="date", columns="segment", values=f"{key}__num", aggfunc="sum").fillna(0.0)
     x = x.loc[:, x.sum() != 0]
-    sold, whole, n = x.sum(), x.sum(axis=1).to_numpy(), len(x)
-    share = (sold / whole.sum()).to_numpy()
+    value, whole = x.sum(), x.sum(axis=1).to_numpy()
+    share = (value / whole.sum()).to_numpy()
     missed = ((x.to_numpy() - whole[:, None] * share) ** 2).sum(axis=0)
-    margin = ratio_margin(np.full(len(share), n), np.full(len(share), whole.sum()), missed, confidence=confidence)
+    margin = ratio_margin(np.full(len(share), len(x)), whole.sum(), missed, confidence=confidence)
     met = _first_met(data, since, as_of).reindex(x.columns, fill_value=0)
     first = met.to_numpy() / met.sum() if met.sum() else np.full(len(share), math.nan)
     ends = wilson(met, met.sum(), confidence=confidence) if met.sum() else (first, first)
     fair = 1 / max(len(share), 1)
     sells, brings = _large(fair, share - margin, share + margin), _large(fair, *ends)
     words = {(1, -1): "main", (-1, 1): "feeder", (1, 1): "both", (-1, -1): "small", (1, 2): "main", (-1, 2): "small"}
-    role = [words.get(pair, "unclear") for pair in zip(sells, brings, strict=True)]
-    rows = zip(x.columns, sold, share, share - margin, share + margin, first, *ends, role, strict=True)
-    ranked = sorted(rows, key=lambda row: -row[1])
-    return Roles.of(ranked, kpi=key, days=days, confidence=confidence, currency=data.currency())
+    told: dict[str, Any] = {"channel": x.columns.tolist(), "value": value.to_numpy(), "share": share}
+    told |= {"share_low": share - margin, "share_high": share + margin}
+    told |= {"first": first, "first_low": ends[0], "first_high": ends[1]}
+    told["role"] = [words.get(pair, "unclear") for pair in zip(sells, brings, strict=True)]
+    frame = pd.DataFrame(told).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+    return Roles(frame=frame, whole={"kpi": key, "days": days, "confidence": confidence, "currency": data.currency()})
 
 
 def _large(fair: float, low: Floats, high: Floats) -> list[int]:
@@ -139,21 +109,8 @@ def _first_met(data: Source, since: date, until: date) -> pd.Series:
     return frame.set_index("channel")["people"].astype(float)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Campaigns(OfScores):
+class Campaigns(Scores):
     """Targets of campaigns against what came, newest first, and the share that was met with its interval."""
-
-    campaign: tuple[str, ...]
-    kpi: tuple[str, ...]
-    target: tuple[float, ...]
-    actual: tuple[float, ...]
-    ends_on: tuple[date, ...]
-    status: tuple[str, ...]
-    met: float
-    met_low: float
-    met_high: float
-    confidence: float
-    currency: str
 
     aside: ClassVar = ("currency",)
 
@@ -161,49 +118,39 @@ class Campaigns(OfScores):
         if not self.campaign:
             return say("campaigns.none", language)
         done = [s for s in self.status if s in ("met", "missed")]
-        told = {"n": done.count("met"), "k": len(done), "share": percent(self.met, language, decimals=0)}
-        told |= {
-            "low": percent(self.met_low, language, decimals=0),
-            "high": percent(self.met_high, language, decimals=0),
-        }
-        return say("campaigns.sentence", language, level=f"{self.confidence:.0%}", **told)
+        shares = zip(("share", "low", "high"), (self.met, self.met_low, self.met_high), strict=True)
+        told = {name: percent(share, language, decimals=0) for name, share in shares}
+        return say(
+            "campaigns.sentence", language, n=done.count("met"), k=len(done), level=f"{self.confidence:.0%}", **told
+        )
 
 
 def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaigns:
     """Compare the targets of campaigns with their sums up to `as_of`; empty where the source has none."""
-    whole: dict[str, Any] = {"confidence": confidence, "currency": data.currency()}
+    columns, known = ("campaign", "kpi", "target", "actual", "ends_on", "status"), ("met", "met_low", "met_high")
+    whole = {"confidence": confidence, "currency": data.currency()}
     if kpis.feeds(data)["campaign_success"]:
-        return Campaigns.of((), met=math.nan, met_low=math.nan, met_high=math.nan, **whole)
+        return Campaigns(frame=pd.DataFrame(columns=columns), whole=dict.fromkeys(known, math.nan) | whole)
     asked = data.table("targets").to_pyarrow().to_pandas()
     asked = asked[pd.to_datetime(asked["starts_on"]) <= pd.Timestamp(as_of)]
     summed = [k for k in map(kpis.kpi, sorted(set(asked["kpi"]) & declared().keys())) if k.numerator == (k.id,)]
-    daily = kpis.daily_sums(data, summed, by="campaign", until=as_of).set_index("segment")
+    daily = kpis.daily_sums(data, summed, by="campaign", until=as_of)
     rows = []
     for t in asked[asked["kpi"].isin([k.id for k in summed])].itertuples():
-        own = daily[
-            (daily.index == t.campaign) & daily["date"].between(pd.Timestamp(t.starts_on), pd.Timestamp(t.ends_on))
-        ]
-        actual, ends = float(own[f"{t.kpi}__num"].sum()), pd.Timestamp(t.ends_on).date()
+        during = daily["date"].between(pd.Timestamp(t.starts_on), pd.Timestamp(t.ends_on))
+        actual = float(daily.loc[during & (daily["segment"] == t.campaign), f"{t.kpi}__num"].sum())
+        ends = pd.Timestamp(t.ends_on).date()
         late = pd.notna(told := getattr(t, "registered_on", None)) and pd.Timestamp(told) > pd.Timestamp(t.starts_on)
         status = "running" if ends > as_of else "late" if late else "met" if actual >= t.target else "missed"
         rows.append((t.campaign, t.kpi, float(t.target), actual, ends, status))
     rows.sort(key=lambda row: (-row[4].toordinal(), row[0], row[1]))
     met = kpis.scorecard(data, ["campaign_success"], end=as_of, confidence=confidence).iloc[0]
-    return Campaigns.of(rows, met=float(met["value"]), met_low=float(met["low"]), met_high=float(met["high"]), **whole)
+    share = dict(zip(known, map(float, met[["value", "low", "high"]]), strict=True))
+    return Campaigns(frame=pd.DataFrame(rows, columns=columns), whole=share | whole)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Drill(OfScores):
+class Drill(Scores):
     """One KPI by campaign, channel and period: the largest rows, all others as one, and the total that they make."""
-
-    segment: tuple[str, ...]
-    values: tuple[tuple[float, ...], ...]
-    period_at: tuple[date, ...]
-    kpi: str
-    grain: str
-    currency: str
-
-    aside: ClassVar = ("values", "period_at", "kpi", "grain", "currency")
 
     def to_frame(self) -> pd.DataFrame:
         columns = [d.isoformat() for d in self.period_at]
@@ -230,18 +177,16 @@ def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: 
     require(k.tables == {"channel_daily"}, f"drill={key!r} is no KPI of channel_daily. Choose one such as orders.")
     at = pd.period_range(last - (periods - 1), last, freq=last.freq)
     by = [c for c in ("campaign", "channel") if c in data.columns("channel_daily")]
-    span_of: dict[str, Any] = {"grain": grain, "start": at[0].start_time.date(), "end": last.end_time.date()}
-    frame = kpis.scorecard(data, [key], by=by, **span_of)
-    frame = frame.assign(name=frame[by].replace("", "–").agg(" · ".join, axis=1), den=frame["denominator"].fillna(1.0))
-    cells = frame.pivot_table(index="name", columns="period", values=["numerator", "den"], aggfunc="sum")
-    num, den = (cells[c].reindex(columns=at.start_time) for c in ("numerator", "den"))
-    order = (num if k.additive else den).sum(axis=1).sort_values(ascending=False, kind="stable").index
-    named = [*order[:TOP], *(["other"] if len(order) > TOP else [])]
-    fold = {name: name if name in order[:TOP] else "other" for name in order}
-    num, den = (t.groupby(fold).sum(min_count=1).reindex(named) for t in (num, den))
-    num, den = (pd.concat([t, t.sum(min_count=1).to_frame("total").T]) for t in (num, den))
+    frame = kpis.scorecard(data, [key], by=by, grain=grain, start=at[0].start_time.date(), end=last.end_time.date())
+    name = frame[by].replace("", "–").agg(" · ".join, axis=1)
+    sums = pd.DataFrame({"num": frame["numerator"], "den": frame["denominator"].fillna(1.0)})
+    size = sums["num" if k.additive else "den"].groupby(name).sum().sort_values(ascending=False, kind="stable")
+    named = [*size.index[:TOP], *(["other"] if len(size) > TOP else [])]
+    at_of = {"name": name.where(name.isin(named), "other"), "period": frame["period"]}
+    split = sums.assign(**at_of).pivot_table(index="name", columns="period", aggfunc="sum")
+    whole = sums.groupby(frame["period"]).sum()
+    num, den = (split[c].T.assign(total=whole[c]).T.reindex(columns=at.start_time).loc[[*named, "total"]] for c in sums)
     cells = num if k.additive else num / den.where(den != 0) * k.scale
-    return Drill.of(
-        zip([*named, "total"], map(tuple, cells.to_numpy(dtype=float).tolist()), strict=True),
-        period_at=tuple(p.start_time.date() for p in at), kpi=k.id, grain=grain, currency=data.currency(),
-    )  # fmt: skip
+    made = pd.DataFrame({"segment": cells.index, "values": cells.to_numpy(dtype=float).tolist()})
+    whole_of = {"period_at": tuple(at.start_time.date), "kpi": k.id, "grain": grain, "currency": data.currency()}
+    return Drill(frame=made, whole=whole_of)

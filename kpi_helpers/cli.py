@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BlockingIOError:
         code, told = 75, f"another run is writing into {options.out}. Wait for it, or give another --out."
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        what = f"{error.filename}: {error.strerror}" if error.filename else error
         code, told = 2, f"{what}. Choose another file or folder."
     except KpiError as error:
         code, told = (4 if isinstance(error, ContractError) else 2), str(error)
@@ -75,25 +75,20 @@ def _list(options: argparse.Namespace) -> int:
     from kpi_helpers.result import Text, dump, session_language
 
     if options.kpis:
-        known = catalogue.catalogue(session_language()).to_frame()
+        known = catalogue.catalogue(session_language()).to_frame().to_dict("records")
         line = "{id:26} {name} = {formula}  [{table}]".format
-        print(
-            dump(known.to_dict("records")) if options.json else "\n".join(line(**k) for k in known.to_dict("records"))
-        )
+        print(dump(known) if options.json else "\n".join(line(**k) for k in known))
         return 0
     found = []
     for name in editions.names():
-        notebook = editions.load(name)
-        known = editions.parameters(notebook).values()
+        known = editions.parameters(notebook := editions.load(name)).values()
         about = [{"name": p.name, "type": p.kind, "default": p.default, "help": p.comment} for p in known]
         found.append({"name": name, "title": notebook["metadata"]["kpi"]["title"], "parameters": about})
-    if options.json:
-        print(dump(found), end="")
-        return 0
+    lines = []
     for each in found:
-        print(f"{each['name']}  {Text(**each['title'])[session_language()]}")
-        for p in each["parameters"]:
-            print(f"  -p {p['name']}={p['default']}  ({p['type']}) {p['help']}")
+        lines.append(f"{each['name']}  {Text(**each['title'])[session_language()]}")
+        lines += ["  -p {name}={default}  ({type}) {help}".format(**p) for p in each["parameters"]]
+    print(dump(found).rstrip() if options.json else "\n".join(lines))
     return 0
 
 
@@ -144,6 +139,6 @@ def _run(options: argparse.Namespace) -> int:
     for pair in options.parameters:
         require("=" in pair, f"-p {pair} has no value. Write -p NAME=VALUE.")
     given = dict(pair.split("=", 1) for pair in options.parameters)
-    chosen = {"source": options.source, "mapping": options.mapping, "as_of": options.as_of}
-    given |= {name: value for name, value in chosen.items() if value is not None}
+    named = {name: getattr(options, name) for name in ("source", "mapping", "as_of")}
+    given |= {name: value for name, value in named.items() if value is not None}
     return reports.run(names, given, out=options.out, jobs=options.jobs)

@@ -1,10 +1,11 @@
 """Why a KPI changed between two times of a source: daily sums by segment, explained."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from typing import Any, ClassVar
 
+import pandas as pd
 from scipy.special import stdtrit
 
 from kpi_helpers import plots
@@ -12,7 +13,7 @@ from kpi_helpers.catalogue import declared
 from kpi_helpers.changes import Change, explain_change
 from kpi_helpers.errors import require
 from kpi_helpers.kpis import daily_sums, feeds, kpi
-from kpi_helpers.result import Result, measure, number, one_unit, say
+from kpi_helpers.result import Framed, measure, number, one_unit, say
 from kpi_helpers.sources import Source
 
 Days = tuple[date, date]  # the first and the last
@@ -31,8 +32,9 @@ def explain(
     require(before[1] < after[0], f"before={before} must end before after={after} begins.")
     sums = []
     for since, until in (before, after):
-        days = daily_sums(data, [k], by=by, since=since, until=until).dropna().groupby(["date", "segment"]).sum()
-        x, y = (days[f"{key}__{part}"].unstack(fill_value=0) for part in ("num", "den"))
+        days = daily_sums(data, [k], by=by, since=since, until=until).dropna()
+        tables = {"index": "date", "columns": "segment", "aggfunc": "sum", "fill_value": 0}
+        x, y = (days.pivot_table(values=f"{key}__{part}", **tables) for part in ("num", "den"))
         sums.append({str(s): (x[s], y[s] / k.scale) for s in x})
     words: dict[str, Any] = {"label": k.name, "currency": data.currency(), "by": by}
     if not all(sum(y.sum() for _x, y in segments.values()) > 0 for segments in sums):
@@ -40,46 +42,29 @@ def explain(
     return replace(explain_change(*sums, confidence=confidence, unit=k.unit), **words)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SumChange(Result):
+class SumChange(Framed):
     """Why a sum changed: more or fewer units (volume), units that shifted between segments (mix), values within (rate).
 
     `after` - `before` = `total` = `volume` + `mix` + `rate`, in the unit of the sum; its interval from how days differ.
     `ratio` is the KPI of the values, empty where the source has none for this sum, and then nothing is split.
     """
 
-    kpi: str
-    ratio: str
-    before: float
-    after: float
-    total: float
-    total_low: float
-    total_high: float
-    volume: float = math.nan
-    mix: float = math.nan
-    rate: float = math.nan
-    why: Change | None = None
-    confidence: float
-    currency: str
-
     aside: ClassVar = ("why", "currency")
 
     @property
     def split(self) -> bool:
         """Whether the change is outside noise and can be split."""
-        return self.why is not None and (self.total_low > 0 or self.total_high < 0)
+        return self.why is not None and bool(self.total_low * self.total_high > 0)
 
     def told(self, language: str) -> dict[str, str]:
         """Names and numbers of the sentence, written out."""
-        k = kpi(self.kpi)
-        told = {"name": k.name[language], "level": f"{self.confidence:.0%}"}
+        k, moves = kpi(self.kpi), ("total", "total_low", "total_high", "volume", "mix", "rate")
+        values = {field: getattr(self, field) for field in ("before", "after", *moves)}
+        told = {field: measure(value, k.unit, language, self.currency) for field, value in values.items()}
+        told |= {field: "+" + told[field] for field in moves if values[field] > 0}
         if self.why:
             told |= {"ratio": kpi(self.ratio).name[language], "segments": self.why.told(language)["segments"]}
-        for field in ("before", "after", "total", "total_low", "total_high", "volume", "mix", "rate"):
-            value = getattr(self, field)
-            sign = "+" if value > 0 and field not in ("before", "after") else ""
-            told[field] = sign + measure(value, k.unit, language, self.currency)
-        return told
+        return told | {"name": k.name[language], "level": f"{self.confidence:.0%}"}
 
     def sentence(self, language: str = "en") -> str:
         known = math.isfinite(self.total)
@@ -89,21 +74,14 @@ class SumChange(Result):
     def drawn(self, language: str) -> str:
         """The bridge from the sum before to the one after, as an HTML figure."""
         told, steps, why = self.told(language), [self.volume, self.mix, self.rate], self.why
-        size, told["unit"] = one_unit(
-            max(abs(self.before), abs(self.after)), kpi(self.kpi).unit, self.currency, language
-        )
+        largest = max(abs(self.before), abs(self.after))
+        size, told["unit"] = one_unit(largest, kpi(self.kpi).unit, self.currency, language)
         words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
-        values = [self.before, *steps, self.after]
-        numbers = [number(v / size, language, sign=0 < i < len(steps) + 1) for i, v in enumerate(values)]
-        assert why is not None
-        clear = [
-            True,
-            *(low > 0 or high < 0 for low, high in ((why.mix_low, why.mix_high), (why.rate_low, why.rate_high))),
-        ]
-        bars = (self.before, steps, words.split("|"), numbers, clear)
-        return plots.chart(
-            lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=self.sentence(language)
-        )
+        first, last = (number(end / size, language) for end in (self.before, self.after))
+        numbers = [first, *(number(step / size, language, sign=True) for step in steps), last]
+        clear = [True, why.mix_low * why.mix_high > 0, why.rate_low * why.rate_high > 0]  # both ends beside zero
+        bars, alt = (self.before, steps, words.split("|"), numbers, clear), self.sentence(language)
+        return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
 
 
 def explain_sum(
@@ -119,14 +97,16 @@ def explain_sum(
     sums = [daily_sums(data, [k], since=a, until=b)[f"{key}__num"].dropna() for a, b in times]
     was, now = (float(s.sum()) if len(s) else math.nan for s in sums)
     free = sum(len(s) - 1 for s in sums)
-    margin = (
-        stdtrit(free, (1 + confidence) / 2) * math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
-    )
-    ends: dict[str, Any] = {"total": now - was, "total_low": now - was - margin, "total_high": now - was + margin}
-    whole = ends | {"kpi": key, "before": was, "after": now, "confidence": confidence}
+    spread = math.sqrt(sum(len(s) * s.var() for s in sums)) if free > 0 else math.nan
+    margin = stdtrit(max(free, 1), (1 + confidence) / 2) * spread
+    told: dict[str, Any] = {"kpi": key, "ratio": "", "before": was, "after": now, "total": now - was}
+    told |= {"total_low": now - was - margin, "total_high": now - was + margin}
+    told |= dict.fromkeys(("volume", "mix", "rate"), math.nan)
+    told |= {"confidence": confidence, "why": None, "currency": data.currency()}
     for other in ratio if math.isfinite(now - was) else ():
         why = explain(data, other, by=by, before=before, after=after, confidence=confidence)
-        parts: dict[str, Any] = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
+        parts = {"volume": why.volume, "mix": why.numerator_mix, "rate": why.numerator_rate}
         if math.isclose(sum(parts.values()), now - was, rel_tol=1e-6, abs_tol=1e-6):  # the ratio knows all of the sum
-            return SumChange(ratio=other, why=why, currency=data.currency(), **parts, **whole)
-    return SumChange(ratio="", currency=data.currency(), **whole)
+            told |= {"ratio": other, "why": why, **parts}
+            break
+    return SumChange(frame=pd.DataFrame(index=[0]), whole=told)

@@ -19,7 +19,7 @@ from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.readings import Ask, read
-from kpi_helpers.result import Result, day, say
+from kpi_helpers.result import Framed, Result, day, say
 from kpi_helpers.scoring import GRAINS, cells, intervals, lacking, last_known
 from kpi_helpers.scoring import feeds as feeds
 from kpi_helpers.scoring import scorecard as scorecard
@@ -67,22 +67,15 @@ class KpiChoice(Result):
 def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     """Choose at most `most` KPIs that serve `objective` and that `data` can feed, and a rate for each channel group.
 
-    A source that cannot feed the objective (no orders, say) is planned for the next objective up the
-    funnel, and the choice says so.
+    A source that cannot feed the objective (no orders, say) is planned for the next one up the funnel, and says so.
 
-    Raises
-    ------
-    KpiError
-        If the objective is unknown, or the data can feed no KPI at all.
+    Raises a `KpiError` if the objective is unknown, or the data can feed no KPI at all.
 
-    Examples
-    --------
     >>> from kpi_helpers.sources import connect
     >>> choose(connect("data/demo"), "sales", most=3)
     For the objective sales, watch Revenue, Orders, Average order value, Ad click-through rate, Click rate of messages.
     """
-    told = f"objective={objective!r} is not one of {', '.join(UPSTREAM)}. A plan needs one of them."
-    require(objective in UPSTREAM, told)
+    require(objective in UPSTREAM, f"objective={objective!r} is not one of {', '.join(UPSTREAM)}.")
     held = {"channel_daily": set(data.table("channel_daily").columns)}
     possible = [k for k in declared().values() if k.kind != "stock" and not lacking(k, held)]
     known = daily_sums(data, possible).notna().any()  # a ratio needs a row that knows both of its parts
@@ -100,40 +93,25 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     return KpiChoice(objective=objective, served=served, main=main.id, kpis=(*[k.id for k in chosen], *own))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class KpiTable(Result):
+class KpiTable(Framed):
     """Values of KPIs by period and segment.
 
-    Of each value: `kpi` (id), `segment` (of the dimension; empty for the whole), `period_at` (first day); `numerator`
-    and `denominator`, sums over the rows that know both (NaN for the denominator of a sum); `value`, their scaled
-    ratio, and its interval, NaN where it cannot be computed (nothing known, denominator 0) or was counted (a sum);
-    `n_days`, the dates that it rests on, and whether they are each date of the period. `confidence` is the coverage.
+    `segment` is empty for the whole, `period_at` the first day; `numerator` and `denominator` are sums over the rows
+    that know both (NaN for the denominator of a sum); `value` and its interval are NaN where they cannot be computed,
+    the interval of a sum too, which was counted; `n_days` are the dates that it rests on, and `complete` says whether
+    they are each date of the period.
     """
 
     ways: ClassVar = {"kpi": kpi}
-    kpi: tuple[str, ...]
-    segment: tuple[str, ...]
-    period_at: tuple[date, ...]
-    numerator: tuple[float, ...]
-    denominator: tuple[float, ...]
-    value: tuple[float, ...]
-    value_low: tuple[float, ...]
-    value_high: tuple[float, ...]
-    n_days: tuple[int, ...]
-    complete: tuple[bool, ...]
-    grain: str
-    until_at: date
-    confidence: float
-    currency: str
 
     def segments(self) -> list[str]:
         """Segments, by falling size of the first KPI."""
-        first = self.to_frame().query("kpi == @self.kpi[0]").groupby("segment")["numerator"].sum()
+        first = self.frame.query("kpi == @self.kpi[0]").groupby("segment")["numerator"].sum()
         return [str(s) for s in first.sort_values(ascending=False, kind="stable").index]
 
     def series(self, key: str, segment: str = "", column: str = "value") -> pd.Series:
         """One KPI by period, without holes in the calendar; NaN where a period is incomplete."""
-        frame = self.to_frame().query("kpi == @key and segment == @segment")
+        frame = self.frame.query("kpi == @key and segment == @segment")
         at = pd.PeriodIndex(frame["period_at"], freq=GRAINS[self.grain])
         known = pd.Series(frame[column].where(frame["complete"]).to_numpy(dtype=float), index=at)
         return known.reindex(pd.period_range(at.min(), at.max(), freq=GRAINS[self.grain])) if len(at) else known
@@ -154,13 +132,8 @@ def compute(
     last date to read. Weeks begin on Monday; the grain ``"total"`` is the whole time in one. `confidence` is the
     coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
 
-    Raises
-    ------
-    KpiError
-        If a KPI, grain or dimension is unknown, or the data are coarser than the grain.
+    Raises a `KpiError` if a KPI, grain or dimension is unknown, or the data are coarser than the grain.
 
-    Examples
-    --------
     >>> from kpi_helpers.sources import connect
     >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2023, 11, 30))
     >>> round(table.value[0], 4), round(table.value_low[0], 4), round(table.value_high[0], 4)
@@ -174,8 +147,7 @@ def compute(
     other = [k.id for k in wanted if k.tables != {"channel_daily"} or k.kind == "stock"]
     require(not other, f"{', '.join(other)}: no sum or ratio of channel_daily. Use kpis.scorecard for all others.")
     daily = daily_sums(data, wanted, by=by, since=since, until=until)
-    told = f"{data.name} has no row between {since or 'its beginning'} and {until or 'its end'}."
-    require(not daily.empty, told)
+    require(not daily.empty, f"{data.name} has no row between {since or 'its beginning'} and {until or 'its end'}.")
     at = daily["date"].dt.to_period(GRAINS[grain])
     daily["period_at"] = daily["date"].min() if grain == "total" else at.dt.start_time
     frame = _values(daily, wanted, confidence)
@@ -183,29 +155,22 @@ def compute(
     expected = frame["period_at"].dt.to_period(GRAINS[grain]).map(dates.value_counts())
     frame["complete"] = frame["n_days"] >= (daily["date"].nunique() if grain == "total" else expected)
     frame["period_at"] = frame["period_at"].dt.date
-    return KpiTable(
-        grain=grain, until_at=until or daily["date"].max().date(), confidence=confidence, currency=data.currency(),
-        **{column: tuple(frame[column].tolist()) for column in frame},
-    )  # fmt: skip
+    whole = {"grain": grain, "until_at": until or daily["date"].max().date(), "confidence": confidence}
+    return KpiTable(frame=frame, whole=whole | {"currency": data.currency()})
 
 
 def daily_sums(
     data: Source, wanted: Sequence[Kpi], *, by: str | None = None,
     since: date | None = None, until: date | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Exact sums per date and segment for every KPI, one scan: columns date, segment, ``<id>__num/__den``.
-
-    A ratio sums only the rows that know both its numerator and its denominator, so that a channel
-    without clicks does not lend its conversions to the conversion rate per click.
-    """
+    """Exact sums per date and segment for every KPI, one scan: columns date, segment, ``<id>__num/__den``."""
     rows = data.table("channel_daily")
-    if by is not None and (by not in rows.columns or by in (*CHANNEL_DAILY.numbers, "date")):
-        what = "no dimension" if by in rows.columns else "no column"
-        raise KpiError(f"by={by!r} is {what} of channel_daily; it has {', '.join(rows.columns)}.")
+    what = "no dimension" if by in rows.columns else "no column"
+    known = by is None or (by in rows.columns and by not in (*CHANNEL_DAILY.numbers, "date"))
+    require(known, f"by={by!r} is {what} of channel_daily; it has {', '.join(rows.columns)}.")
     without = set[str]().union(*(lacking(k, {"channel_daily": set(rows.columns)}) for k in wanted))
-    if without:
-        columns = ", ".join(sorted(name.partition(".")[2] for name in without))
-        raise KpiError(f"{data.name} has no column {columns}. Map it, or choose other KPIs.")
+    columns = ", ".join(sorted(name.partition(".")[2] for name in without))
+    require(not without, f"{data.name} has no column {columns}. Map it, or choose other KPIs.")
     until = last_known(data, until) if until else None
     asks = [Ask(k.id, k.numerator, k.denominator) for k in wanted]
     dims = (by,) if by else ()
@@ -224,4 +189,5 @@ def _values(daily: pd.DataFrame, ks: Sequence[Kpi], confidence: float) -> pd.Dat
     told = {"numerator": c.num, "denominator": c.den, "value": value * scale, "value_low": low * scale * counted,
             "value_high": high * scale * counted, "n_days": c.n.astype(int)}  # fmt: skip
     keys = pd.concat([c.keys] * len(ks), ignore_index=True)
-    return keys.assign(kpi=np.repeat([k.id for k in ks], len(c.keys)), **{f: v.T.ravel() for f, v in told.items()})
+    keys = keys.assign(kpi=np.repeat([k.id for k in ks], len(c.keys)), **{f: v.T.ravel() for f, v in told.items()})
+    return keys[["kpi", "segment", "period_at", *told]]

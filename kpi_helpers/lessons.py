@@ -39,25 +39,24 @@ def _pooled_rate() -> dict[str, float]:
     """Orders per session of Email on the days on which both are known."""
     every = simulate.channel_daily().astype({"orders": float, "sessions": float}).dropna(subset=["sessions"])
     email = every.query("channel == 'Email'")
+    orders, sessions = email["orders"], email["sessions"]
     return {
-        "right": email["orders"].sum() / email["sessions"].sum(),
-        "mean_of_rates": (email["orders"] / email["sessions"]).mean(),
+        "right": orders.sum() / sessions.sum(), "mean_of_rates": (orders / sessions).mean(),
         "all_channels": every["orders"].sum() / every["sessions"].sum(),
-    }
+    }  # fmt: skip
 
 
 def _one_in_three() -> dict[str, float]:
     """Orders of the plan's weeks that are reached one time in three."""
-    values = kpis.compute(connect(simulate.HOME), ["orders"])
-    o = outlooks.outlook(values, "orders", as_of=simulate.LAST)
+    o = outlooks.outlook(kpis.compute(connect(simulate.HOME), ["orders"]), "orders", as_of=simulate.LAST)
     return {"right": o.target_at(1 / 3), "other_tail": o.target_at(2 / 3)}
 
 
 def _year_end() -> dict[str, float]:
     """Orders of 2026, projected on 30 June by the weeks of 2025."""
     series = kpis.compute(connect(simulate.HOME), ["orders"]).series("orders")
-    year, known = series.index.start_time.year, series.index.end_time.date <= date(2026, 6, 30)
-    last, now = series[year == 2025], series[(year == 2026) & known]
+    year = series.index.start_time.year
+    last, now = series[year == 2025], series[(year == 2026) & (series.index.end_time < "2026-07-01")]
     return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
 
 
@@ -75,12 +74,12 @@ def honest_weeks(n_kpis: int = 20, n_weeks: int = 52) -> tuple[Floats, Floats]:
 def _honest_reds() -> dict[str, float]:
     """Weeks of 52 in which any of 20 honest KPIs is red, false alarms of each week controlled."""
     _moved, p = honest_weeks()
+    weekly = np.array([holm(week) for week in p])
     return {
-        "right": sum(bool(holm(week).min() < 0.05) for week in p),
-        "before_control": float((p < 0.05).any(axis=1).sum()),
+        "right": float((weekly < 0.05).any(axis=1).sum()), "before_control": float((p < 0.05).any(axis=1).sum()),
         "values": float((p < 0.05).sum()),
         "whole_year": float((holm(p.ravel()).reshape(p.shape) < 0.05).any(axis=1).sum()),
-    }
+    }  # fmt: skip
 
 
 def _october_opens() -> dict[str, float]:

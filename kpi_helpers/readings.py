@@ -66,9 +66,9 @@ def columns_of(measure: str) -> set[str]:
     """
     found = MEASURE.fullmatch(measure)
     assert found, measure
-    parts = [CONDITION.fullmatch(c) for c in (found["conditions"] or "").split(" and ") if c]
-    named = {c["column"] for c in parts if c} | {c["value"][1:] for c in parts if c and (c["value"] or "")[:1] == "@"}
-    return named | ({found["column"]} if found["column"] else set())
+    parts = [c for c in map(CONDITION.fullmatch, (found["conditions"] or "").split(" and ")) if c]
+    named = {c["column"] for c in parts} | {c["value"][1:] for c in parts if (c["value"] or "").startswith("@")}
+    return named | {found["column"]} - {None}
 
 
 def value(rows: ir.Table, measure: str) -> tuple[str, Any]:
@@ -78,9 +78,9 @@ def value(rows: ir.Table, measure: str) -> tuple[str, Any]:
     holds = [_holds(rows, text) for text in (found["conditions"] or "").split(" and ") if text]
     kept = reduce(and_, holds) if holds else None
     if not found["column"]:
-        return "rows", (kept if kept is not None else rows[rows.columns[0]].isnull() | True).ifelse(1, 0)
+        return "rows", (rows[rows.columns[0]].isnull() | True if kept is None else kept).ifelse(1, 0)
     column = rows[found["column"]]
-    return found["how"], kept.ifelse(column, None) if kept is not None else column
+    return found["how"], column if kept is None else kept.ifelse(column, None)
 
 
 def _holds(rows: ir.Table, text: str) -> Any:
@@ -91,11 +91,12 @@ def _holds(rows: ir.Table, text: str) -> Any:
         return column.notnull()
     if told.startswith("@"):
         return (column != rows[told[1:]]).fill_null(False)
-    if sign in ("=", "!="):
+    if sign in (">=", "<="):
+        holds = column >= float(told) if sign == ">=" else column <= float(told)
+    else:
         among = column.isin(told.split("|"))
-        return (among if sign == "=" else ~among).fill_null(False)
-    bound = float(told)
-    return (column >= bound if sign == ">=" else column <= bound).fill_null(False)
+        holds = among if sign == "=" else ~among
+    return holds.fill_null(False)
 
 
 def read(
@@ -105,8 +106,8 @@ def read(
     """Sum every `Ask` in one query, by day (of daily rows) or by period, and by the columns `by`.
 
     A ratio sums only the rows that know both of its parts, so that a channel without clicks does not lend its
-    conversions to the conversion rate per click. Columns: ``date`` (day, or first day of the period; missing for the
-    whole span of rows that are no sums of a day), `by`, then ``<name>__num``, ``__den``, ``__sq``, and ``__n``.
+    conversions to the conversion rate per click. Columns: ``date`` (day, or first day of the period; none for the
+    whole span of single rows), `by`, then ``<name>__num``, ``__den`` and ``__sq``.
     """
     table = rows.within(start, end)
     keys: dict[str, Any] = {name: table[name] for name in by}
@@ -115,8 +116,8 @@ def read(
     atoms = _Atoms(rows, table)
     plans = [(ask, atoms.plan(ask)) for ask in asks]
     sums = {name: expression for expression, name in atoms.named.values()}
-    grouped = table.group_by(**keys) if keys else table
-    frame = grouped.aggregate(**sums).to_pyarrow().to_pandas().astype(dict.fromkeys(sums, float))
+    frame = (table.group_by(**keys) if keys else table).aggregate(**sums).to_pyarrow().to_pandas()
+    frame = frame.astype(dict.fromkeys(sums, float))
     found = frame[list(keys)].copy()
     for ask, parts in plans:
         for ending, signed in zip(("num", "den", "sq"), parts, strict=True):

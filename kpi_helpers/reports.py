@@ -93,12 +93,10 @@ def run(
 
 def _job(name: str, given: Mapping[str, Any]) -> Job:
     """A notebook with its parameters, each checked."""
-    notebook = editions.load(name)
-    known = editions.parameters(notebook)
+    known = editions.parameters(notebook := editions.load(name))
     resolved = editions.resolve(known, given)
-    changed = editions.changed(known, resolved)
-    about = notebook["metadata"]["kpi"]
-    return Job(name=name, about=about, parameters=resolved, changed=changed, key=editions.key(known, resolved))
+    told: dict[str, Any] = {"changed": editions.changed(known, resolved), "key": editions.key(known, resolved)}
+    return Job(name=name, about=notebook["metadata"]["kpi"], parameters=resolved, **told)
 
 
 def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
@@ -133,9 +131,8 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
         with _quiet():
             executed, error = _execute(job, staging)
         if error:
-            code, message = error
-            place = _record_failure(job, out, message, executed)
-            return code, f"FAILED: {message}  (see {place})"
+            place = _record_failure(job, out, error[1], executed)
+            return error[0], f"FAILED: {error[1]}  (see {place})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)
         target = out / job.name / job.stem
@@ -226,8 +223,7 @@ def _sweep(out: Path) -> None:
     """Clear what a killed run has left; a report that it was about to replace goes back to its place."""
     for rest in out.glob(".staging-*"):
         kept = re.fullmatch(r"\.staging-(\w+)-(\d{4}-.*)-old", rest.name)
-        target = out / kept[1] / kept[2] if kept else None
-        if target and not target.exists():
+        if kept and not (target := out / kept[1] / kept[2]).exists():
             rest.rename(target)
         else:
             shutil.rmtree(rest)

@@ -287,6 +287,24 @@ class Result(ABC):
         return plain(self.sentence(session_language()))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
+class Framed(Result):
+    """A result whose rows are a `frame`; its columns are attributes too, and so is what holds for the `whole` of it."""
+
+    frame: "pd.DataFrame"
+    whole: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("frame", "whole") or not (name in self.whole or name in self.frame):
+            raise AttributeError(name)
+        return self.whole[name] if name in self.whole else tuple(self.frame[name].tolist())
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the rows and what holds for each of them, without what is `aside`."""
+        told = self.frame.assign(**{name: v for name, v in self.whole.items() if name not in self.aside})
+        return told.drop(columns=[name for name in self.aside if name in told])
+
+
 def json_value(value: Any) -> Any:
     """Value for JSON: 12 significant digits, so that another processor writes the same; no NaN."""
     if hasattr(value, "item"):

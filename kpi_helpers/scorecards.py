@@ -15,7 +15,7 @@ from kpi_helpers.calendars import SEASONS
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.outlooks import OfKpis
-from kpi_helpers.result import labelled_pill, number, say
+from kpi_helpers.result import Framed, labelled_pill, number, say
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import holm
 
@@ -31,6 +31,10 @@ TONES = {
     "main": "good", "feeder": "calm", "both": "good", "small": "none", "unclear": "none",
 }  # fmt: skip
 SHOWN, LEVEL = 13, 0.05
+COLUMNS = (
+    "side", "kpi", "segment", "value", "low", "high", "usual", "usual_low", "usual_high", "p", "before", "last_year",
+    "target", "target_status", "benchmark", "benchmark_status", "history",
+)  # fmt: skip
 IN_POINTS = ("share", "change", "pp", "points")  # these move by a difference, all else by a quotient
 
 
@@ -40,13 +44,16 @@ class OfScores(OfKpis):
 
     ways: ClassVar = {
         **OfKpis.ways, "nan": math.nan, "mark": lambda s, words: labelled_pill(TONES[s], words),
-        "points": lambda row: _points(row), "moved_words": lambda *told, **how: moved_words(*told, **how),
-        "IN_POINTS": IN_POINTS,
+        "points": lambda row: _points(row), "IN_POINTS": IN_POINTS,
+        "moved_words": lambda *told, **how: moved_words(*told, **how),
     }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Scorecard(OfScores):
+class Scores(Framed, OfScores):
+    """Rows of this page as a frame."""
+
+
+class Scorecard(Scores):
     """The last full period of KPIs, whole and by channel (`segment`), each against what its own past led to expect.
 
     `value` with the interval of a ratio; `usual` is the forecast from the periods before, `usual_low` to `usual_high`
@@ -55,58 +62,31 @@ class Scorecard(OfScores):
     user's, NaN without. `history`: the last periods, the newest last. `missing`: KPIs that the source cannot feed.
     """
 
-    side: tuple[str, ...]
-    kpi: tuple[str, ...]
-    segment: tuple[str, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    usual: tuple[float, ...]
-    usual_low: tuple[float, ...]
-    usual_high: tuple[float, ...]
-    p: tuple[float, ...]
-    before: tuple[float, ...]
-    last_year: tuple[float, ...]
-    target: tuple[float, ...]
-    target_status: tuple[str, ...]
-    benchmark: tuple[float, ...]
-    benchmark_status: tuple[str, ...]
-    history: tuple[tuple[float, ...], ...]
-    adjusted: tuple[float, ...]
-    status: tuple[str, ...]
-    main: str
-    grain: str
-    period_at: date
-    until_at: date
-    confidence: float
-    currency: str
-    missing: tuple[tuple[str, str], ...] = ()
-
     aside: ClassVar = ("history", "missing", "main", "grain", "currency")
 
     @property
     def outside(self) -> list[int]:
         """Rows outside their range after control: the worse first, and the surest of them first."""
         order = {"worse": 0, "unusual": 1, "better": 2}
-        found = [i for i, s in enumerate(self.status) if s in order]
-        return sorted(found, key=lambda i: (order[self.status[i]], self.adjusted[i], i))
+        found = self.frame.assign(order=self.frame["status"].map(order)).dropna(subset="order")
+        return [int(i) for i in found.sort_values(["order", "adjusted"], kind="stable").index]
 
     @property
     def below_last(self) -> int:
         """Rows that a reader of "red is worse than the period before" would call red."""
-        turn = [-1.0 if kpis.kpi(k).direction == "down" else 1.0 for k in self.kpi]
-        return int(np.sum(np.array(turn) * (np.array(self.value) - np.array(self.before)) < 0))
+        moved, down = self.frame["value"] - self.frame["before"], [kpis.kpi(k).direction == "down" for k in self.kpi]
+        return int(np.sum(np.where(down, moved > 0, moved < 0)))
 
     @property
     def first(self) -> str:
         """The KPI to explain: that of the row to call about, or else the main one."""
         found = [self.kpi[i] for i in self.outside if kpis.kpi(self.kpi[i]).tables == {"channel_daily"}]
-        return [*found, self.main][0]
+        return str([*found, self.main][0])
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": len(self.outside), "k": sum(map(math.isfinite, self.p)), "red": self.below_last}
-        told["alone"] = sum(p < LEVEL for p in self.p)
-        return say("scorecard.sentence", language, period=say(f"period.{self.grain}", language), **told)
+        period, alone = say(f"period.{self.grain}", language), sum(p < LEVEL for p in self.p)
+        return say("scorecard.sentence", language, period=period, alone=alone, **told)
 
     def named(self, i: int, language: str) -> str:
         """A row in words: its KPI, and the channel if it is of one."""
@@ -132,17 +112,16 @@ def scorecard(
     wanted = list(dict.fromkeys(kpis.kpi(k).id for k in ids or [*chosen.kpis, *SIDES["marketing"], *SIDES["sales"]]))
     fed = [k for k in wanted if not lacking[k]]
     lines = _lines(goals, "goals"), _lines(benchmarks, "benchmarks")
-    found = _known(data, fed, last, grain, confidence)
-    found += _known(data, [k for k in ids or chosen.kpis if k in fed], last, grain, confidence, by="channel")
+    main, options = [k for k in ids or chosen.kpis if k in fed], (last, grain, confidence)
+    found = _known(data, fed, *options) + _known(data, main, *options, by="channel")
     rows = [_judged(row, last, SEASONS[grain], holidays, lines) for row in found]
     require(len(rows) > 0, f"{data.name} feeds none of {', '.join(wanted)} up to {last.end_time.date()}.")
-    adjusted = holm([row[9] for row in rows]).tolist()
-    rows = [(*row, a, _status(row, a)) for row, a in zip(rows, adjusted, strict=True)]
-    return Scorecard.of(
-        rows, main=chosen.main, grain=grain, period_at=last.start_time.date(), until_at=last.end_time.date(),
-        confidence=confidence, currency=data.currency(),
-        missing=tuple((k, ", ".join(lacking[k])) for k in wanted if lacking[k]),
-    )  # fmt: skip
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame["adjusted"] = holm(frame["p"])
+    whole = {"main": chosen.main, "grain": grain, "period_at": last.start_time.date(), "until_at": last.end_time.date()}
+    whole |= {"confidence": confidence, "currency": data.currency()}
+    whole["missing"] = tuple((k, ", ".join(lacking[k])) for k in wanted if lacking[k])
+    return Scorecard(frame=frame.assign(status=[_status(row) for row in frame.itertuples()]), whole=whole)
 
 
 def last_full(as_of: date, grain: str) -> pd.Period:
@@ -160,16 +139,14 @@ def _known(
     rest = [] if by else [k for k in ids if k not in daily]
     if daily:
         table = kpis.compute(data, daily, by=by, grain=grain, until=until, confidence=confidence)
-        for key, segment in ((key, segment) for key in daily for segment in table.segments()):
-            columns = (table.series(key, segment, column) for column in ("value", "value_low", "value_high"))
-            out.append((key, segment, *columns))
+        columns = "value", "value_low", "value_high"
+        out += [(k, s, *(table.series(k, s, c) for c in columns)) for k in daily for s in table.segments()]
     if rest:
         frame = kpis.scorecard(data, rest, grain=grain, end=until, confidence=confidence)
         for key, own in frame[frame["period"].notna()].set_index("period").groupby("kpi", sort=False):
             own = own.iloc[1:].set_axis(pd.PeriodIndex(own.index[1:], freq=last.freq))  # the first may be a part of one
             out.append((key, "", own["value"], own["low"], own["high"]))
-    ended = [row[4] is None or not row[2][-4:].notna().any() or row[2].index[-1] < last - 3 for row in out]
-    return [row for row, over in zip(out, ended, strict=True) if not over]
+    return [row for row in out if row[2][-4:].notna().any() and row[2].index[-1] >= last - 3]
 
 
 def _judged(
@@ -188,14 +165,13 @@ def _judged(
     return (side, key, segment, value, low, high, *surprise(series, holidays), before, year, *told)
 
 
-def _status(row: tuple[Any, ...], adjusted: float) -> str:
-    _side, key, _segment, value, _low, _high, usual, _from, _to, p, *_rest = row
-    if not math.isfinite(adjusted):
+def _status(row: Any) -> str:
+    if not math.isfinite(row.adjusted):
         return "unknown"
-    if adjusted >= LEVEL:
-        return "noise" if p < LEVEL else "inside"
-    direction = kpis.kpi(key).direction
-    return "unusual" if direction == "none" else "better" if (value > usual) == (direction == "up") else "worse"
+    if row.adjusted >= LEVEL:
+        return "noise" if row.p < LEVEL else "inside"
+    direction = kpis.kpi(row.kpi).direction
+    return "unusual" if direction == "none" else "better" if (row.value > row.usual) == (direction == "up") else "worse"
 
 
 def against(value: float, low: float, high: float, level: float, direction: str) -> str:
@@ -237,22 +213,23 @@ class Call(OfScores):
         return "answer"
 
     def to_frame(self) -> pd.DataFrame:
-        c = self.card
-        return c.to_frame().iloc[c.outside].drop(columns=["confidence"])
+        return self.card.to_frame().iloc[self.card.outside].drop(columns=["confidence"])
 
     def sentence(self, language: str = "en") -> str:
         return " ".join(self.parts(language))
 
     def parts(self, language: str) -> list[str]:
         """The sentences of the headline."""
-        c = self.card
-        told: dict[str, Any] = {"n": len(c.outside), "k": sum(map(math.isfinite, c.p))}
-        told["when"] = say(f"scorecard.last {c.grain}", language)
-        if not c.outside:
-            kind = "none" if told["k"] else "unknown"
-            return [say(f"call.{kind}", language, **told)]
-        told["name"] = c.named(c.outside[0], language)
-        return [say("call.some", language, **told), say(f"call.{c.status[c.outside[0]]}", language, **told)]
+        c, outside = self.card, self.card.outside
+        told = {
+            "n": len(outside),
+            "k": sum(map(math.isfinite, c.p)),
+            "when": say(f"scorecard.last {c.grain}", language),
+        }
+        if not outside:
+            return [say("call.none" if told["k"] else "call.unknown", language, **told)]
+        first = say(f"call.{c.status[outside[0]]}", language, name=c.named(outside[0], language))
+        return [say("call.some", language, **told), first]
 
 
 def moved_words(moved: float, unit: str, language: str, *, bare: bool = False) -> str:

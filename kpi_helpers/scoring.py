@@ -26,6 +26,7 @@ GRAINS = PERIODS | {"total": "Y"}
 KEPT_SHARE = 0.9
 #: stands for the whole span while cells are worked out
 WHOLE = pd.Timestamp(0)
+Sums = dict[tuple[str, str | None], pd.DataFrame]
 HEADS = ("value", "low", "high", "numerator", "denominator", "unit", "direction", "note")
 
 
@@ -44,27 +45,24 @@ def last_known(data: Source, until: date) -> date:
 
 def lacking(k: Kpi, held: dict[str, set[str]]) -> set[str]:
     """Tables and columns that a KPI needs beyond those that are `held`."""
-    needed: dict[str, set[str]] = {}
+    needed = dict[str, set[str]]()
     for table, measure in k.measures:
         if view := views.VIEWS.get(table):
-            for name, columns in view.needs.items():
-                needed.setdefault(name, set()).update(columns)
-            if (column := (view.optional or {}).get(measure)) is not None:
-                needed[next(iter(view.needs))].add(column)
-            continue
-        told = TABLES[table].measures.get(measure)
-        needed.setdefault(table, set()).update(columns_of(told) if told else {measure})
-    tables = {name for name in needed if name not in held}
-    return tables | {f"{t}.{c}" for t, columns in needed.items() if t in held for c in columns - held[t]}
+            wanted = {name: set(columns) for name, columns in view.needs.items()}
+            wanted[next(iter(wanted))] |= {column for name, column in view.optional.items() if name == measure}
+        else:
+            told = TABLES[table].measures.get(measure)
+            wanted = {table: columns_of(told) if told else {measure}}
+        needed |= {name: needed.get(name, set()) | columns for name, columns in wanted.items()}
+    return {n for n in needed if n not in held} | {f"{n}.{c}" for n in needed if n in held for c in needed[n] - held[n]}
 
 
 def dimensions(data: Source, table: str) -> list[str]:
     """Columns by which the KPIs of a table can be split."""
-    if table in views.VIEWS:
-        base = data.columns(next(iter(views.VIEWS[table].needs)))
-        return [c for c in views.VIEWS[table].dimensions if c in base]
-    texts = [c.name for c in TABLES[table].columns if c.kind == "text"]
-    return [c for c in texts if c in data.columns(table) and not c.endswith("_id")]
+    if view := views.VIEWS.get(table):
+        return [c for c in view.dimensions if c in data.columns(next(iter(view.needs)))]
+    texts = [c.name for c in TABLES[table].columns if c.kind == "text" and not c.name.endswith("_id")]
+    return [c for c in texts if c in data.columns(table)]
 
 
 def scorecard(
@@ -73,32 +71,16 @@ def scorecard(
 ) -> pd.DataFrame:  # fmt: skip
     """Compute KPIs from the tables of a source, each with its interval; one query a table, however many KPIs.
 
-    Parameters
-    ----------
-    source : Source, folder, database file or URL
-    kpis : sequence of str, optional
-        Ids of the catalogue; all of them if not given.
-    by : str or sequence of str
-        Dimensions, such as ``("channel", "campaign")``. A KPI whose table has no such column says so in its note.
-    grain : str, optional
-        ``day``, ``week`` or ``month``. Without it the whole span is one, and KPIs that compare periods (retention,
-        growth) compare its last two full months.
-    start, end : date, optional
-        First and last day to read.
-    confidence : float
-        Coverage of the intervals, in (0, 1).
+    `kpis` are ids, all of the catalogue if not given. `by` names dimensions, such as ``("channel", "campaign")``.
+    `grain` is ``day``, ``week`` or ``month``; without it the whole span is one, and KPIs that compare periods
+    (retention, growth) compare its last two full months. `start` and `end` are the first and last day to read,
+    `confidence` the coverage of the intervals, in (0, 1).
 
-    Returns
-    -------
-    DataFrame
-        A row a KPI, period and segment: ``kpi, period`` (first day, missing for the whole span), the columns of `by`,
-        ``value, low, high, numerator, denominator, unit, direction, note``. A value that cannot be computed is
-        missing, and its note says why.
+    Returns a row a KPI, period and segment: ``kpi, period`` (first day, missing for the whole span), the columns of
+    `by`, ``value, low, high, numerator, denominator, unit, direction, note``. A value that cannot be computed is
+    missing, and its note says why, such as a table without a column of `by`.
 
-    Raises
-    ------
-    KpiError
-        If a KPI or the grain is unknown, or the data are coarser than the grain.
+    Raises a `KpiError` if a KPI, the grain or a dimension is unknown, or the data are coarser than the grain.
 
     Examples
     --------
@@ -127,12 +109,16 @@ def scorecard(
         elif k.passing:
             rows.append(_scored([k], _passing(data, k, span), span))
         else:
-            batches.setdefault(_batch(k, span), []).append(k)
+            above, below = _parted(k.numerator, k.table)[0], _parted(k.denominator, k.table)[0]
+            batch = Batch(above, below if k.denominator else above, span.of(k), k.kind == "stock")
+            batches.setdefault(batch, []).append(k)
     sums = _sums(data, batches, span)
     rows += [_scored(ks, _cells(batch, ks, sums, span), span) for batch, ks in batches.items()]
     frame = pd.concat([f for f in rows if len(f)], ignore_index=True)
     order = frame["kpi"].map({k.id: i for i, k in enumerate(chosen)})
-    frame = frame.assign(order=order).sort_values(["order", "period", *by], kind="stable", ignore_index=True)
+    frame = frame.assign(order=order, period=frame["period"].where(frame["period"] != WHOLE)).sort_values(
+        ["order", "period", *by], kind="stable", ignore_index=True
+    )
     return frame[["kpi", "period", *by, *HEADS]]
 
 
@@ -149,6 +135,13 @@ class Span:
     def of(self, k: Kpi) -> str | None:
         """Grain of one KPI: those that compare periods take months where the span is one."""
         return self.grain or ("month" if k.change or k.paired else None)
+
+
+def _begins(frame: pd.DataFrame, grain: str | None) -> Any:
+    """First day of the period of each row; of the whole span `WHOLE`."""
+    if not grain or "date" not in frame:
+        return pd.Series(WHOLE, frame.index)
+    return frame["date"].dt.to_period(GRAINS[grain]).dt.start_time
 
 
 class Batch(NamedTuple):
@@ -184,11 +177,6 @@ def _parted(items: tuple[str, ...], table: str) -> tuple[str, tuple[str, ...]]:
     return (first if dot else table), tuple(m.replace(f"{first}.", "", 1) if dot else m for m in items)
 
 
-def _batch(k: Kpi, span: Span) -> Batch:
-    above, below = _parted(k.numerator, k.table)[0], _parted(k.denominator, k.table)[0]
-    return Batch(above, below if k.denominator else above, span.of(k), k.kind == "stock")
-
-
 def _asks(k: Kpi) -> list[tuple[str, Ask]]:
     """What to read for a KPI, by table; numerator and denominator of one table are read together."""
     (table, above), (other, below) = _parted(k.numerator, k.table), _parted(k.denominator, k.table)
@@ -199,41 +187,38 @@ def _asks(k: Kpi) -> list[tuple[str, Ask]]:
     return [*asks, (table, Ask(f"{k.id}__less", k.less[:1], k.less[1:]))] if k.less else asks
 
 
-def _sums(data: Source, batches: dict[Batch, list[Kpi]], span: Span) -> dict[tuple[str, str | None], pd.DataFrame]:
-    """Read each table once for all KPIs; tables of single rows once for each grain that is asked of them."""
+def _job(table: str, grain: str | None) -> tuple[str, str | None]:
+    """What is read once: tables of days for all grains, tables of single rows for each."""
+    return table, None if views.is_daily(table) else grain
+
+
+def _sums(data: Source, batches: dict[Batch, list[Kpi]], span: Span) -> Sums:
+    """Read each job once for all KPIs."""
     jobs: dict[tuple[str, str | None], list[Ask]] = {}
     for batch, ks in batches.items():
         for table, ask in (pair for k in ks for pair in _asks(k)):
-            jobs.setdefault((table, None if views.is_daily(table) else batch.grain), []).append(ask)
+            jobs.setdefault(_job(table, batch.grain), []).append(ask)
     return {job: _read(data, job[0], asks, span, job[1]) for job, asks in jobs.items()}
 
 
-def _read(
-    data: Source, table: str, asks: Sequence[Ask], span: Span, grain: str | None, more: tuple[str, ...] = ()
-) -> pd.DataFrame:
-    rows = views.rows(data, table, (*span.by, *more), grain, span.end)
+def _read(data: Source, table: str, asks: Sequence[Ask], span: Span, grain: str | None, *more: str) -> pd.DataFrame:
+    rows = views.rows(data, table, by := (*span.by, *more), grain, span.end)
     if not rows.dated and (grain or span.start):
         return pd.DataFrame()
-    return read(rows, asks, by=(*span.by, *more), grain=grain, start=span.start, end=span.end)
+    return read(rows, asks, by=by, grain=grain, start=span.start, end=span.end)
 
 
-def _cells(
-    batch: Batch, ks: Sequence[Kpi], sums: dict[tuple[str, str | None], pd.DataFrame], span: Span
-) -> Cells | None:
-    daily = views.is_daily(batch.above)
-    frame = sums[(batch.above, None if daily else batch.grain)]
+def _cells(batch: Batch, ks: Sequence[Kpi], sums: Sums, span: Span) -> Cells | None:
+    frame = sums[_job(batch.above, batch.grain)]
     if frame.empty:
         return None
     if batch.below != batch.above:  # two tables: a day without a row has none of it
-        other = sums[(batch.below, None if views.is_daily(batch.below) else batch.grain)]
-        renamed = other.rename(columns={f"{k.id}__of__num": f"{k.id}__den" for k in ks})
-        frame = frame.merge(renamed, on=[c for c in ("date", *span.by) if c in frame], how="outer")
+        names = {f"{k.id}__of__num": f"{k.id}__den" for k in ks}
+        other = sums[_job(batch.below, batch.grain)].rename(columns=names)
+        frame = frame.merge(other, on=[c for c in ("date", *span.by) if c in frame], how="outer")
         frame = frame.fillna({f"{k.id}__{e}": 0.0 for k in ks for e in ("num", "den")})
-    if "date" in frame and batch.grain:
-        period = frame["date"].dt.to_period(GRAINS[batch.grain]).dt.start_time
-    else:
-        period = pd.Series(WHOLE, frame.index)
-    return cells(ks, frame, frame[list(span.by)].assign(period=period), daily=daily, level=batch.level)
+    keys = frame[list(span.by)].assign(period=_begins(frame, batch.grain))
+    return cells(ks, frame, keys, daily=views.is_daily(batch.above), level=batch.level)
 
 
 def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: bool, level: bool = False) -> Cells:
@@ -244,33 +229,31 @@ def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: 
         return found
 
     num, den = matrix("num"), matrix("den")
-    nothing = np.full(num.shape, np.nan)
+    unknown = np.full(num.shape, np.nan)
     if not daily and not level:
-        return Cells(keys, num, den, matrix("sq"), nothing, nothing, matrix("less__num"), matrix("less__den"))
+        return Cells(keys, num, den, matrix("sq"), unknown, unknown, matrix("less__num"), matrix("less__den"))
     group = keys.groupby(list(keys), sort=True).ngroup().to_numpy()
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    first = keys.iloc[order[starts]].reset_index(drop=True)
-    if level:
-        day = frame["date"].to_numpy()[order, None]
-        last = np.fmax.reduceat(np.where(np.isfinite(num[order]), day, np.datetime64("NaT", "ns")), starts)
-        here = day == last[np.cumsum(np.diff(group[order], prepend=group[order[0]]) != 0)]
-        num = np.add.reduceat(np.where(here, np.nan_to_num(num[order]), 0), starts)
-        num = np.where(np.isnat(last), np.nan, num)
-        return Cells(first, num, *[np.full(num.shape, np.nan)] * 6)
+    first, unknown = keys.iloc[order[starts]].reset_index(drop=True), unknown[: len(starts)]
 
     def add(values: Floats) -> Floats:
         return np.asarray(np.add.reduceat(values[order], starts), dtype=float)
 
+    if level:
+        day = np.where(np.isfinite(num), frame["date"].to_numpy()[:, None], np.datetime64("NaT", "ns"))
+        last = np.fmax.reduceat(day[order], starts)
+        num = add(np.where(day == last[group], np.nan_to_num(num), 0))
+        return Cells(first, np.where(np.isnat(last), np.nan, num), *[unknown] * 6)
     alone = np.array([not k.denominator for k in ks])
     known = np.isfinite(num) & (np.isfinite(den) | alone)
     x, y = np.where(known, num, 0.0), np.where(known, np.where(alone, 1.0, den), 0.0)
     n, total_x, total_y = add(known.astype(float)), add(x), add(y)
     ratio = total_x / np.where(total_y != 0, total_y, np.nan)
-    squared = add((x - np.nan_to_num(ratio)[np.searchsorted(group[order][starts], group)] * y) ** 2)
-    less, less_of = (add(np.nan_to_num(matrix(f"less__{e}"))) for e in ("num", "den"))
-    total_x, total_y = (np.where(n > 0, t, np.nan) for t in (total_x, total_y))
-    return Cells(first, total_x, np.where(alone, np.nan, total_y), np.full(n.shape, np.nan), n, squared, less, less_of)
+    squared = add((x - np.nan_to_num(ratio)[group] * y) ** 2)
+    less = [add(np.nan_to_num(matrix(f"less__{e}"))) for e in ("num", "den")]
+    total_x, total_y = np.where(n > 0, total_x, np.nan), np.where((n > 0) & ~alone, total_y, np.nan)
+    return Cells(first, total_x, total_y, unknown, n, squared, *less)
 
 
 def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, Floats, Floats]:
@@ -296,9 +279,8 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
     put(alone & np.isfinite(c.square), (value - z * np.sqrt(c.square), value + z * np.sqrt(c.square)))
     margin = stats.ratio_margin(of, of, (c.square - c.num**2 / of).clip(0), confidence=confidence)
     put(~alone & np.isfinite(c.square), (value - margin, value + margin))
-    margin = stats.ratio_margin(c.n, np.where(alone, c.n, c.den), c.squared, confidence=confidence) * np.where(
-        alone, c.n, 1
-    )
+    days, of_day = np.where(alone, c.n, c.den), np.where(alone, c.n, 1)
+    margin = stats.ratio_margin(c.n, days, c.squared, confidence=confidence) * of_day
     low, high = np.fmin(low, value - margin), np.fmax(high, value + margin)  # days differ by more than chance
     level = np.array([k.kind == "stock" for k in ks])
     low, high = np.where(level, value, low), np.where(level, value, high)
@@ -318,23 +300,22 @@ def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
     scale = np.array([k.scale for k in ks])
     told = {"value": value * scale, "low": low * scale, "high": high * scale, "numerator": c.num, "denominator": c.den}
     frame = pd.concat([c.keys] * len(ks), ignore_index=True).assign(**{h: v.T.ravel() for h, v in told.items()})
-    for field in ("id", "unit", "direction", "change", "paired"):
-        frame["kpi" if field == "id" else field] = np.repeat([getattr(k, field) for k in ks], len(c.keys))
+    frame = frame.assign(
+        **{f: np.repeat([getattr(k, f) for k in ks], len(c.keys)) for f in ("id", "unit", "direction")}
+    )
+    frame, compared = frame.rename(columns={"id": "kpi"}), ks[0].change or ks[0].paired
     if ks[0].change:
         frame = _changed(frame, str(span.of(ks[0])), span.by, level=ks[0].kind == "stock")
-    compared = ks[0].change or ks[0].paired
-    if compared and not span.grain:
-        frame = frame[frame["period"] == _last_full(frame["period"], span)]
-    gone = [k for k in ks if k.id not in set(frame["kpi"])]
-    unknown = frame["numerator"].isna()
-    note = np.where(frame["denominator"].eq(0), say("score.zero"), np.where(unknown, say("score.no rows"), ""))
+    ends = frame["period"].dt.to_period(GRAINS[span.of(ks[0]) or "day"]).dt.end_time.dt.date
+    running = ends > span.end if compared and span.end else ends != ends
+    if compared and not span.grain:  # the last month that is over
+        frame = frame[frame["period"] == frame["period"].where(~running).max()]
+    note = np.where(frame["numerator"].isna(), say("score.no rows"), "")
+    note = np.where(frame["denominator"].eq(0), say("score.zero"), note)
     note = np.where((frame["unit"] == "share") & (frame["value"] > 1), say("score.above one"), note)
-    if compared and span.end:
-        running = frame["period"].dt.to_period(GRAINS[str(span.of(ks[0]))]).dt.end_time.dt.date > span.end
-        note = np.where(running & (note == ""), say("score.running"), note)
-    frame = frame.assign(note=note, period=frame["period"].where(frame["period"] != WHOLE))
-    none = [_row(k, span.by, say("score.one period")) for k in gone]
-    return pd.concat([frame[["kpi", "period", *span.by, *HEADS]], *none])
+    note = np.where(running[frame.index] & (note == ""), say("score.running"), note)
+    gone = [_row(k, span.by, say("score.one period")) for k in ks if k.id not in set(frame["kpi"])]
+    return pd.concat([frame.assign(note=note)[["kpi", "period", *span.by, *HEADS]], *gone])
 
 
 def _changed(frame: pd.DataFrame, grain: str, by: tuple[str, ...], *, level: bool) -> pd.DataFrame:
@@ -352,48 +333,40 @@ def _changed(frame: pd.DataFrame, grain: str, by: tuple[str, ...], *, level: boo
     return both.assign(value=ratio - 1, low=low, high=high, denominator=was)
 
 
-def _last_full(periods: pd.Series, span: Span) -> pd.Timestamp:
-    """First day of the last month that is over by the end of the span."""
-    full = periods[periods.dt.to_period("M").dt.end_time.dt.date <= span.end] if span.end else periods
-    return pd.Timestamp(full.max())
-
-
 def _durations(data: Source, k: Kpi, span: Span) -> pd.DataFrame:
     """Median time of those who convert in the end, the unfinished counted as far as they got (Kaplan-Meier)."""
     rows = views.rows(data, k.table, span.by, span.of(k), span.end)
     lasted = [*span.by, *(["date"] if span.grain else []), "days"]
     counts = rows.within(span.start, span.end).group_by(lasted).aggregate(events=_.event.sum(), n=_.count())
-    frame = counts.to_pyarrow().to_pandas()
-    at = pd.to_datetime(frame["date"]).dt.to_period(GRAINS[span.grain]).dt.start_time if span.grain else pd.NaT
-    frame = (
-        frame.assign(period=at).groupby([*span.by, "period", "days"], dropna=False).sum(numeric_only=True).reset_index()
-    )
+    frame = counts.to_pyarrow().to_pandas().astype({"date": "datetime64[ns]"} if span.grain else {})
+    by = ["period", *span.by]
+    frame = frame.assign(period=_begins(frame, span.grain)).drop(columns="date", errors="ignore")
     out = []
-    for key, part in frame.groupby(["period", *span.by], dropna=False):
+    for key, part in frame.groupby([*by, "days"], dropna=False).sum().reset_index("days").groupby(by, dropna=False):
         curve = kaplan_meier(part["days"], part["events"], part["n"] - part["events"], confidence=span.confidence)
         events, n = float(part["events"].sum()), float(part["n"].sum())
-        half = (1 - curve.survival[-1]) / 2
-        value, low, high = curve.reached(half) if events else (np.nan,) * 3
+        reached = curve.reached((1 - curve.survival[-1]) / 2) if events else (np.nan,) * 3
         note = "" if events else say("score.no events")
-        out.append((k.id, *key, value, low, high, events, n, k.unit, k.direction, note))
+        out.append((k.id, *key, *reached, events, n, k.unit, k.direction, note))
     if not out:
         return _row(k, span.by, say("score.no rows"))
-    return pd.DataFrame(out, columns=["kpi", "period", *span.by, *HEADS]).sort_values(["period", *span.by])
+    return pd.DataFrame(out, columns=["kpi", *by, *HEADS])
 
 
 def _passing(data: Source, k: Kpi, span: Span) -> Cells:
     """Excluded people of the groups that surely lose little against their hold-out, and of all groups."""
     sides = ("excluded_conversions", "holdout", "holdout_conversions")
     asks = [Ask("all", k.numerator), *(Ask(name, (name,)) for name in sides)]
-    days = _read(data, k.table, asks, span, None, (k.passing,))
-    at = days["date"].dt.to_period(GRAINS[span.grain]).dt.start_time if span.grain else WHOLE
-    groups = days.assign(period=at).groupby(["period", *span.by, k.passing]).sum(numeric_only=True).reset_index()
+    days = _read(data, k.table, asks, span, None, k.passing)
+    keys = [*span.by, "period"]
+    groups = days.assign(period=_begins(days, span.grain)).groupby([*keys, k.passing]).sum(numeric_only=True)
+    groups = groups.reset_index()
     n, x, m, y = (groups[f"{c}__num"] for c in ("all", *sides))
     low, _high = stats.rate_difference((x, n), (y, m), confidence=span.confidence)
     passed = low > -(1 - KEPT_SHARE) * y / m.where(m > 0)
     groups = groups.assign(**{f"{k.id}__num": n.where(passed, 0.0), f"{k.id}__den": n})
-    added = groups.groupby([*span.by, "period"])[[f"{k.id}__num", f"{k.id}__den"]].sum().reset_index()
-    return cells([k], added, added[[*span.by, "period"]], daily=False)
+    added = groups.groupby(keys)[[f"{k.id}__num", f"{k.id}__den"]].sum().reset_index()
+    return cells([k], added, added[keys], daily=False)
 
 
 def _row(k: Kpi, by: Sequence[str], note: str) -> pd.DataFrame:

@@ -1,17 +1,20 @@
 """Tables that are made of contract tables: a customer in a period, a cart, a contact and what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 import pandas as pd
+import yaml
 from ibis import _
 
 from kpi_helpers.contracts import TABLES
+from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import STARTS, Rows
+from kpi_helpers.result import asset
 from kpi_helpers.sources import Source
 
 #: a target of these is met from below
@@ -22,27 +25,24 @@ DAY = 86_400
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A made table: what it needs of which contract table, what can be counted in it, and how it is made.
+    """A made table as ``views.yaml`` declares it, and how it is made.
 
     `make` takes the source, the dimensions wanted, the grain (None is the whole span) and the last day, and returns
-    rows with the columns ``date``, the dimensions and what `measures` name. `optional` measures need a column each;
-    `levels` are what is there at the end of each period.
+    rows with the columns ``date``, the dimensions and what `measures` name.
     """
 
-    needs: Mapping[str, tuple[str, ...]]
-    dimensions: tuple[str, ...]
-    measures: Mapping[str, str]
     make: Callable[[Source, Sequence[str], str | None, date | None], ir.Table]
-    optional: Mapping[str, str] | None = None
+    needs: Mapping[str, Sequence[str]]
+    dimensions: Sequence[str]
+    measures: Mapping[str, str]
+    optional: Mapping[str, str] = field(default_factory=dict)
     levels: bool = False
 
 
 def rows(data: Source, name: str, by: Sequence[str], grain: str | None, end: date | None) -> Rows:
     """Rows of a contract table or a view, with what can be counted in them."""
-    if name in VIEWS:
-        view = VIEWS[name]
-        table = view.make(data, by, grain, end)
-        return Rows(table, view.measures, daily=view.levels)
+    if view := VIEWS.get(name):
+        return Rows(view.make(data, by, grain, end), view.measures, daily=view.levels)
     contract, table = TABLES[name], data.table(name)
     there = {c: f"sum {c}" for c in contract.numbers if c in table.columns}
     if contract.dated in table.columns and contract.dated != "date":
@@ -79,55 +79,52 @@ def _seconds(later: Any, earlier: Any) -> Any:
     return later.epoch_seconds() - earlier.epoch_seconds()
 
 
+def _judged(told: ir.Table, days: int) -> dict[str, Any]:
+    """Whether so many days are over since each event (`ripe`), and whether its mark came within them (`came`)."""
+    came = (_seconds(told.after, told["at"]) <= days * DAY).fill_null(False)
+    ripe = _seconds(told.until, told["at"]) >= days * DAY
+    return {"date": told["at"].cast("date"), "ripe": ripe.ifelse(1, 0), "came": came.ifelse(1, 0)}
+
+
+def _start(day: Any, grain: str | None) -> Any:
+    """First day of the period; one day for the whole span."""
+    return day.truncate(STARTS[grain]) if grain else ibis.literal(date(1900, 1, 1))
+
+
 def _buyers(data: Source, by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
     bought = _bought(data)
     day = bought.ordered_at.cast("date")
-    start = day.truncate(STARTS[grain]) if grain else ibis.literal(date(1900, 1, 1))
     sums = {"margin": _.margin.sum()} if "margin" in bought.columns else {}
-    grouped = bought.mutate(start=start, date=day).group_by("customer_id", "start", *by)
+    grouped = bought.mutate(start=_start(day, grain), date=day).group_by("customer_id", "start", *by)
     return grouped.aggregate(n_orders=_.count(), date=_.date.max(), **sums)
 
 
 def _returning(data: Source, by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
     unit = STARTS[grain or "month"]
-    bought = _bought(data)
-    seen = bought.mutate(start=bought.ordered_at.cast("date").truncate(unit)).select("customer_id", "start", *by)
+    seen = _bought(data).mutate(start=_.ordered_at.cast("date").truncate(unit)).select("customer_id", "start", *by)
     seen = seen.distinct()
-    following = seen.start + ibis.interval(1, unit=unit)
     nxt = seen.start.lead().over(ibis.window(group_by=["customer_id", *by], order_by="start"))
-    return seen.select(
-        *by, date=following.cast("date"), kept=(nxt == following.cast("date")).fill_null(False).ifelse(1, 0)
-    )
+    following = (seen.start + ibis.interval(1, unit=unit)).cast("date")
+    return seen.select(*by, date=following, kept=(nxt == following).fill_null(False).ifelse(1, 0))
 
 
-def _contacts(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
-    sent = data.table("messages").filter(_.sent_at.notnull())
-    told = _around(sent.select("customer_id", *by, at=_.sent_at), _bought(data).select("customer_id", at=_.ordered_at),
-                   "customer_id")  # fmt: skip
-    ripe = _seconds(told.until, told["at"]) >= WITHIN_DAYS * DAY
-    within = _seconds(told.after, told["at"]) <= WITHIN_DAYS * DAY
-    asleep = _seconds(told["at"], told.before) > DORMANT_DAYS * DAY
-    return told.select(
-        "customer_id", *by, date=told["at"].cast("date"), ripe=ripe.ifelse(1, 0),
-        ordered=within.fill_null(False).ifelse(1, 0), asleep=asleep.fill_null(False).ifelse(1, 0),
-    )  # fmt: skip
+def _answered(table: str, at: str) -> Callable[..., ir.Table]:
+    """Contacts with a customer, and whether an order came within the days."""
 
+    def make(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
+        met = data.table(table).filter(_[at].notnull()).select("customer_id", *by, at=_[at])
+        told = _around(met, _bought(data).select("customer_id", at=_.ordered_at), "customer_id")
+        asleep = (_seconds(told["at"], told.before) > DORMANT_DAYS * DAY).fill_null(False).ifelse(1, 0)
+        return told.select("customer_id", *by, asleep=asleep, **_judged(told, WITHIN_DAYS))
 
-def _touched(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
-    touches = data.table("touchpoints").select("customer_id", *by, at=_.touched_at)
-    told = _around(touches, _bought(data).select("customer_id", at=_.ordered_at), "customer_id")
-    ripe = _seconds(told.until, told["at"]) >= WITHIN_DAYS * DAY
-    within = (_seconds(told.after, told["at"]) <= WITHIN_DAYS * DAY).fill_null(False)
-    return told.select("customer_id", *by, date=told["at"].cast("date"), ripe=ripe.ifelse(1, 0),
-                       converted=within.ifelse(1, 0))  # fmt: skip
+    return make
 
 
 def _reached(data: Source, _by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
     touches = data.table("touchpoints")
     day = touches.touched_at.cast("date")
-    start = day.truncate(STARTS[grain]) if grain else ibis.literal(date(1900, 1, 1))
     clicked = (touches.kind == "click").fill_null(False).ifelse(touches.channel, None)
-    people = touches.mutate(start=start, date=day, clicked=clicked).group_by("customer_id", "start")
+    people = touches.mutate(start=_start(day, grain), date=day, clicked=clicked).group_by("customer_id", "start")
     return people.aggregate(n_channels=_.clicked.nunique(), date=_.date.max())
 
 
@@ -159,17 +156,14 @@ def _carts(data: Source, by: Sequence[str], _grain: str | None, _end: date | Non
     carts = carts.group_by("visitor_id", "day", "event", *by).aggregate(at=_.happened_at.min())
     bought = events.filter(_.event == "purchase").select("visitor_id", at=_.happened_at)
     told = _around(carts.drop("day"), bought, "visitor_id")
-    ripe = _seconds(told.until, told["at"]) >= CART_DAYS * DAY
-    within = (_seconds(told.after, told["at"]) <= CART_DAYS * DAY).fill_null(False)
-    return told.select("event", *by, date=told["at"].cast("date"), ripe=ripe.ifelse(1, 0), bought=within.ifelse(1, 0))
+    return told.select("event", *by, **_judged(told, CART_DAYS))
 
 
 def _lead_stages(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
     leads = data.table("leads")
     there = [c for c in ("mql_at", "sal_at", "opportunity_at") if c in leads.columns]
-    parts = [leads.filter(leads[c].notnull()).select(*by, date=leads[c].cast("date"), stage=ibis.literal(c[:-3]))
-             for c in there]  # fmt: skip
-    return ibis.union(*parts) if len(parts) > 1 else parts[0]
+    named = ((leads.filter(leads[c].notnull()), c) for c in there)
+    return ibis.union(*(t.select(*by, date=t[c].cast("date"), stage=ibis.literal(c[:-3])) for t, c in named))
 
 
 def _steps(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
@@ -177,10 +171,10 @@ def _steps(data: Source, by: Sequence[str], _grain: str | None, _end: date | Non
     begun = sent.group_by("customer_id", "workflow", "step", *by).aggregate(at=_.sent_at.min())
     nxt = begun.step.lead().over(ibis.window(group_by=["customer_id", "workflow", *by], order_by="step"))
     last = begun.step.max().over(ibis.window(group_by="workflow"))
-    until = begun["at"].max().over(ibis.window())
-    told = begun.mutate(went_on=(nxt == begun.step + 1).fill_null(False).ifelse(1, 0), last=last, until=until)
-    ripe = _seconds(told.until, told["at"]) >= STEP_DAYS * DAY
-    return told.filter(told.step < told["last"], ripe).select(*by, "went_on", date=told["at"].cast("date"))
+    told = begun.mutate(went_on=(nxt == begun.step + 1).fill_null(False).ifelse(1, 0), last=last)
+    ripe = _seconds(begun["at"].max().over(ibis.window()), begun["at"]) >= STEP_DAYS * DAY
+    told = told.mutate(ripe=ripe)
+    return told.filter(told.step < told["last"], told.ripe).select(*by, "went_on", date=told["at"].cast("date"))
 
 
 def _running(table: str, begun: str, over: str) -> Callable[..., ir.Table]:
@@ -194,8 +188,7 @@ def _running(table: str, begun: str, over: str) -> Callable[..., ir.Table]:
             span = things.aggregate(last=ibis.greatest(_.begun_on.max(), _.over_on.max().fill_null(_.begun_on.max())))
             end = span.to_pyarrow()["last"][0].as_py()
         first = things.aggregate(first=_.begun_on.min()).to_pyarrow()["first"][0].as_py()
-        frequency = {"day": "D", "week": "W-SUN", "month": "M"}[grain or "month"]
-        periods = pd.period_range(first or end, end, freq=frequency)
+        periods = pd.period_range(first or end, end, freq=PERIODS[grain or "month"])
         days = sorted({min(p.end_time.date(), end) for p in periods})
         ends = ibis.memtable({"date": days}, schema={"date": "date"})
         kept = ends.cross_join(things).filter(_.begun_on <= _.date, _.over_on.isnull() | (_.over_on > _.date))
@@ -211,63 +204,22 @@ def _campaign_results(data: Source, _by: Sequence[str], _grain: str | None, end:
     rows = daily.select("date", *held, on_campaign=daily.campaign)
     during = [targets.campaign == rows.on_campaign, targets.starts_on <= rows.date, targets.ends_on >= rows.date]
     joined = targets.join(rows, during, how="left")
+    registered = joined.registered_on if "registered_on" in targets.columns else ibis.null("date")
     actual = ibis.cases(*((joined.kpi == c, joined[c]) for c in held))
-    late = "registered_on" in targets.columns
-    joined = joined.mutate(actual=actual, last=last, registered=joined.registered_on if late else ibis.null("date"))
+    joined = joined.mutate(actual=actual, last=last, registered=registered).filter(_.kpi.isin(held))
     keys = ["campaign", "kpi", "target", "starts_on", "ends_on", "registered", "last"]
-    summed = joined.filter(_.kpi.isin(held)).group_by(keys).aggregate(actual=_.actual.sum())
+    summed = joined.group_by(keys).aggregate(actual=_.actual.sum())
     done = summed.filter(_.ends_on <= _["last"], _.registered.isnull() | (_.registered <= _.starts_on))
     met = done.kpi.isin(FALLING).ifelse(done.actual <= done.target, done.actual >= done.target)
     return done.select("campaign", date=done.ends_on, met=met.fill_null(False).ifelse(1, 0))
 
 
-BOUGHT = ("customer_id", "ordered_at")
-CONTACTS = "distinct customer_id if ripe >= 1"
-VIEWS = {
-    "completed_orders": View(
-        {"orders": BOUGHT}, ("channel", "campaign"), {"placed": "rows", "revenue": "sum revenue"},
-        lambda data, _by, _grain, _end: _bought(data).mutate(date=_.ordered_at.cast("date")),
-        optional={"revenue": "revenue"},
-    ),
-    "buyers": View(
-        {"orders": BOUGHT}, ("channel", "campaign"),
-        {"buyers": "rows", "repeaters": "rows if n_orders >= 2", "margin": "sum margin"}, _buyers,
-        optional={"margin": "margin"},
-    ),
-    "returning": View({"orders": BOUGHT}, ("channel", "campaign"), {"active_before": "rows", "kept": "sum kept"},
-                      _returning),
-    "contacts": View(
-        {"messages": ("customer_id", "sent_at"), "orders": BOUGHT}, ("channel", "campaign", "workflow"),
-        {"contacted": CONTACTS, "ordered": f"{CONTACTS} and ordered >= 1", "dormant": f"{CONTACTS} and asleep >= 1",
-         "reengaged": f"{CONTACTS} and asleep >= 1 and ordered >= 1"}, _contacts,
-    ),
-    "touched": View({"touchpoints": ("customer_id", "touched_at"), "orders": BOUGHT}, ("channel", "campaign"),
-                    {"people": CONTACTS, "converted": f"{CONTACTS} and converted >= 1"}, _touched),
-    "reached": View({"touchpoints": ("customer_id", "touched_at", "channel", "kind")}, (),
-                    {"reached": "rows", "on_two_channels": "rows if n_channels >= 2"}, _reached),
-    "conversion_times": View({"touchpoints": ("customer_id", "touched_at"), "orders": BOUGHT}, (),
-                             {"days": "sum days"}, _conversion_times),
-    "deals": View({"leads": ("opportunity_at", "won_at")}, ("channel", "campaign", "owner"), {"days": "sum days"},
-                  _deals),
-    "carts": View(
-        {"web_events": ("visitor_id", "happened_at", "event")}, ("channel", "device", "segment"),
-        {"carts": "rows if event = cart and ripe >= 1", "bought": "rows if event = cart and ripe >= 1 and bought >= 1",
-         "checkouts": "rows if event = checkout and ripe >= 1",
-         "checkouts_bought": "rows if event = checkout and ripe >= 1 and bought >= 1"}, _carts,
-    ),
-    "lead_stages": View(
-        {"leads": ("lead_id",)}, ("channel", "campaign", "owner"),
-        {s: f"rows if stage = {s}" for s in ("mql", "sal", "opportunity")}, _lead_stages,
-        optional={s: f"{s}_at" for s in ("mql", "sal", "opportunity")},
-    ),
-    "steps": View({"messages": ("customer_id", "sent_at", "workflow", "step")}, ("channel", "campaign", "workflow"),
-                  {"begun": "rows", "went_on": "sum went_on"}, _steps),
-    "running_subscriptions": View(
-        {"subscriptions": ("started_at", "price")}, ("channel", "plan"), {"price": "sum price"},
-        _running("subscriptions", "started_at", "ended_at"), levels=True,
-    ),
-    "active_partners": View({"partners": ("joined_at",)}, ("channel",), {"partners": "rows"},
-                            _running("partners", "joined_at", "left_at"), levels=True),
-    "campaign_results": View({"targets": ("campaign", "kpi", "target"), "channel_daily": ("campaign",)}, ("campaign",),
-                             {"finished": "rows", "met": "sum met"}, _campaign_results),
+MADE: dict[str, Callable[..., ir.Table]] = {
+    "completed_orders": lambda data, *_rest: _bought(data).mutate(date=_.ordered_at.cast("date")),
+    "buyers": _buyers, "returning": _returning, "contacts": _answered("messages", "sent_at"),
+    "touched": _answered("touchpoints", "touched_at"), "reached": _reached, "conversion_times": _conversion_times,
+    "deals": _deals, "carts": _carts, "lead_stages": _lead_stages, "steps": _steps,
+    "running_subscriptions": _running("subscriptions", "started_at", "ended_at"),
+    "active_partners": _running("partners", "joined_at", "left_at"), "campaign_results": _campaign_results,
 }  # fmt: skip
+VIEWS = {name: View(make=MADE[name], **told) for name, told in yaml.safe_load(asset("views.yaml")).items()}
