@@ -17,7 +17,7 @@ from kpi_helpers.contracts import TABLES
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.readings import Ask, columns_of, read
-from kpi_helpers.result import say
+from kpi_helpers.result import say, session_language
 from kpi_helpers.sources import Source, connect
 from kpi_helpers.stats import Floats, checked_confidence, kaplan_meier
 
@@ -34,6 +34,11 @@ def feeds(data: Source) -> dict[str, tuple[str, ...]]:
     """What is missing for each KPI, as ``table`` or ``table.column``; nothing where the data can feed it."""
     held = {name: set(data.columns(name)) for name in data.tables}
     return {k.id: tuple(sorted(lacking(k, held))) for k in declared().values()}
+
+
+def _told(key: str, **what: str) -> str:
+    """A note in the language of the screen."""
+    return say(f"score.{key}", session_language(), **what)
 
 
 def last_known(data: Source, until: date) -> date:
@@ -103,7 +108,7 @@ def scorecard(
     for k in chosen:
         absent = {f"{t}.{b}" for t in k.tables for b in by if not missing[k.id] and b not in dimensions(data, t)}
         if without := missing[k.id] or sorted(absent):
-            rows.append(_row(k, by, say("score.missing", what=", ".join(without))))
+            rows.append(_row(k, by, _told("missing", what=", ".join(without))))
         elif k.kind == "quantile":
             rows.append(_durations(data, k, span))
         elif k.passing:
@@ -291,7 +296,7 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
 def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
     """Rows of the scorecard from the sums of some KPIs."""
     if c is None or not len(c.keys):
-        return pd.concat([_row(k, span.by, say("score.no rows")) for k in ks])
+        return pd.concat([_row(k, span.by, _told("no rows")) for k in ks])
     value, low, high = intervals(ks, c, span.confidence)
     if (less := np.array([bool(k.less) for k in ks])).any():
         gap = stats.rate_difference((c.num, c.den), (c.less, c.less_of), confidence=span.confidence)
@@ -310,11 +315,11 @@ def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
     running = ends > span.end if compared and span.end else ends != ends
     if compared and not span.grain:  # the last month that is over
         frame = frame[frame["period"] == frame["period"].where(~running).max()]
-    note = np.where(frame["numerator"].isna(), say("score.no rows"), "")
-    note = np.where(frame["denominator"].eq(0), say("score.zero"), note)
-    note = np.where((frame["unit"] == "share") & (frame["value"] > 1), say("score.above one"), note)
-    note = np.where(running[frame.index] & (note == ""), say("score.running"), note)
-    gone = [_row(k, span.by, say("score.one period")) for k in ks if k.id not in set(frame["kpi"])]
+    note = np.where(frame["numerator"].isna(), _told("no rows"), "")
+    note = np.where(frame["denominator"].eq(0), _told("zero"), note)
+    note = np.where((frame["unit"] == "share") & (frame["value"] > 1), _told("above one"), note)
+    note = np.where(running[frame.index] & (note == ""), _told("running"), note)
+    gone = [_row(k, span.by, _told("one period")) for k in ks if k.id not in set(frame["kpi"])]
     return pd.concat([frame.assign(note=note)[["kpi", "period", *span.by, *HEADS]], *gone])
 
 
@@ -346,10 +351,10 @@ def _durations(data: Source, k: Kpi, span: Span) -> pd.DataFrame:
         curve = kaplan_meier(part["days"], part["events"], part["n"] - part["events"], confidence=span.confidence)
         events, n = float(part["events"].sum()), float(part["n"].sum())
         reached = curve.reached((1 - curve.survival[-1]) / 2) if events else (np.nan,) * 3
-        note = "" if events else say("score.no events")
+        note = "" if events else _told("no events")
         out.append((k.id, *key, *reached, events, n, k.unit, k.direction, note))
     if not out:
-        return _row(k, span.by, say("score.no rows"))
+        return _row(k, span.by, _told("no rows"))
     return pd.DataFrame(out, columns=["kpi", *by, *HEADS])
 
 

@@ -132,6 +132,12 @@ def test_a_wrong_request_is_one_message(shop, given, told):
         scorecard(shop, **given)
 
 
+def test_notes_are_in_the_language_of_the_screen(shop, monkeypatch):
+    monkeypatch.setenv("KPI_LANGUAGE", "vi")
+
+    assert scorecard(shop, ["mql"], by="campaign", end=END)["note"][0] == "không tính được: thiếu lead_stages.campaign"
+
+
 def test_one_query_a_table_however_many_kpis(shop, monkeypatch):
     import ibis.expr.types as ir
 
