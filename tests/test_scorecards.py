@@ -7,6 +7,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
+import small_shop
 from scipy.stats import binom
 
 from kpi_helpers import channels, editions, explanations, lessons, scorecards
@@ -323,3 +324,20 @@ def test_honest_weeks_raise_the_alarms_that_the_lesson_tells():
 
     assert alarms == pytest.approx(1 - 0.95**20, abs=0.04)
     assert controlled <= binom.ppf(0.999, len(p), 0.05) / len(p)
+
+
+def test_both_engines_tell_the_same_of_channels(duckdb_engine, postgres_engine):
+    end, said = date(2026, 3, 10), []
+    for engine in (duckdb_engine, postgres_engine):
+        data = engine.source(small_shop.tables())
+        said.append([
+            channels.growth(data, ["revenue", "orders"], as_of=end, days=60),
+            channels.roles(data, "revenue", as_of=end, days=90),
+            channels.campaigns(data, as_of=end),
+            channels.drill(data, "orders", as_of=end, grain="month"),
+            explanations.explain_sum(data, "orders", by="channel", before=(date(2026, 1, 1), date(2026, 1, 31)),
+                                     after=(date(2026, 2, 1), date(2026, 2, 28))),
+        ])  # fmt: skip
+
+    for ours, theirs in zip(*said, strict=True):
+        pd.testing.assert_frame_equal(ours.to_frame(), theirs.to_frame())
