@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincinv, ndtr, ndtri, stdtrit
 
-from kpi_helpers.errors import KpiError
+from kpi_helpers.errors import KpiError, require
 
 Floats = NDArray[np.float64]
+METHODS = ("holm", "hochberg", "benjamini-hochberg", "benjamini-yekutieli")
 
 
 def checked_confidence(confidence: float) -> float:
@@ -88,31 +89,56 @@ def ratio_margin(n: ArrayLike, total: ArrayLike, squared: ArrayLike, *, confiden
     return np.asarray(t * np.sqrt(many / (many - 1) * squared) / np.abs(np.where(total != 0, total, np.nan)))
 
 
-def holm(p: ArrayLike) -> Floats:
-    """Adjust p-values so that rejecting those below a level raises a false alarm in the whole family that rarely.
+def corrected(p: ArrayLike, method: str = "holm", alpha: float = 0.05) -> tuple[Floats, Floats]:
+    """Adjusted p-values of one family, and the error for each one's interval that matches its decision.
 
     Parameters
     ----------
     p : array_like (n,), each in [0, 1]; NaN is no test, stays NaN and does not count
+    method : str
+        "holm", "hochberg" (any false alarm in the family), "benjamini-hochberg" or "benjamini-yekutieli" (false alarms
+        as a share of all alarms; the second under any dependence).
+    alpha : float in (0, 1)
 
     Returns
     -------
-    ndarray (n,), each at least its p and at most 1
+    (adjusted, level) : arrays (n,)
+        ``adjusted < alpha`` where, and only where, ``p < level``.
 
     References
     ----------
-    Holm (1979), Scandinavian Journal of Statistics 6:65-70; the example is that of R's p.adjust.
+    Holm (1979), Scand. J. Stat. 6:65-70; Hochberg (1988), Biometrika 75:800-802; Benjamini & Hochberg (1995),
+    JRSS B 57:289-300; Benjamini & Yekutieli (2001), Ann. Stat. 29:1165-1188, and (2005), JASA 100:71-81 for intervals.
 
     Examples
     --------
+    >>> corrected([0.04, 0.001, 0.03, 0.02, 0.5])[0].tolist()
+    [0.09, 0.005, 0.09, 0.08, 0.5]
+    """
+    require(method in METHODS, f"method={method!r} is not one of {', '.join(METHODS)}.")
+    given = np.asarray(p, dtype=float)
+    order = np.argsort(given, kind="stable")[: int(np.isfinite(given).sum())]
+    rank = np.arange(1.0, len(order) + 1)
+    left = len(order) + 1 - rank
+    factor = {"holm": left, "hochberg": left, "benjamini-hochberg": len(order) / rank}.get(method)
+    factor = len(order) / rank * (1 / rank).sum() if factor is None else factor
+    raw = given[order] * factor
+    steps = np.maximum.accumulate(raw) if method == "holm" else np.minimum.accumulate(raw[::-1])[::-1]
+    alarms = int((steps < alpha).sum())
+    # Holm: each alarm at its own step, the rest at the first that failed; others: all at the last that held
+    at = np.minimum(rank, alarms + 1) if method == "holm" else np.full(len(order), max(alarms, 1))
+    adjusted, level = np.full(given.shape, np.nan), np.full(given.shape, alpha)
+    adjusted[order], level[order] = np.minimum(steps, 1), alpha / factor[at.astype(int) - 1]
+    return adjusted, level
+
+
+def holm(p: ArrayLike) -> Floats:
+    """P-values adjusted by Holm's method, see `corrected`.
+
     >>> holm([0.01, 0.02, 0.03, 0.04]).round(2).tolist()
     [0.04, 0.06, 0.06, 0.06]
     """
-    given = np.asarray(p, dtype=float)
-    order = np.argsort(given, kind="stable")[: int(np.isfinite(given).sum())]
-    adjusted = np.full(given.shape, np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1)), 1.0)
-    return adjusted
+    return corrected(p)[0]
 
 
 def chance_above(threshold: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Floats:

@@ -31,7 +31,7 @@ CALCULATORS = ("stats", "baselines", "targets", "changes", "rates")
 
 
 #: one line each, told by their name
-SMALL = ("poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank")
+SMALL = ("holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank")
 
 
 def imports(module):

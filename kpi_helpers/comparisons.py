@@ -1,0 +1,317 @@
+"""Two arms compared: rates, means, ratios and adjusted means; was the split as planned; several answers at once."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import chdtrc
+
+from kpi_helpers import contrasts
+from kpi_helpers.contrasts import Contrast
+from kpi_helpers.errors import require
+from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments, adjusted
+from kpi_helpers.result import Result, number, percent, say
+from kpi_helpers.stats import Floats, checked_confidence, corrected
+
+EXACT_MOST = 40_000  # pairs of counts; beyond, the score test is accurate and the exact one slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Comparison(Result):
+    """Treatment against control: rates and differences of rates as fractions, else in the unit of the outcome.
+
+    `lift` is the difference as a fraction of the control's value; an infinite bound says that this cannot be told from
+    zero. The interval leaves out the null (0, or the edge of the margin) where, and only where, `p_value` is below one
+    less `confidence`. What cannot be computed is NaN and `reason` says why. `theta` (one a covariate) and
+    `variance_reduction` are of an adjustment, whose lift divides by the control's adjusted mean.
+    """
+
+    kind: str
+    control_value: float
+    treatment_value: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    lift: float
+    lift_low: float
+    lift_high: float
+    p_value: float
+    degrees_of_freedom: float
+    confidence: float
+    alternative: str
+    margin: float | None
+    method: str
+    reason: str = ""
+    theta: tuple[float, ...] = ()
+    variance_reduction: float = math.nan
+
+    control_rate = control_mean = control_ratio = property(lambda self: self.control_value, doc="Value of the control.")
+    treatment_rate = treatment_mean = treatment_ratio = property(
+        lambda self: self.treatment_value, doc="Value of the treatment."
+    )
+
+    def sentence(self, language: str = "en") -> str:
+        if self.reason:
+            return say(f"compare.not.{self.reason}", language)
+        written = {name: self._written(getattr(self, name), language) for name in ("control_value", "treatment_value")}
+        for name in ("difference", "difference_low", "difference_high"):
+            written[name] = self._written(getattr(self, name), language, sign=True)
+        for name in ("lift", "lift_low", "lift_high"):
+            written[name] = bounded(getattr(self, name), language)
+        level = percent(self.confidence, language, decimals=0)
+        return say("compare.sentence", language, confidence=level, p=p_words(self.p_value, language), **written)
+
+    def _written(self, value: float, language: str, *, sign: bool = False) -> str:
+        if self.kind == "rate" or math.isinf(value):
+            return bounded(value, language, decimals=2, sign=sign)
+        digits = 2 - math.floor(math.log10(abs(self.control_value) or 1))
+        return number(value, language, decimals=max(0, min(6, digits)), sign=sign)
+
+
+def bounded(value: float, language: str = "en", *, decimals: int = 1, sign: bool = True) -> str:
+    """A fraction in percent; a bound without an end says so."""
+    unbounded = say("compare.unbounded", language)
+    return unbounded if math.isinf(value) else percent(value, language, decimals=decimals, sign=sign)
+
+
+def p_words(p: float, language: str = "en") -> str:
+    """A p-value as it is written: with its sign, never 0."""
+    least = number(0.001, language, decimals=3)
+    return f"< {least}" if p < 0.001 else f"= {number(p, language, decimals=3)}"
+
+
+def compare_rates(
+    control: tuple[int, int], treatment: tuple[int, int], *, confidence: float = 0.95, alternative: str = "two-sided",
+    margin: float | None = None, method: str = "score",
+) -> Comparison:  # fmt: skip
+    """Compare two rates from four counts: one test, inverted for the difference and for the lift.
+
+    Parameters
+    ----------
+    control, treatment : (int, int)
+        (successes, trials), ``0 <= successes <= trials``, ``trials >= 1``.
+    confidence : float
+        Coverage, in (0, 1); a one-sided question shows its one bound at this level.
+    alternative : str
+        What the treatment is asked to be: "two-sided" (different), "larger" or "smaller".
+    margin : float, optional
+        Loss that would be allowed, in (0, 1), with "larger" (or "smaller", where less is better): p and bound then
+        tell whether the loss is smaller than that (non-inferiority).
+    method : str
+        "score" (the pooled z test; see `contrasts.rates`) or, for small counts, "exact" (see `contrasts.exact_rates`).
+
+    Raises
+    ------
+    KpiError
+        If counts are impossible or an option is unknown.
+
+    Examples
+    --------
+    >>> result = compare_rates((48, 80), (56, 70))  # Newcombe (1998), Statistics in Medicine 17:873-890, method 5
+    >>> round(result.difference_low, 4), round(result.difference_high, 4)
+    (0.0533, 0.3377)
+    """
+    for name, (x, n) in (("control", control), ("treatment", treatment)):
+        whole = all(math.isfinite(v) and v == int(v) for v in (x, n))
+        rule = "need whole numbers with 0 <= successes <= trials and trials >= 1. Were the two swapped?"
+        require(whole and 0 <= x <= n >= 1, f"{name}=({x}, {n}) cannot be (successes, trials): {rule}")
+    require(method in ("score", "exact"), f"method={method!r} is not one of score, exact.")
+    require(margin is None or margin < 1, f"margin={margin} is a difference of rates. Write 0.01 for one point.")
+    size = (control[1] + 1) * (treatment[1] + 1)
+    rule = (
+        f"method='exact' is for up to {EXACT_MOST:,} pairs of counts, not {size:,}: method='score' is accurate there."
+    )
+    require(method == "score" or size <= EXACT_MOST, rule)
+    test = contrasts.rates if method == "score" else contrasts.exact_rates
+    options = _options(confidence, alternative, margin)
+    successes, trials = control[0] + treatment[0], control[1] + treatment[1]
+    reason = {0: "none", trials: "all"}.get(successes, "")
+    rates = control[0] / control[1], treatment[0] / treatment[1]
+    return _told(test(control, treatment, **options), "rate", rates, reason, confidence, alternative, margin, method)
+
+
+def compare_means(
+    control: Moments, treatment: Moments, *, confidence: float = 0.95, alternative: str = "two-sided",
+    margin: float | None = None, method: str = "welch",
+) -> Comparison:  # fmt: skip
+    """Compare two means by Welch's test, with Fieller's interval for the lift; see `contrasts.means`.
+
+    Options as in `compare_rates`; `margin` is in the unit of the mean. ``method="pooled"`` takes one variance for both
+    arms, for a skewed outcome that is split unequally.
+
+    Examples
+    --------
+    >>> result = compare_means(Moments.from_sums(1000, 5200, 90000), Moments.from_sums(1100, 6160, 121000))
+    >>> round(result.p_value, 6), round(result.lift_low, 4), round(result.lift_high, 4)
+    (0.275678, -0.0577, 0.2311)
+    """
+    require(method in ("welch", "pooled"), f"method={method!r} is not one of welch, pooled.")
+    return _of_means("mean", control, treatment, confidence, alternative, margin, method)
+
+
+def compare_ratios(
+    control: RatioMoments, treatment: RatioMoments, *, confidence: float = 0.95, alternative: str = "two-sided",
+    margin: float | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare two ratios of sums over units, such as orders per session of randomised customers, by the delta method.
+
+    Options as in `compare_means`. Deng, Knoblich & Lu (2018), KDD '18:233-242.
+
+    Examples
+    --------
+    >>> control = RatioMoments.from_sums(5000, 1900, 3300, 10300, 36500, 5700)
+    >>> treatment = RatioMoments.from_sums(5200, 2130, 3800, 10650, 37600, 6350)
+    >>> round(compare_ratios(control, treatment).p_value, 6)
+    0.024028
+    """
+    return _of_means("ratio", control, treatment, confidence, alternative, margin, "delta")
+
+
+def compare_adjusted_means(
+    control: CovariateMoments, treatment: CovariateMoments, *, confidence: float = 0.95,
+    alternative: str = "two-sided", margin: float | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare two means after taking off what was known of the units before the start (CUPED).
+
+    Options as in `compare_means`. Coefficients are of both arms together; the lift divides by the control's adjusted
+    mean, whose error counts. Deng, Xu, Kohavi & Walker (2013), WSDM '13:123-132.
+
+    Examples
+    --------
+    >>> control = CovariateMoments.from_sums(4000, 12000, 300000, 11800, 290000, 240000)
+    >>> treatment = CovariateMoments.from_sums(4100, 12900, 330000, 12000, 295000, 255000)
+    >>> result = compare_adjusted_means(control, treatment)
+    >>> round(result.difference, 6), round(result.p_value, 6), round(result.variance_reduction, 5)
+    (0.165318, 0.142004, 0.62422)
+    """
+    return _of_means("adjusted", control, treatment, confidence, alternative, margin, "adjusted")
+
+
+def _options(confidence: float, alternative: str, margin: float | None) -> dict[str, Any]:
+    """Error, side and null of a question."""
+    contrasts.tails(0.05, alternative)
+    if margin is not None:
+        require(margin > 0, f"margin={margin} must be above 0: the loss allowed, in units of the difference.")
+        remedy = "write alternative='larger', or 'smaller' where less is better"
+        require(alternative != "two-sided", f"A margin asks whether a loss is small, which has one side: {remedy}.")
+    null = 0.0 if margin is None else -margin if alternative == "larger" else margin
+    return {"alpha": 1 - checked_confidence(confidence), "alternative": alternative, "null": null}
+
+
+def _of_means(
+    kind: str, control: Moments, treatment: Moments, confidence: float, alternative: str, margin: float | None,
+    method: str,
+) -> Comparison:  # fmt: skip
+    options, more = _options(confidence, alternative, margin), {}
+    first, second = (arm.arm for arm in (control, treatment))
+    values = control.value, treatment.value
+    if kind == "adjusted":
+        (first, second, base), theta, reduction = adjusted(control.columns, treatment.columns)
+        require(bool((theta != 0).all()), "A covariate has the same value for every unit: leave it out.")
+        options["base"], values = base, (float(base[0]), float(base[0] + second[0] - first[0]))
+        more = {"theta": tuple(theta.tolist()), "variance_reduction": float(reduction)}
+    made = contrasts.means(first, second, pooled=method == "pooled", **options)
+    reason = "few" if min(control.n, treatment.n) < 2 else "flat" if math.isnan(made.p) else ""
+    return _told(made, kind, values, reason, confidence, alternative, margin, method, **more)
+
+
+def _told(
+    made: Contrast, kind: str, values: tuple[float, float], reason: str, confidence: float, alternative: str,
+    margin: float | None, method: str, **more: Any,
+) -> Comparison:  # fmt: skip
+    d, low, high, lift, lift_low, lift_high, p, df = (float(v) for v in made)
+    return Comparison(
+        kind=kind, control_value=values[0], treatment_value=values[1], difference=d, difference_low=low,
+        difference_high=high, lift=lift, lift_low=lift_low, lift_high=lift_high, p_value=math.nan if reason else p,
+        degrees_of_freedom=df, confidence=confidence, alternative=alternative, margin=margin, method=method,
+        reason=reason, **more,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SplitCheck(Result):
+    """Units found in each variant against those planned; below `threshold` something else than chance split them."""
+
+    variant: tuple[str, ...]
+    n_units: tuple[int, ...]
+    n_planned: tuple[float, ...]
+    p_value: float
+    threshold: float
+
+    @property
+    def alarm(self) -> bool:
+        """The split is broken: no result should be read."""
+        return self.p_value < self.threshold
+
+    @property
+    def warning(self) -> bool:
+        """Seldom by chance: worth a look at how units were assigned and logged."""
+        return self.p_value < max(0.01, self.threshold)
+
+    def sentence(self, language: str = "en") -> str:
+        key = "alarm" if self.alarm else "warning" if self.warning else "fine"
+        found = ", ".join(f"{v} {number(n, language)}" for v, n in zip(self.variant, self.n_units, strict=True))
+        threshold = number(self.threshold, language, decimals=3)
+        return say(f"split.{key}", language, found=found, p=p_words(self.p_value, language), threshold=threshold)
+
+
+def check_split(
+    counts: Mapping[str, int] | Sequence[int], planned: Mapping[str, float] | Sequence[float] | None = None, *,
+    threshold: float = 0.001,
+) -> SplitCheck:  # fmt: skip
+    """Ask whether units fell to the variants as planned (sample ratio), before any result is read.
+
+    Parameters
+    ----------
+    counts : mapping or sequence of int
+        Distinct units in each variant, at least two.
+    planned : mapping or sequence of float, optional
+        Shares or weights in the order or by the names of `counts`; equal if left out.
+    threshold : float
+        p-value that sets off the alarm, in (0, 1); below 0.01 there is a warning.
+
+    References
+    ----------
+    Pearson's chi-square; Fabijan et al. (2019), KDD '19:2156-2164, on causes and on so strict a threshold.
+
+    Examples
+    --------
+    >>> check = check_split({"control": 821588, "treatment": 815482})
+    >>> check.alarm, f"{check.p_value:.2e}"
+    (True, '1.82e-06')
+    """
+    named = counts if isinstance(counts, Mapping) else {str(i): n for i, n in enumerate(counts)}
+    names, found = [str(v) for v in named], np.array(list(named.values()), dtype=float)
+    require(len(found) > 1, f"counts={dict(named)} has one variant only: a split needs at least two.")
+    require(
+        bool(np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0),
+        f"counts={dict(named)} must be numbers of units.",
+    )
+    if isinstance(planned, Mapping):
+        rule = f"planned names {', '.join(map(str, planned))}, but the variants are {', '.join(names)}."
+        require({str(v) for v in planned} == set(names), rule)
+        planned = [{str(v): share for v, share in planned.items()}[name] for name in names]
+    shares = np.ones(len(found)) if planned is None else np.asarray(planned, dtype=float)
+    fine = shares.shape == found.shape and bool(np.isfinite(shares).all() and (shares > 0).all())
+    require(fine, f"planned={planned} must hold one share above 0 for each of {len(found)} variants.")
+    require(0 < threshold < 1, f"threshold={threshold} is not in (0, 1). 0.001 is usual.")
+    expected = found.sum() * shares / shares.sum()
+    p = float(chdtrc(len(found) - 1, ((found - expected) ** 2 / expected).sum()))
+    told = {"variant": tuple(names), "n_units": tuple(int(n) for n in found), "n_planned": tuple(expected.tolist())}
+    return SplitCheck(**told, p_value=p, threshold=threshold)
+
+
+def adjust_p_values(p_values: ArrayLike, method: str = "holm") -> Floats:
+    """P-values of one family of questions, adjusted; the order is kept, NaN is no question.
+
+    `method` is "holm", "hochberg", "benjamini-hochberg" or "benjamini-yekutieli", see `stats.corrected`.
+
+    >>> adjust_p_values([0.04, 0.001, 0.03, 0.02, 0.5]).tolist()
+    [0.09, 0.005, 0.09, 0.08, 0.5]
+    """
+    p = np.asarray(p_values, dtype=float)
+    require(bool((np.isnan(p) | ((p >= 0) & (p <= 1))).all()), f"p_values={p.tolist()} must lie in [0, 1].")
+    return corrected(p, method)[0]

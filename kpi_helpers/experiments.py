@@ -1,0 +1,27 @@
+"""Experiments from plan to decision: one door to its rooms.
+
+Plan with `plan_rates` and `plan_means`, check with `check_split`, compare from a few numbers with `compare_rates` and its
+kin, analyse tables of units with `analyse`, watch with `sequential_boundaries` and `always_valid`.
+"""
+
+from kpi_helpers.comparisons import (
+    adjust_p_values,
+    check_split,
+    compare_adjusted_means,
+    compare_means,
+    compare_rates,
+    compare_ratios,
+)
+from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
+
+__all__ = [
+    "CovariateMoments",
+    "Moments",
+    "RatioMoments",
+    "adjust_p_values",
+    "check_split",
+    "compare_adjusted_means",
+    "compare_means",
+    "compare_rates",
+    "compare_ratios",
+]
