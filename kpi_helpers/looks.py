@@ -62,30 +62,22 @@ def _follow(shares: Floats, *, spent: Floats | None = None, z: float = math.inf)
     """
     steps, root = np.sqrt(np.diff(shares, prepend=0)), np.sqrt(shares)
     at, mass, edge = np.zeros(1), np.ones(1), 0.0
-    found, crossed = np.empty(len(shares)), np.empty(len(shares))
+    found, crossed = np.full(len(shares), z) * root, np.empty(len(shares))
     for k, step in enumerate(steps):
-        found[k] = z if spent is None else _boundary(spent[k], at, mass, edge, step, root[k]) / root[k]
-        crossed[k] = 2 * (mass @ ndtr((at - found[k] * root[k]) / step))
-        edge = min(found[k], FARTHEST) * root[k]
+        if spent is not None:  # Newton on the log of the chance, which is concave: from above it goes down to the root
+            found[k] = min(-ndtri(spent[k]) * root[k], edge - ndtri(spent[k]) * step)
+            for _ in range(20 if spent[k] > LEAST else 0):
+                gap = (at - found[k]) / step
+                chance, density = mass @ ndtr(gap), mass @ np.exp(-(gap**2) / 2) / (step * ROOT)
+                found[k] += math.log(chance / spent[k]) * chance / density
+        crossed[k] = 2 * (mass @ ndtr((at - found[k]) / step))
+        edge = min(found[k], FARTHEST * root[k])
         panels = math.ceil(edge / min(steps[k : k + 2]))  # each two steps wide or less, with ten points of Gauss
         half = edge / panels
         new = (half * (2 * np.arange(panels)[:, None] + 1 + NODES) - edge).ravel()
         density = np.exp(-(((new[:, None] - at) / step) ** 2) / 2) @ mass / (step * ROOT)
         at, mass = new, half * np.tile(WEIGHTS, panels) * density
-    return found, crossed
-
-
-def _boundary(spent: float, at: Floats, mass: Floats, edge: float, step: float, root: float) -> float:
-    """The point beyond which the next step takes paths with the chance `spent`, by Newton's method on its log."""
-    z = -float(ndtri(spent))
-    x = min(z * root, edge + z * step)  # never below the point, so Newton goes down to it: the chance is log-concave
-    for _ in range(50 if spent > LEAST else 0):
-        chance = float(mass @ ndtr((at - x) / step))
-        move = math.log(chance / spent) * chance * step * ROOT / float(mass @ np.exp(-(((at - x) / step) ** 2) / 2))
-        x += move
-        if abs(move) < 1e-12:
-            break
-    return x
+    return found / root, crossed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
