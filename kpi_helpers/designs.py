@@ -15,20 +15,20 @@ from kpi_helpers.stats import checked_confidence
 
 
 class History(Protocol):
-    """What the past knows of a mean or ratio: its `value`, and the `variance` of one unit (n times that of `value`)."""
+    """What the past knows of a mean or ratio."""
 
     @property
-    def value(self) -> float: ...
+    def value(self) -> float:
+        """The estimate."""
+
     @property
-    def variance(self) -> float: ...
+    def variance(self) -> float:
+        """Of one unit: n times that of the estimate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan(Result):
-    """Units, `power` and absolute `effect` (treatment - control) that go together; `solved` is the one asked for.
-
-    `days`, by a history of `known_days`, and `effect` are NaN with a `reason`: "history" is too short, "none" is seen.
-    """
+    """Units, `power` and absolute `effect` (treatment - control) that go together; `solved` is the one asked for."""
 
     n_control: int
     n_treatment: int
@@ -43,7 +43,7 @@ class Plan(Result):
     margin: float
     metrics: int
     solved: str
-    reason: str
+    reason: str  # of a NaN: "history" is too short to tell the days, "none": no effect has the power
 
     def sentence(self, language: str = "en") -> str:
         def shown(value: float, unit: str) -> str:
@@ -59,7 +59,7 @@ class Plan(Result):
         told["groups"] = say(f"design.{'each' if self.n_control == self.n_treatment else 'groups'}", language, **told)
         told["aim"] = say(f"design.{'no worse' if self.margin else 'see'}", language, **told)
         said = say(f"design.{'none' if self.reason == 'none' else self.solved}", language, **told)
-        said += say(f"design.{self.reason or 'days'}", language, **told) if self.known_days else "."
+        said += say(f"design.{'days' if self.days > 0 else 'history'}", language, **told) if self.known_days else "."
         return said + (say("design.metrics", language, **told) if self.metrics > 1 else "")
 
 
@@ -86,39 +86,37 @@ def plan_rates(
     told = f"The plan cannot be computed, because the history has variance {variance}: it needs units that differ."
     require(variance is None or (math.isfinite(value) and 0 < variance < math.inf), told)
     require_known(alternative, ("two-sided", "larger", "smaller"), f"alternative={alternative!r} is not known.")
-    require(metrics >= 1 and allocation > 0, f"metrics={metrics}, allocation={allocation}: need 1 or more, above 0.")
-    level, both = (1 - checked_confidence(confidence)) / metrics, alternative == "two-sided"
     require(
-        level < power < 1, f"power={power} must lie between the false alarms, {level:.3g}, and 1. Write 0.8 for 80%."
+        metrics >= 1 and 0 < allocation < math.inf,
+        f"metrics={metrics}, allocation={allocation}: need 1 or more, over 0.",
     )
+    level, both = (1 - checked_confidence(confidence)) / metrics, alternative == "two-sided"
+    require(level < power < 1, f"power={power} must lie above the false alarms, {level:.3g}, and below 1, as 0.8 does.")
     told = f"margin={margin} is a loss still allowed: above 0, with an effect and alternative larger or smaller."
     require(margin is None or (margin > 0 and not both and absolute_effect is not None), told)
-    few = n_control is not None and n_control * min(1, allocation) < 2
-    require(not few, f"n_control={n_control}, allocation={allocation}: each group needs two units or more.")
+    enough = n_control is None or 2 <= n_control * min(1, allocation) < math.inf
+    require(enough, f"n_control={n_control}, allocation={allocation}: each group needs two units or more.")
     effect, n, sign = absolute_effect or 0.0, n_control or 0.0, -1 if alternative == "smaller" else 1
     possible = math.isfinite(effect) and (variance is not None or 0 <= value + effect <= 1)
     require(possible, f"absolute_effect={effect} is impossible from {value}. Write 0.01 for one point.")
 
     def chance(d: float, n: float) -> float:
         far = abs(d) if both else sign * d + (margin or 0)
-        return _power(value, variance, d, (n, allocation * n), far, level / (1 + both), both, margin is None)
+        return _power((value, variance), d, (n, allocation * n), far, level / (1 + both), both, margin is None)
 
     if n_control is None:
         n, solved = _least(lambda n: chance(effect, n) >= power, 2 * max(1, 1 / allocation)), "n"
         require(
-            n < math.inf, f"absolute_effect={absolute_effect}: no units show it. It must be on the side that is tested."
+            n < math.inf, f"absolute_effect={absolute_effect}: no units show it. Give one on the side that is tested."
         )
     elif absolute_effect is None:
-        room = math.inf if variance else value if sign < 0 else 1 - value
-        low = 1e-9 * math.sqrt(variance or value * (1 - value))
+        room, low = (math.inf, 1e-9 * math.sqrt(variance)) if variance else (value if sign < 0 else 1 - value, 1e-9)
         effect, solved = sign * _least(lambda d: chance(sign * min(d, room), n) >= power, low), "effect"
     else:
         power, solved = chance(effect, n), "power"
     units = [math.ceil(size * (1 - 1e-9)) for size in (n, allocation * n)]
     seen = np.atleast_1d(np.asarray([] if reached is None else reached, dtype=float))
-    require(
-        bool(np.all(np.diff(seen, prepend=0) >= 0)), "reached falls. Give the units of the first 1, 2, 3, ... days."
-    )
+    require(bool(np.all(np.diff(seen, prepend=0) >= 0)), "reached falls. Give the units of the first 1, 2, ... days.")
     days = float(np.argmax(seen >= sum(units))) + 1 if np.any(seen >= sum(units)) else math.nan
     reason = "none" if math.isinf(effect) else "history" if len(seen) and math.isnan(days) else ""
     return Plan(
@@ -141,22 +139,16 @@ def plan_means(history: History, absolute_effect: float | None = None, **options
 
 
 def _power(
-    value: float,
-    variance: float | None,
-    d: float,
-    n: tuple[float, float],
-    far: float,
-    tail: float,
-    both: bool,
-    pooled: bool,
-) -> float:
+    past: tuple[float, float | None], d: float, n: tuple[float, float], far: float, tail: float, both: bool, pool: bool
+) -> float:  # fmt: skip
     """Chance that n units reject what lies `far` from the truth, by t of a mean or normal of a rate."""
-    spread, df, p, mean = 1 / n[0] + 1 / n[1], sum(n) - 2, value + d, value + d * n[1] / sum(n)
+    (value, variance), spread, df = past, 1 / n[0] + 1 / n[1], sum(n) - 2
     if variance is not None:
         nc, t = far / math.sqrt(variance * spread), stdtrit(df, tail)
         return float(nctdtr(df, -nc, t) + both * nctdtr(df, nc, t))
+    p, mean = value + d, value + d * n[1] / sum(n)
     sd = math.sqrt(value * (1 - value) / n[0] + p * (1 - p) / n[1])
-    z = -ndtri(tail) * (math.sqrt(mean * (1 - mean) * spread) if pooled else sd)
+    z = -ndtri(tail) * (math.sqrt(mean * (1 - mean) * spread) if pool else sd)
     return float(ndtr((far - z) / sd) + both * ndtr((-far - z) / sd))
 
 
