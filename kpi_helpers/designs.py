@@ -86,10 +86,7 @@ def plan_rates(
     told = f"The plan cannot be computed, because the history has variance {variance}: it needs units that differ."
     require(variance is None or (math.isfinite(value) and 0 < variance < math.inf), told)
     require_known(alternative, ("two-sided", "larger", "smaller"), f"alternative={alternative!r} is not known.")
-    require(
-        metrics >= 1 and 0 < allocation < math.inf,
-        f"metrics={metrics}, allocation={allocation}: need 1 or more, over 0.",
-    )
+    require(metrics >= 1 and 0 < allocation < math.inf, f"{metrics=} must be 1 or more, {allocation=} above 0.")
     level, both = (1 - checked_confidence(confidence)) / metrics, alternative == "two-sided"
     require(level < power < 1, f"power={power} must lie above the false alarms, {level:.3g}, and below 1, as 0.8 does.")
     told = f"margin={margin} is a loss still allowed: above 0, with an effect and alternative larger or smaller."
@@ -106,9 +103,7 @@ def plan_rates(
 
     if n_control is None:
         n, solved = _least(lambda n: chance(effect, n) >= power, 2 * max(1, 1 / allocation)), "n"
-        require(
-            n < math.inf, f"absolute_effect={absolute_effect}: no units show it. Give one on the side that is tested."
-        )
+        require(n < math.inf, f"{absolute_effect=}: no number of units shows it. Give one on the side that is tested.")
     elif absolute_effect is None:
         room, low = (math.inf, 1e-9 * math.sqrt(variance)) if variance else (value if sign < 0 else 1 - value, 1e-9)
         effect, solved = sign * _least(lambda d: chance(sign * min(d, room), n) >= power, low), "effect"

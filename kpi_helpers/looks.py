@@ -32,8 +32,7 @@ def sequential_boundaries(
     """
     shares = np.atleast_1d(np.asarray(information_shares, dtype=float))
     rise = shares.ndim == 1 and len(shares) > 0 and np.diff(shares, prepend=0).min() > 0.999 / MOST and shares[-1] <= 1
-    told = f"information_shares={shares} must rise by 0.001 or more from look to look, up to 1."
-    require(bool(rise), f"{told} Write 0.5 for half of the planned units.")
+    require(bool(rise), f"information_shares={shares} must rise by 0.001 or more, up to 1. Write 0.5 for half.")
     require_known(spending, ("obrien-fleming", "pocock"), f"spending={spending!r} is not known.")
     side = (1 - checked_confidence(confidence)) / 2
     early, evenly = 2 * ndtr(ndtri(side / 2) / np.sqrt(shares)), side * np.log1p((math.e - 1) * shares)

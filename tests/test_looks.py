@@ -104,8 +104,8 @@ def test_twenty_looks_take_less_than_a_tenth_of_a_second():
 @pytest.mark.parametrize(
     ("shares", "options", "message"),
     [
-        ([0.5, 0.4], {}, "must rise"),
-        ([0.5, 0.5], {}, "must rise"),
+        ([0.5, 0.4], {}, "must rise by 0.001 or more"),
+        ([0.5, 0.5], {}, "must rise by 0.001 or more"),
         ([0.5, 1.1], {}, "up to 1"),
         ([0, 1], {}, "up to 1"),
         ([], {}, "up to 1"),
