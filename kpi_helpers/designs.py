@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import nctdtr, ndtr, ndtri, stdtrit
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, measure, number, percent, say
+from kpi_helpers.result import Result, number, percent, say
 from kpi_helpers.stats import checked_confidence
 
 
@@ -47,9 +47,9 @@ class Plan(Result):
 
     def sentence(self, language: str = "en") -> str:
         def shown(value: float, unit: str) -> str:
-            digits = 0 if math.isnan(value) else max(2 - math.floor(math.log10(abs(value) or 1)), 0)  # three that count
-            plainly = number(value, language, decimals=digits, sign=unit == "pp")
-            return measure(value, unit, language) if self.is_rate else plainly
+            digits = 0 if math.isnan(value) else 2 - math.floor(math.log10(abs(value) or 1)) - 2 * self.is_rate  # three
+            text = (percent if self.is_rate else number)(value, language, decimals=max(digits, 0), sign=unit == "pp")
+            return text.replace("%", say("unit.pp", language)) if unit == "pp" else text
 
         told = {"effect": shown(self.effect, "pp"), "baseline": shown(self.baseline, "share")}
         told |= {"margin": shown(self.margin, "pp").lstrip("+"), "power": percent(self.power, language, decimals=0)}
@@ -78,7 +78,7 @@ def plan_rates(
     first 1, 2, 3, ... days. Raises `KpiError` if one is outside, or the effect is on the side that is not tested.
 
     >>> plan_rates(0.10, 0.01)  # R: power.prop.test(p1 = .1, p2 = .11, power = .8) gives 14750.79
-    To see +1.0 pp on 10.0% (power 80%), the test needs 14,751 customers in each group.
+    To see +1.00 pp on 10.0% (80% power), the test needs 14,751 customers in each group.
     """
     value = float(baseline_rate if isinstance(baseline_rate, int | float) else baseline_rate.value)
     variance = None if isinstance(baseline_rate, int | float) else float(baseline_rate.variance)
@@ -128,7 +128,7 @@ def plan_means(history: History, absolute_effect: float | None = None, **options
 
     >>> from types import SimpleNamespace
     >>> plan_means(SimpleNamespace(value=50, variance=100), 1)  # statsmodels' TTestIndPower gives 1570.73
-    To see +1.00 on 50.0 (power 80%), the test needs 1,571 customers in each group.
+    To see +1.00 on 50.0 (80% power), the test needs 1,571 customers in each group.
     """
     return plan_rates(history, absolute_effect, **options)
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, measure, number, say
+from kpi_helpers.result import Result, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 MOST, FARTHEST, LEAST = 1000, 12.0, 1e-25  # looks; z beyond which no path is followed; chance that is as good as none
@@ -91,8 +91,9 @@ class AlwaysValid(Result):
     reason: str  # "unbounded" while nothing varies; "empty" if no difference fits all looks: low and high become NaN
 
     def sentence(self, language: str = "en") -> str:
-        told = {k: measure(getattr(self, k)[-1], "pp", language) for k in ("low", "high", "difference")}
-        told |= {"n": number(self.n[-1], language), "looks": number(len(self.n), language)}
+        told = {"n": number(self.n[-1], language), "looks": str(len(self.n)), "pp": say("unit.pp", language)}
+        for k in ("low", "high", "difference"):
+            told[k] = percent(getattr(self, k)[-1], language, decimals=2, sign=True).replace("%", told["pp"])
         kind = self.reason or ("stop" if self.p_values[-1] < 1 - self.confidence else "go on")
         return say(f"always_valid.{kind}", language, p=number(self.p_values[-1], language, decimals=3), **told)
 
@@ -105,10 +106,9 @@ def always_valid(
 
     A normal mixture with unpooled variance, for 100 or more successes an arm: Johari, Koomen, Pekelis & Walsh (2022),
     Operations Research 70:1806-1821; tuned as in Waudby-Smith et al. (2024), Annals of Statistics 52:2613-2640.
-    Parameters: `control` and `treatment`, (successes, trials), each (k,), counts since the start at each look; where
-    nothing varies yet, p is 1 and the interval unbounded; `planned_n`, units of both arms for which it is narrowest, by
-    default those of the last look; or `mixture_sd`, standard deviation of the true differences (0.01 is one point);
-    `confidence` of all intervals together. Raises `KpiError` if counts are impossible, fall or differ in length.
+    Parameters: `control` and `treatment`, (successes, trials), each (k,), counts since the start at each look;
+    `planned_n`, units of both arms for which it is narrowest, by default those of the last look; or `mixture_sd`, that
+    of the true differences; `confidence` of all looks. Raises `KpiError` if counts are impossible, fall or do not pair.
 
     >>> always_valid(([100, 498], [1000, 5000]), ([120, 585], [1000, 5000]), planned_n=5000).p_values[-1].__round__(6)
     0.102626

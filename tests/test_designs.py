@@ -166,7 +166,7 @@ def test_days_follow_the_units_of_the_history_not_a_line():
     assert plan.days == 1 + np.flatnonzero(reached >= 29_502)[0] == 4
     assert plan_rates(0.10, 0.01, reached=[29_501, 29_502, 40_000]).days == 2
     assert plan.sentence() == (
-        "To see +1.0 pp on 10.0% (power 80%), the test needs 14,751 customers in each group: "
+        "To see +1.00 pp on 10.0% (80% power), the test needs 14,751 customers in each group: "
         "4 days at the pace of the history."
     )
     assert "mỗi nhóm 14.751 khách hàng: 4 ngày" in plan.sentence("vi")
@@ -184,7 +184,7 @@ def test_units_too_few_for_any_effect_say_so():
     plan = plan_rates(0.10, n_control=3)
 
     assert math.isnan(plan.effect) and plan.reason == "none"
-    assert "no change of 10.0% is seen" in plan.sentence() and "cần thêm khách hàng" in plan.sentence("vi")
+    assert "no change of 10.0% is seen" in plan.sentence() and "Cần thêm khách hàng" in plan.sentence("vi")
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])

@@ -234,7 +234,7 @@ def test_an_effect_that_turns_round_empties_the_interval_and_says_so():
 
 def test_the_sentence_says_whether_to_stop():
     assert always_valid(CONTROL, TREATMENT, planned_n=5000).sentence() == (
-        "After 10,000 customers and 5 looks the difference is +1.7 pp (−0.2 pp to +3.6 pp, valid at every look; "
+        "After 10,000 customers and 5 looks the difference is +1.74 pp (−0.16 pp to +3.64 pp, valid at every look; "
         "p = 0.103): not enough to decide, go on."
     )
     clear = always_valid(([100], [1000]), ([200], [1000]))
