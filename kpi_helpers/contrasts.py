@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit, xlog1py, xlogy
+from scipy.special import betainc, betaincinv, betaln, gammaln, ndtr, ndtri, stdtr, stdtrit, xlog1py, xlogy
 
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats
@@ -268,3 +268,56 @@ def _binomial(n: int, rate: Floats) -> Floats:
     k = np.arange(n + 1.0)
     log = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
     return np.asarray(np.exp(log + xlogy(k, rate[:, None]) + xlog1py(n - k, -rate[:, None])))
+
+
+def bayes_rates(
+    control: tuple[ArrayLike, ArrayLike], treatment: tuple[ArrayLike, ArrayLike], *, prior: tuple[float, float] = (1, 1)
+) -> tuple[Floats, Floats]:
+    """Chance that the treatment's rate is the higher one, and what is lost on average by choosing the treatment.
+
+    Counts as in `rates`, a beta `prior` for each rate. The loss is E max(control - treatment, 0), a fraction; that of
+    choosing the control is the same less the expected difference, treatment - control.
+
+    References
+    ----------
+    Stucchio (2015), Bayesian A/B testing at VWO, on the loss; Gauss-Legendre quadrature over the narrower of the two.
+
+    Examples
+    --------
+    >>> chance, loss = bayes_rates((1000, 10000), (1100, 10000))
+    >>> round(float(chance), 8), f"{float(loss):.6e}"
+    (0.98945735, '1.558244e-05')
+    """
+    given = (np.asarray(v, dtype=float) for v in (*control, *treatment))
+    x0, n0, x1, n1 = (v[..., None] for v in np.broadcast_arrays(*given))
+    first, second = (x0 + prior[0], n0 - x0 + prior[1]), (x1 + prior[0], n1 - x1 + prior[1])
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+
+    def over(near: tuple[Floats, Floats], far: tuple[Floats, Floats], side: int) -> tuple[Floats, Floats]:
+        """E over `near` of the chance that far lies below, and of max(side (near - far), 0)."""
+        low, high = betaincinv(*near, 1e-15), betaincinv(*near, 1 - 1e-15)
+        x = low + (high - low) * (nodes + 1) / 2
+        log = xlogy(near[0] - 1, x) + xlog1py(near[1] - 1, -x) - betaln(*near)
+        mass = np.exp(log) * weights * (high - low) / 2
+        below, mean = betainc(*far, x), far[0] / (far[0] + far[1])
+        part = mean * betainc(far[0] + 1, far[1], x)  # E of far where it lies below
+        gap = x * below - part if side > 0 else (mean - part) - x * (1 - below)
+        return (mass * below).sum(-1), (mass * gap).sum(-1)
+
+    chance, loss = over(second, first, -1)
+    reverse, loss_reverse = over(first, second, 1)
+    narrow = (n0 > n1)[..., 0]
+    return np.where(narrow, 1 - reverse, chance), np.where(narrow, loss_reverse, loss)
+
+
+def bayes_means(difference: ArrayLike, error: ArrayLike) -> tuple[Floats, Floats]:
+    """As `bayes_rates` of averages: from a difference and its standard error, normal, without a prior opinion.
+
+    >>> [round(float(v), 4) for v in bayes_means(0.0, 1.0)]
+    [0.5, 0.3989]
+    """
+    d, e = np.asarray(difference, dtype=float), np.asarray(error, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = d / np.where(e > 0, e, np.nan)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return ndtr(z), np.maximum(e * density - d * ndtr(-z), 0)

@@ -1,9 +1,10 @@
 """Experiments from plan to decision: one door to its rooms.
 
-Plan with `plan_rates` and `plan_means`, check with `check_split`, compare from a few numbers with `compare_rates` and its
-kin, analyse tables of units with `analyse`, watch with `sequential_boundaries` and `always_valid`.
+Plan with `plan_rates` and `plan_means`, check with `check_split`, compare from a few numbers with `compare_rates` and
+its kin, analyse tables of units with `analyse`, watch with `sequential_boundaries` and `always_valid`.
 """
 
+from kpi_helpers.analyses import analyse
 from kpi_helpers.comparisons import (
     adjust_p_values,
     check_split,
@@ -12,16 +13,31 @@ from kpi_helpers.comparisons import (
     compare_rates,
     compare_ratios,
 )
+from kpi_helpers.contrasts import bayes_means, bayes_rates
+from kpi_helpers.designs import plan_means, plan_rates
+from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
+from kpi_helpers.units import mean, rate, ratio
 
 __all__ = [
     "CovariateMoments",
     "Moments",
     "RatioMoments",
     "adjust_p_values",
+    "always_valid",
+    "analyse",
+    "bayes_means",
+    "bayes_rates",
     "check_split",
     "compare_adjusted_means",
     "compare_means",
     "compare_rates",
     "compare_ratios",
+    "mean",
+    "peeking",
+    "plan_means",
+    "plan_rates",
+    "rate",
+    "ratio",
+    "sequential_boundaries",
 ]

@@ -1,0 +1,367 @@
+"""An experiment analysed: guards first, then every metric, variant and segment, and what to do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from scipy.special import chdtrc, ndtr, ndtri
+
+from kpi_helpers import contrasts
+from kpi_helpers.comparisons import SplitCheck, bounded, check_split, p_words
+from kpi_helpers.contrasts import Contrast
+from kpi_helpers.errors import require, require_known
+from kpi_helpers.looks import peeking
+from kpi_helpers.moments import Columns, adjusted, ratio_variance
+from kpi_helpers.result import Framed, Text, both_say, labelled_pill, number, percent, say
+from kpi_helpers.stats import Floats, checked_confidence, corrected
+from kpi_helpers.units import Metric, Sums, Units, metric_of, open_units, read_caps, read_sums
+
+MOST_VARIANTS, MOST_LEVELS, POWER = 10, 1000, 0.8
+#: decision -> tone of its pill
+TONES = {
+    "better": "good", "worse": "bad", "unclear": "none", "holds": "good", "broken": "bad", "open": "watch",
+    "invalid": "bad", "cannot": "none",
+}  # fmt: skip
+#: error in one tail that skewness may add to 2.5% before it is told
+SKEWED = 0.005
+
+
+class Analysis(Framed):
+    """Every metric, treatment and segment of an experiment; `warnings` by code, `split` the check that comes first.
+
+    Columns: ``metric, role, variant, dimension, segment`` (both empty for all units), ``control_value, treatment_value,
+    difference, difference_low, difference_high, lift, lift_low, lift_high, p_value, p_adjusted, confidence`` (of the
+    row's intervals: they leave out 0 where p_adjusted is below one less the confidence asked for), ``decision``
+    (better, worse, unclear; of guardrails holds, broken, open; cannot, or invalid after a broken split),
+    ``detectable`` (difference seen four times in five), ``chance_better, expected_loss`` (Bayesian, of choosing the
+    treatment), ``n_control, n_treatment``.
+    """
+
+    aside: ClassVar = ("warnings", "split", "interactions", "caps", "metrics")
+    ways: ClassVar = {
+        "mark": lambda s, words: labelled_pill(TONES[s], words), "bounded": lambda *a, **k: bounded(*a, **k),
+        "p_words": lambda *a: p_words(*a), "is_rate": lambda r, row: r.metrics[row.metric].kind == "rate",
+    }  # fmt: skip
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """What to do with each treatment: ship, small, guard, wait, keep, unclear, cannot or invalid."""
+        return {
+            str(v): self._verdict(rows)
+            for v, rows in self.frame[self.frame["dimension"] == ""].groupby("variant", sort=False)
+        }
+
+    def _verdict(self, rows: pd.DataFrame) -> str:
+        said = {role: list(own["decision"]) for role, own in rows.groupby("role")}
+        main, guards = said.get("primary", []), said.get("guardrail", [])
+        if self.split.alarm:
+            return "invalid"
+        if not {"better", "worse"} & set(main):
+            return "cannot" if set(main) == {"cannot"} else "unclear"
+        if "worse" in main:
+            return "keep"
+        if "broken" in guards:
+            return "guard"
+        if set(guards) - {"holds"}:
+            return "wait"
+        wanted = [(self.metrics[row.metric], row) for row in rows[rows["role"] == "primary"].itertuples()]
+        sure = [gain(m, row.lift_low, row.lift_high)[0] >= m.worthwhile for m, row in wanted]
+        return "ship" if all(sure) else "small"
+
+    def sentence(self, language: str = "en") -> str:
+        if self.split.alarm:
+            return str(self.split.sentence(language))
+        main = self.frame[(self.frame["dimension"] == "") & (self.frame["role"] != "guardrail")]
+        rows = {row.variant: row for row in main.iloc[::-1].sort_values("role", ascending=False).itertuples()}
+        return " ".join(
+            say(f"verdict.{v}", language, variant=name, **self.told(rows[name], language))
+            for name, v in self.verdicts.items()
+        )
+
+    def told(self, row: Any, language: str) -> dict[str, str]:
+        """Numbers of a row in words."""
+        words = {k: bounded(getattr(row, k), language) for k in ("lift", "lift_low", "lift_high")}
+        seen = row.detectable / abs(row.control_value) if row.control_value else np.nan
+        words |= {"metric": row.metric, "p": p_words(row.p_adjusted, language), "detectable": percent(seen, language)}
+        return words | {"confidence": level(row.confidence, language)}
+
+
+def level(confidence: float, language: str = "en") -> str:
+    """A confidence in percent, with one decimal where it has one."""
+    return percent(confidence, language, decimals=0 if abs(confidence * 100 - round(confidence * 100)) < 0.05 else 1)
+
+
+def analyse(
+    table: Any, *, unit: str | None, variant: str, control: Any, metrics: Sequence[Metric | str] | Mapping[str, Metric],
+    segments: Sequence[str] = (), planned: Mapping[Any, float] | Sequence[float] | None = None,
+    cap: float | None = None, confidence: float = 0.95, correction: str = "holm", looks: int = 1,
+) -> Analysis:  # fmt: skip
+    """Analyse an experiment from the rows of its units, in one scan and one check of the units.
+
+    Parameters
+    ----------
+    table : Ibis table, DataFrame or path of a Parquet or CSV file
+        One row a unit; rows of one unit are added up and that is told, units in several variants are left out.
+    unit, variant : str
+        Columns; with `unit` None each row is one.
+    control : value of `variant` that others are compared with
+    metrics : sequence or mapping of name to `units.rate`, `units.mean`, `units.ratio`, or KPI ids of the catalogue
+        The first is the primary one unless others say so; those with a margin are guardrails.
+    segments : sequence of str
+        Columns known before the start; each is read by itself, with its interaction and its post-stratified total.
+    planned : mapping of variant to share, or shares in the order of the sorted variants, optional
+    cap : float in (0.5, 1), optional
+        Quantile of all units to which outcomes of means are cut, at both ends if some are negative.
+    confidence : float
+        Of each family: primary and secondary metrics, and each metric by one dimension; `correction` as in
+        `adjust_p_values`. A guardrail must hold by itself; its interval has one side of that confidence.
+    looks : int
+        How often the result was looked at with the intention to stop.
+
+    Raises
+    ------
+    KpiError
+        If a column or the control is not there, a value is not what its metric says, or there is one variant only.
+
+    Examples
+    --------
+    >>> from kpi_helpers.units import rate
+    >>> rows = pd.DataFrame({"id": range(8000), "arm": ["a", "b"] * 4000, "bought": [0, 0, 0, 1] * 2000})
+    >>> analyse(rows, unit="id", variant="arm", control="a", metrics=[rate("bought")]).verdicts
+    {'b': 'ship'}
+    """
+    checked_confidence(confidence)
+    asked = _asked(metrics)
+    units = open_units(table, unit=unit, variant=variant, metrics=asked, keys=segments)
+    asked = [metric.of_rows() for metric in asked] if units.repeated else asked
+    caps = read_caps(units, asked, cap)
+    sums = read_sums(units, asked, segments, caps)
+    counts = sums.frames[asked[0].name].groupby(variant)["rows"].sum()
+    variants = _variants(counts, control, variant)
+    named = {str(v): int(n) for v, n in counts.items()}
+    shares = {str(v): share for v, share in planned.items()} if isinstance(planned, Mapping) else planned
+    split = check_split(named, shares)
+    parts = [_Part(metric, sums, by, variants) for metric in asked for by in (None, *segments)]
+    parts = [part for part in parts if part.metric.role != "guardrail" or part.by is None]
+    _control_errors(parts, 1 - confidence, correction)
+    frame = pd.concat([part.frame() for part in parts], ignore_index=True)
+    whole = {"split": split, "interactions": _interactions(parts), "caps": caps, "metrics": {m.name: m for m in asked}}
+    whole["warnings"] = _warnings(units, parts, split, caps, looks, confidence)
+    frame["decision"] = "invalid" if split.alarm else frame["decision"]
+    return Analysis(frame=frame, whole=whole)
+
+
+def _asked(metrics: Sequence[Metric | str] | Mapping[str, Metric | str]) -> list[Metric]:
+    """Metrics by their names; without a primary one the first that is no guardrail is it."""
+    named = metrics if isinstance(metrics, Mapping) else {m.name if isinstance(m, Metric) else m: m for m in metrics}
+    require(len(named) == len(metrics), "Two metrics have one name: write name= for one of them.")
+    asked = [replace(metric_of(m), name=name) for name, m in named.items()]
+    require(bool(asked), "No metrics: write at least one, such as rate('converted').")
+    free = [m for m in asked if m.role != "guardrail"]
+    if free and not any(m.primary for m in asked):
+        asked[asked.index(free[0])] = replace(free[0], primary=True)
+    return asked
+
+
+def _variants(counts: pd.Series, control: Any, column: str) -> list[Any]:
+    """The control, then the others."""
+    found = list(counts.index)
+    rule = f"{column} has {len(found)} values, more than {MOST_VARIANTS}: is it the column of the variant?"
+    require(len(found) <= MOST_VARIANTS, rule)
+    require_known(control, found, f"control={control!r} is no value of {column}.")
+    require(len(found) > 1, f"{column} has one value only, {control!r}: there is nothing to compare it with.")
+    return [control, *(v for v in found if v != control)]
+
+
+class _Part:
+    """One metric by one key: its moments, p-values, and the error that each interval may have."""
+
+    def __init__(self, metric: Metric, sums: Sums, by: str | None, variants: list[Any]) -> None:
+        self.metric, self.by, self.variants = metric, by, variants
+        self.levels, self.columns, self.third, self.missing = sums.moments(metric, by, variants)
+        require(len(self.levels) <= MOST_LEVELS, f"{by} has {len(self.levels)} values: too many for segments.")
+        self.guards, sign = metric.role == "guardrail", 1 if metric.better == "up" else -1
+        side = {1: "larger", -1: "smaller"}[sign] if self.guards else "two-sided"
+        self.p = self.contrast(alternative=side, null=-sign * (metric.margin or 0)).p
+        self.adjusted, self.alpha = self.p.copy(), np.full(self.p.shape, np.nan)
+
+    def arms(self) -> tuple[Columns, Columns]:
+        """The control, and the treatments beside it: shapes (levels, 1, ...) and (levels, treatments, ...)."""
+        n, means, covariance = self.columns
+        return (n[:, :1], means[:, :1], covariance[:, :1]), (n[:, 1:], means[:, 1:], covariance[:, 1:])
+
+    def values(self) -> tuple[Floats, Floats]:
+        """What both arms of each comparison are compared by."""
+        if self.metric.kind == "adjusted":
+            (first, second, base), _theta, _off = adjusted(*self.arms())
+            return base[0], base[0] + second[0] - first[0]
+        value = self.columns[1][..., 0] / (self.columns[1][..., 1] if self.metric.kind == "ratio" else 1)
+        return value[:, :1] + 0 * value[:, 1:], value[:, 1:]
+
+    def contrast(self, **options: Any) -> Contrast:
+        """Each treatment against the control, (levels, treatments)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.metric.kind == "rate":
+                made = contrasts.rates(*((np.round(n * m[..., 0]), n) for n, m, _c in self.arms()), **options)
+            elif self.metric.kind == "adjusted":
+                (first, second, base), _theta, _off = adjusted(*self.arms())
+                made = contrasts.means(first, second, base=base, **options)
+            elif self.metric.kind == "ratio":
+                arms = ((m[..., 0] / m[..., 1], ratio_variance(m, c), n) for n, m, c in self.arms())
+                made = contrasts.means(*arms, **options)
+            else:
+                arms = ((m[..., 0], c[..., 0, 0], n) for n, m, c in self.arms())
+                made = contrasts.means(*arms, pooled=self.metric.pooled, **options)
+        return made
+
+    def frame(self) -> pd.DataFrame:
+        """Rows of the analysis: each level and treatment."""
+        found, (first, second) = self.contrast(alpha=self.alpha), self.values()
+        levels, names = [np.asarray(v, dtype=object) for v in (self.levels, self.variants[1:])]
+        grid = {"segment": np.repeat(levels, len(names)), "variant": np.tile(names, len(levels))}
+        n, q = self.columns[0], -ndtri(self.alpha / 2)
+        error = (found.high - found.low) / 2 / q
+        chance, loss = self.bayes(found, error)
+        told = {
+            "control_value": first, "treatment_value": second, "difference": found.difference,
+            "difference_low": found.low, "difference_high": found.high, "lift": found.lift,
+            "lift_low": found.lift_low, "lift_high": found.lift_high, "p_value": self.p, "p_adjusted": self.adjusted,
+            "confidence": 1 - self.alpha, "decision": self.decisions(found), "detectable": (q + ndtri(POWER)) * error,
+            "chance_better": chance, "expected_loss": loss, "n_control": n[:, :1], "n_treatment": n[:, 1:],
+        }  # fmt: skip
+        frame = pd.DataFrame(grid | {k: np.broadcast_to(v, self.p.shape).ravel() for k, v in told.items()})
+        frame.insert(0, "dimension", self.by or "")
+        return frame.assign(metric=self.metric.name, role=self.metric.role)[
+            ["metric", "role", "variant", "dimension", "segment", *told]
+        ]
+
+    def decisions(self, found: Contrast) -> Any:
+        """The word for each comparison; it and the interval are one."""
+        low, high = gain(self.metric, found.low, found.high)
+        if self.guards:
+            margin = self.metric.margin or 0
+            said = np.where(low > -margin, "holds", np.where(high < -margin, "broken", "open"))
+        else:
+            said = np.where(low > 0, "better", np.where(high < 0, "worse", "unclear"))
+        return np.where(np.isnan(self.p), "cannot", said)
+
+    def bayes(self, found: Contrast, error: Floats) -> tuple[Floats, Floats]:
+        """Chance that the treatment is the better one, and the loss expected of choosing it."""
+        up = self.metric.better == "up"
+        if self.metric.kind != "rate":
+            return contrasts.bayes_means(found.difference if up else -found.difference, error)
+        arms = [(np.round(n * m[..., 0]), n) for n, m, _c in self.arms()]
+        if not up:
+            arms = [(n - x, n) for x, n in arms]
+        return contrasts.bayes_rates(*arms)
+
+
+def gain(metric: Metric, low: Any, high: Any) -> tuple[Any, Any]:
+    """Bounds of what is won, whichever way is better."""
+    return (low, high) if metric.better == "up" else (-high, -low)
+
+
+def _control_errors(parts: Iterable[_Part], alpha: float, correction: str) -> None:
+    """Adjust p-values within families: primary and secondary metrics, and each metric by one dimension."""
+    families: dict[Any, list[_Part]] = {}
+    for part in parts:
+        key = (part.metric.name, part.by) if part.by or part.guards else part.metric.role
+        families.setdefault(key, []).append(part)
+    for family in families.values():
+        adjusted_p, level = corrected(np.concatenate([part.p.ravel() for part in family]), correction, alpha)
+        for part in family:
+            size = part.p.size
+            if part.guards:  # each must hold by itself: 90% two-sided holds the 95% of its one side
+                part.alpha[:] = min(2 * alpha, 0.999)
+            else:
+                part.adjusted, part.alpha = adjusted_p[:size].reshape(part.p.shape), level[:size].reshape(part.p.shape)
+            adjusted_p, level = adjusted_p[size:], level[size:]
+
+
+def _interactions(parts: Iterable[_Part]) -> pd.DataFrame:
+    """By dimension: does the difference depend on the segment (Cochran's Q), and the post-stratified total.
+
+    The total weighs each segment's difference by its share of units; Cochran (1954), Biometrics 10:417-451.
+    """
+    rows = []
+    for part in parts:
+        if part.by is None:
+            continue
+        found = part.contrast(alpha=0.05)
+        error, n = (found.high - found.low) / 2 / -ndtri(0.025), part.columns[0]
+        for t, variant in enumerate(part.variants[1:]):
+            d, v = found.difference[:, t], error[:, t] ** 2
+            known = np.isfinite(d) & (v > 0)
+            d, v, units = d[known], v[known], (n[:, 0] + n[:, t + 1])[known]
+            share = units / units.sum()
+            q, total = ((d - (d / v).sum() / (1 / v).sum()) ** 2 / v).sum(), (share * d).sum()
+            spread = np.sqrt((share**2 * v).sum())
+            p = (chdtrc(len(d) - 1, q) if len(d) > 1 else np.nan, 2 * ndtr(-abs(total) / spread))
+            rows.append((part.metric.name, variant, part.by, int(known.sum()), p[0], total, spread, p[1]))
+    names = ["metric", "variant", "dimension", "segments", "p_value", "difference", "error", "p_difference"]
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.assign(p_adjusted=corrected(frame["p_value"].astype(float))[0] if len(frame) else [])
+
+
+def lopsided(columns: Columns, third: Floats) -> Floats:
+    """Error that skewness adds to one tail of Welch's test at 5%, by one term of Edgeworth's expansion.
+
+    From the moments of the control and the treatments; arms of one size and shape cancel. Hall (1992), The Bootstrap
+    and Edgeworth Expansion, section 2.6.
+    """
+    n, _means, covariance = columns
+    v, m3, z = covariance[..., 0, 0] / n, third / n**2, 1.96
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skew = (m3[:, 1:] - m3[:, :1]) / (v[:, :1] + v[:, 1:]) ** 1.5
+    return np.asarray(np.abs(skew) * (2 * z**2 + 1) / 6 * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
+
+
+def _warnings(
+    units: Units, parts: Sequence[_Part], split: SplitCheck, caps: Mapping[str, Any], looks: int, confidence: float
+) -> dict[str, Text]:
+    """What a reader must know before the result, by code."""
+    told: dict[str, Text] = {}
+    if split.warning:
+        told["split"] = Text(split.sentence("en"), split.sentence("vi"))
+    if units.n_units is None:
+        told["unit_unchecked"] = both_say("warn.unit_unchecked")
+    if units.n_both:
+        told["both_variants"] = both_say("warn.both_variants", n=units.n_both, total=units.n_units)
+    if units.repeated:
+        told["duplicate_units"] = both_say("warn.duplicate_units", n=units.n_rows, total=units.n_units)
+    if looks > 1:
+        rate = Text(
+            *(percent(peeking(looks, confidence=confidence), language, decimals=0) for language in ("en", "vi"))
+        )
+        told["looks"] = both_say("warn.looks", n=looks, rate=rate)
+    for part in (part for part in parts if part.by is None):
+        told |= _of_metric(part)
+    for name, (low, high, n) in caps.items():
+        ends = Text(*(f"{number(low, lang)}–{number(high, lang)}" for lang in ("en", "vi")))
+        told["capped"] = both_say("warn.capped", metric=name, range=ends, n=n)
+    return told
+
+
+def _of_metric(part: _Part) -> dict[str, Text]:
+    """Warnings that one metric gives."""
+    (n, means, covariance), name, told = part.columns, part.metric.name, {}
+    if part.missing.sum():
+        whole = n + part.missing
+        p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p.min()
+        key = "missing_unequal" if p < 0.001 else "missing"
+        told[key] = both_say(f"warn.{key}", metric=name, n=int(part.missing.sum()), total=int(whole.sum()))
+    if (lopsided(part.columns, part.third) > SKEWED).any():
+        told["skew"] = both_say("warn.skew", metric=name)
+    if part.metric.kind == "adjusted":
+        v = np.diagonal(covariance, axis1=-2, axis2=-1)
+        first, *others = ((means[:, [k], 1:], v[:, [k], 1:], n[:, [k], None]) for k in range(n.shape[1]))
+        if min(contrasts.means(first, other).p.min() for other in others) < 0.001:
+            told["pre_balance"] = both_say("warn.pre_balance", metric=name)
+    x = means[..., 0] * n
+    if part.metric.kind == "rate" and (np.minimum(x, n - x) < 5).any() and not np.isnan(part.p).all():
+        told["small_counts"] = both_say("warn.small_counts", metric=name)
+    if np.isnan(part.p).any():
+        told["no_variation"] = both_say("warn.no_variation", metric=name)
+    return told

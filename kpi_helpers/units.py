@@ -1,0 +1,293 @@
+"""Units of an experiment, read: who was in which variant, and the sums that its metrics need, in one scan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import combinations_with_replacement
+from operator import and_
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from kpi_helpers.catalogue import kpi
+from kpi_helpers.errors import require, require_known
+from kpi_helpers.moments import Columns
+from kpi_helpers.stats import Floats
+
+SAMPLE = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What is measured of each unit: signed columns of the outcome, then of a denominator or of covariates.
+
+    `better` is "up" or "down"; with a `margin`, the loss allowed, it is a guardrail. `worthwhile` is the least lift
+    that would be worth it, a fraction.
+    """
+
+    kind: str
+    name: str
+    columns: tuple[tuple[str, ...], ...]
+    primary: bool = False
+    better: str = "up"
+    margin: float | None = None
+    worthwhile: float = 0.0
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.better in ("up", "down"), f"{self.name}: better={self.better!r} is not one of up, down.")
+        fine = self.margin is None or self.margin > 0
+        require(fine, f"{self.name}: margin={self.margin} must be above 0: the loss allowed.")
+
+    def of_rows(self) -> "Metric":
+        """The same where rows of a unit were added up: a rate or mean of rows is a ratio of sums over units."""
+        rule = f"{self.name} is adjusted by what was known of a unit: give one row a unit."
+        require(self.kind != "adjusted", rule)
+        return self if self.kind == "ratio" else replace(self, kind="ratio", columns=(*self.columns, ("n_rows",)))
+
+    @property
+    def skewed(self) -> bool:
+        """Whether its values may be skewed enough to mislead Welch's test."""
+        return self.kind in ("mean", "adjusted") and not self.pooled
+
+    @property
+    def role(self) -> str:
+        """Guardrail, primary or secondary."""
+        return "guardrail" if self.margin is not None else "primary" if self.primary else "secondary"
+
+
+def rate(column: str, *, name: str = "", **options: Any) -> Metric:
+    """Share of units of which `column` is 1 (or true), such as those that converted; options as in `Metric`.
+
+    >>> rate("converted", primary=True).role
+    'primary'
+    """
+    return Metric(kind="rate", name=name or column, columns=((column,),), **options)
+
+
+def mean(column: str, pre: str | Sequence[str] | None = None, *, name: str = "", **options: Any) -> Metric:
+    """Mean of `column` over units; `pre` are columns known before the start, which then sharpen it (CUPED).
+
+    `pooled` takes one variance for both arms. Options as in `Metric`.
+
+    >>> mean("revenue", pre="revenue_before").kind
+    'adjusted'
+    """
+    before = [pre] if isinstance(pre, str) else list(pre or [])
+    require(column not in before, f"{column} cannot sharpen itself: pre takes what was known before the start.")
+    columns = ((column,), *((c,) for c in before))
+    return Metric(kind="adjusted" if before else "mean", name=name or column, columns=columns, **options)
+
+
+def ratio(numerator: str, denominator: str, *, name: str = "", **options: Any) -> Metric:
+    """Sum of `numerator` by sum of `denominator`, such as orders per session of customers that were randomised.
+
+    >>> ratio("orders", "sessions").name
+    'orders/sessions'
+    """
+    columns = ((numerator,), (denominator,))
+    return Metric(kind="ratio", name=name or f"{numerator}/{denominator}", columns=columns, **options)
+
+
+def metric_of(given: Metric | str, **options: Any) -> Metric:
+    """A metric, or a KPI of the catalogue by its id: a ratio of its columns, or their mean over units.
+
+    >>> metric_of("order_rate_session").columns
+    (('orders',), ('sessions',))
+    """
+    if isinstance(given, Metric):
+        return given
+    declared = kpi(given)
+    plain = declared.kind in ("additive", "ratio", "mean") and not (declared.less or declared.change)
+    require(plain, f"{given} is no sum or ratio of sums of units: name its columns with rate, mean or ratio.")
+    options |= {"better": "down"} if declared.direction == "down" else {}
+    columns = tuple(c for c in (declared.numerator, declared.denominator) if c)
+    return Metric(kind="ratio" if len(columns) > 1 else "mean", name=declared.id, columns=columns, **options)
+
+
+@dataclass(slots=True)
+class Units:
+    """An experiment's rows, checked: each is a unit, or `repeated` says that rows of a unit were added up to one."""
+
+    table: ir.Table
+    variant: str
+    n_rows: int | None = None
+    n_units: int | None = None
+    n_both: int = 0
+
+    @property
+    def repeated(self) -> bool:
+        """Whether units had several rows."""
+        return self.n_rows != self.n_units
+
+
+def open_units(
+    given: Any, *, unit: str | None, variant: str, metrics: Sequence[Metric], keys: Sequence[str] = ()
+) -> Units:
+    """Check that columns are there and that a row is a unit; of others rows are added up, units in two variants go.
+
+    `given` is an Ibis table, a DataFrame or the path of a Parquet or CSV file; with `unit` None each row is one. `keys`
+    are segments and days, of which a unit keeps its first. One query; two more where units have several rows.
+    """
+    rows = _table(given)
+    columns = sorted({c.lstrip("-") for m in metrics for signed in m.columns for c in signed})
+    for name in filter(None, (unit, variant, *keys, *columns)):
+        require_known(name, rows.columns, f"The table has no column {name!r}.")
+    if unit is None:
+        return Units(rows, variant)
+    per_unit = rows.group_by(unit).aggregate(n=rows.count())
+    counted = per_unit.aggregate(
+        n_rows=per_unit.n.sum(), n_units=per_unit.count(), unnamed=per_unit[unit].isnull().sum()
+    )
+    n_rows, n_units, unnamed = counted.to_pyarrow().to_pylist()[0].values()
+    require(bool(n_rows), "The table has no rows.")
+    require(not unnamed, f"{unit} is empty in some rows: nobody can tell which unit they are of. Leave them out.")
+    if n_rows == n_units:
+        return Units(rows, variant, n_rows, n_units)
+    sums = {c: _number(rows, (c,)).sum() for c in columns} | {k: rows[k].min() for k in keys}
+    sums |= {variant: rows[variant].min(), "other": rows[variant].max(), "n_rows": rows.count()}
+    whole = rows.group_by(unit).aggregate(**sums)
+    both = whole[variant] != whole.other
+    return Units(whole.filter(~both), variant, n_rows, n_units, int(whole.filter(both).count().to_pyarrow().as_py()))
+
+
+def _table(given: Any) -> ir.Table:
+    if isinstance(given, ir.Table):
+        return given
+    if isinstance(given, pd.DataFrame):
+        return ibis.memtable(pa.Table.from_pandas(given, preserve_index=False))
+    require(isinstance(given, str | Path) and Path(given).is_file(), f"{given!r} is no file, DataFrame or Ibis table.")
+    return ibis.read_csv(given) if ".csv" in Path(given).name else ibis.read_parquet(given)
+
+
+def _number(table: ir.Table, signed: Sequence[str]) -> Any:
+    """Sum of signed columns, as floats: whole numbers stay exact up to 2⁵³."""
+    parts = []
+    for name in signed:
+        column = table[name.lstrip("-")]
+        dtype = column.type()
+        fine = dtype.is_numeric() or dtype.is_boolean()
+        require(fine, f"{name} holds {dtype}: a metric needs numbers, or true and false.")
+        value = column if dtype.is_floating() else column.cast("float64")
+        parts.append(-value if name.startswith("-") else value)
+    return sum(parts[1:], parts[0])
+
+
+def read_caps(units: Units, metrics: Sequence[Metric], cap: float | None) -> dict[str, tuple[float, float, int]]:
+    """Least and greatest value that the outcome of each mean counts with, and units beyond; one query."""
+    if cap is None:
+        return {}
+    require(0.5 < cap < 1, f"cap={cap} is no quantile in (0.5, 1). Write 0.999 to cut one unit in a thousand.")
+    values = {
+        ".".join(m.columns[0]): _number(units.table, m.columns[0]) for m in metrics if m.kind in ("mean", "adjusted")
+    }
+    asked = {f"{name} {q}": v.quantile(q) for name, v in values.items() for q in (1 - cap, cap)}
+    asked |= {f"{name} least": v.min() for name, v in values.items()}
+    found = units.table.aggregate(**asked).to_pyarrow().to_pylist()[0] if asked else {}
+    ends = {k: (found[f"{k} {1 - cap}"] if found[f"{k} least"] < 0 else 0.0, found[f"{k} {cap}"]) for k in values}
+    beyond = {k: (~v.between(*ends[k])).sum() for k, v in values.items()}
+    counted = units.table.aggregate(**beyond).to_pyarrow().to_pylist()[0] if beyond else {}
+    return {k: (*ends[k], int(counted[k])) for k in values}
+
+
+class Told(NamedTuple):
+    """Levels; moments of each and of each variant, third central moment of the outcome, units without an outcome."""
+
+    levels: list[Any]
+    columns: Columns
+    third: Floats
+    missing: Floats
+
+
+class Sums(NamedTuple):
+    """Sums by cell, a variant in each combination of keys; per metric n, sums of x - shift and of their products."""
+
+    frames: Mapping[str, pd.DataFrame]
+    shifts: Mapping[str, float]
+    variant: str
+
+    def moments(self, metric: Metric, by: str | None, variants: Sequence[Any]) -> Told:
+        """What one metric tells of each level of the key `by` (one, without) and each variant."""
+        frame, names = self.frames[metric.name], [".".join(c) for c in metric.columns]
+        wide = (
+            frame.assign(whole="").groupby([by or "whole", self.variant]).sum(numeric_only=True).unstack(self.variant)  # noqa: PD010
+        )
+
+        def grid(name: str) -> Floats:
+            return np.asarray(wide[name].reindex(columns=list(variants)).fillna(0), dtype=float)
+
+        n, totals = grid(f"n {names[0]}"), np.stack([grid(name) for name in names], axis=-1)
+        products = np.empty((*totals.shape, len(names)))
+        for (i, a), (j, b) in combinations_with_replacement(enumerate(names), 2):
+            products[..., i, j] = products[..., j, i] = grid(f"{a} * {b}")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = totals / n[..., None]
+            left = products - totals[..., :, None] * means[..., None, :]
+            flat = np.einsum("...ii->...i", left) <= 1e-12 * np.einsum("...ii->...i", products)
+            left[flat[..., :, None] | flat[..., None, :]] = 0  # what rounding leaves of a constant
+            covariance = left / (n - 1)[..., None, None]
+            off = means[..., 0]
+            third = (
+                grid(f"{names[0]} cubed") / n - 3 * off * products[..., 0, 0] / n + 2 * off**3
+                if metric.skewed
+                else 0 * n
+            )
+        shifted = means + np.array([self.shifts[name] for name in names])
+        return Told(list(wide.index), (n, shifted, covariance), third, grid("rows") - n)
+
+
+def read_sums(
+    units: Units,
+    metrics: Sequence[Metric],
+    keys: Sequence[str] = (),
+    caps: Mapping[str, tuple[float, float, int]] | None = None,
+) -> Sums:
+    """Everything that `metrics` need by variant and `keys`, in one scan; one more for a metric with half-empty rows.
+
+    `caps` are the least and greatest value that an outcome counts with.
+    """
+    values = {".".join(c): _number(units.table, c) for m in metrics for c in m.columns}
+    sample = units.table.limit(SAMPLE).select(**values)  # a rough mean, so that squares keep their digits
+    means = sample.aggregate(**{name: sample[name].mean() for name in values}).to_pyarrow().to_pylist()[0]
+    whole = {name: all(units.table[c.lstrip("-")].type().is_integer() for c in name.split(".")) for name in values}
+    shifts = {
+        name: float(round(v) if whole[name] else f"{v:.12g}") for name, v in ((k, v or 0.0) for k, v in means.items())
+    }
+    values |= {c: values[c].clip(low, high) for c, (low, high, _n) in (caps or {}).items()}
+    moved = {name: value - shifts[name] for name, value in values.items()}
+
+    def scan(asked: Sequence[Metric], rows: Any = None) -> pd.DataFrame:
+        sums: dict[str, Any] = {}
+        for metric in asked:
+            names = [".".join(c) for c in metric.columns]
+            sums |= {f"n {name}": moved[name].count(where=rows) for name in names}
+            sums |= {name: moved[name].sum(where=rows) for name in names}
+            pairs = combinations_with_replacement(names, 2)
+            sums |= {f"{a} * {b}": (moved[a] * moved[b]).sum(where=rows) for a, b in pairs}
+            if metric.skewed:
+                sums[f"{names[0]} cubed"] = (moved[names[0]] ** 2 * moved[names[0]]).sum(where=rows)
+        by = list(dict.fromkeys([*keys, units.variant]))
+        frame: pd.DataFrame = (
+            units.table.group_by(by).aggregate(rows=units.table.count(), **sums).order_by(by).to_pyarrow().to_pandas()
+        )
+        return frame
+
+    frames, shared = {}, scan(metrics)
+    for metric in metrics:
+        names = [".".join(c) for c in metric.columns]
+        halved = any((shared[f"n {name}"] != shared[f"n {names[0]}"]).any() for name in names)
+        known = reduce(and_, (values[name].notnull() for name in names))
+        frames[metric.name] = frame = scan([metric], known) if halved else shared
+        wrong = [name for name in names if not np.isfinite(frame[name].fillna(0).to_numpy(float)).all()]
+        require(
+            not wrong, f"{', '.join(wrong)} holds NaN or infinity: make such cells empty, so that they can be counted."
+        )
+        ones = (frame[f"{names[0]} * {names[0]}"].fillna(0) == frame[names[0]].fillna(0).abs()).all()
+        rule = f"{metric.name} is a rate, but {names[0]} holds other values than 0 and 1. Take mean() or ratio()."
+        require(metric.kind != "rate" or bool(ones), rule)
+    return Sums(frames, shifts, units.variant)
