@@ -1,24 +1,24 @@
 """An experiment analysed: guards first, then every metric, variant and segment, and what to do."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtrc, ndtr, ndtri
 
-from kpi_helpers import contrasts
+from kpi_helpers import contrasts, plots
 from kpi_helpers.comparisons import SplitCheck, bounded, check_split, p_words
 from kpi_helpers.contrasts import Contrast
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.looks import peeking
 from kpi_helpers.moments import Columns, adjusted, ratio_variance
-from kpi_helpers.result import Framed, Text, both_say, labelled_pill, number, percent, say
+from kpi_helpers.result import Framed, Result, Text, both_say, labelled_pill, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence, corrected
 from kpi_helpers.units import Metric, Sums, Units, metric_of, open_units, read_caps, read_sums
 
-MOST_VARIANTS, MOST_LEVELS, POWER = 10, 1000, 0.8
+MOST_VARIANTS, MOST_LEVELS, MOST_DRAWN, POWER = 10, 1000, 14, 0.8
 #: decision -> tone of its pill
 TONES = {
     "better": "good", "worse": "bad", "unclear": "none", "holds": "good", "broken": "bad", "open": "watch",
@@ -42,7 +42,7 @@ class Analysis(Framed):
     aside: ClassVar = ("warnings", "split", "interactions", "caps", "metrics")
     ways: ClassVar = {
         "mark": lambda s, words: labelled_pill(TONES[s], words), "bounded": lambda *a, **k: bounded(*a, **k),
-        "p_words": lambda *a: p_words(*a), "is_rate": lambda r, row: r.metrics[row.metric].kind == "rate",
+        "p_words": lambda *a: p_words(*a), "level": lambda *a: level(*a),
     }  # fmt: skip
 
     @property
@@ -84,8 +84,57 @@ class Analysis(Framed):
         """Numbers of a row in words."""
         words = {k: bounded(getattr(row, k), language) for k in ("lift", "lift_low", "lift_high")}
         seen = row.detectable / abs(row.control_value) if row.control_value else np.nan
-        words |= {"metric": row.metric, "p": p_words(row.p_adjusted, language), "detectable": percent(seen, language)}
+        words |= {
+            "metric": self.metrics[row.metric].named(language),
+            "p": p_words(row.p_adjusted, language),
+            "detectable": percent(seen, language),
+        }
         return words | {"confidence": level(row.confidence, language)}
+
+    def drawn(self, language: str) -> str:
+        """Lifts of all metrics, and of the main one by segment, as an HTML figure."""
+        frame = self.frame[np.isfinite(self.frame["lift"].astype(float))]
+        frame = frame[(frame["dimension"] == "") | (frame["role"] == "primary")].head(MOST_DRAWN)
+        if frame.empty:
+            return ""
+        one = len(set(frame["variant"])) == 1
+        words = [self.labelled(row, language, one) for row in frame.itertuples()]
+        columns = {"values": frame["lift"], "low": frame["lift_low"], "high": frame["lift_high"]}
+        told: dict[str, Any] = {name: column.astype(float).tolist() for name, column in columns.items()}
+        clear = (frame["difference_low"] > 0) | (frame["difference_high"] < 0)
+        told |= {"words": words, "clear": clear.tolist()}
+        return plots.chart(
+            lambda axes, narrow: plots.forest(axes, narrow, language=language, **told),
+            title=say("analysis.title", language), note=say("analysis.note", language), alt=self.sentence(language),
+        )  # fmt: skip
+
+    def labelled(self, row: Any, language: str, one: bool) -> str:
+        """A row in words: metric, segment and, where there are several, the variant."""
+        parts = [self.metrics[row.metric].named(language), str(row.segment), "" if one else str(row.variant)]
+        return " · ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Decision(Result):
+    """What to do with the treatments of an analysis: the head of the report."""
+
+    analysis: Analysis
+    title: str = ""
+
+    aside: ClassVar = ("analysis",)
+
+    @property
+    def name(self) -> str:
+        """The answer of the report."""
+        return "answer"
+
+    def to_frame(self) -> pd.DataFrame:
+        verdicts = self.analysis.verdicts
+        return pd.DataFrame({"variant": list(verdicts), "verdict": list(verdicts.values())})
+
+    def sentence(self, language: str = "en") -> str:
+        said = (say(f"headline.{v}", language, variant=name) for name, v in self.analysis.verdicts.items())
+        return " ".join(dict.fromkeys(said))
 
 
 def level(confidence: float, language: str = "en") -> str:
@@ -139,11 +188,11 @@ def analyse(
     caps = read_caps(units, asked, cap)
     sums = read_sums(units, asked, segments, caps)
     counts = sums.frames[asked[0].name].groupby(variant)["rows"].sum()
-    variants = _variants(counts, control, variant)
+    variants = variants_of(counts, control, variant)
     named = {str(v): int(n) for v, n in counts.items()}
     shares = {str(v): share for v, share in planned.items()} if isinstance(planned, Mapping) else planned
     split = check_split(named, shares)
-    parts = [_Part(metric, sums, by, variants) for metric in asked for by in (None, *segments)]
+    parts = [Part(metric, sums, by, variants) for metric in asked for by in (None, *segments)]
     parts = [part for part in parts if part.metric.role != "guardrail" or part.by is None]
     _control_errors(parts, 1 - confidence, correction)
     frame = pd.concat([part.frame() for part in parts], ignore_index=True)
@@ -165,7 +214,7 @@ def _asked(metrics: Sequence[Metric | str] | Mapping[str, Metric | str]) -> list
     return asked
 
 
-def _variants(counts: pd.Series, control: Any, column: str) -> list[Any]:
+def variants_of(counts: pd.Series, control: Any, column: str) -> list[Any]:
     """The control, then the others."""
     found = list(counts.index)
     rule = f"{column} has {len(found)} values, more than {MOST_VARIANTS}: is it the column of the variant?"
@@ -175,7 +224,7 @@ def _variants(counts: pd.Series, control: Any, column: str) -> list[Any]:
     return [control, *(v for v in found if v != control)]
 
 
-class _Part:
+class Part:
     """One metric by one key: its moments, p-values, and the error that each interval may have."""
 
     def __init__(self, metric: Metric, sums: Sums, by: str | None, variants: list[Any]) -> None:
@@ -222,7 +271,7 @@ class _Part:
         levels, names = [np.asarray(v, dtype=object) for v in (self.levels, self.variants[1:])]
         grid = {"segment": np.repeat(levels, len(names)), "variant": np.tile(names, len(levels))}
         n, q = self.columns[0], -ndtri(self.alpha / 2)
-        error = (found.high - found.low) / 2 / q
+        error = error_of(found, self.alpha)
         chance, loss = self.bayes(found, error)
         told = {
             "control_value": first, "treatment_value": second, "difference": found.difference,
@@ -258,14 +307,19 @@ class _Part:
         return contrasts.bayes_rates(*arms)
 
 
+def error_of(found: Contrast, alpha: Any) -> Floats:
+    """Standard error of a difference, from the width of its interval."""
+    return np.asarray((found.high - found.low) / -ndtri(np.asarray(alpha) / 2) / 2)
+
+
 def gain(metric: Metric, low: Any, high: Any) -> tuple[Any, Any]:
     """Bounds of what is won, whichever way is better."""
     return (low, high) if metric.better == "up" else (-high, -low)
 
 
-def _control_errors(parts: Iterable[_Part], alpha: float, correction: str) -> None:
+def _control_errors(parts: Iterable[Part], alpha: float, correction: str) -> None:
     """Adjust p-values within families: primary and secondary metrics, and each metric by one dimension."""
-    families: dict[Any, list[_Part]] = {}
+    families: dict[Any, list[Part]] = {}
     for part in parts:
         key = (part.metric.name, part.by) if part.by or part.guards else part.metric.role
         families.setdefault(key, []).append(part)
@@ -280,7 +334,7 @@ def _control_errors(parts: Iterable[_Part], alpha: float, correction: str) -> No
             adjusted_p, level = adjusted_p[size:], level[size:]
 
 
-def _interactions(parts: Iterable[_Part]) -> pd.DataFrame:
+def _interactions(parts: Iterable[Part]) -> pd.DataFrame:
     """By dimension: does the difference depend on the segment (Cochran's Q), and the post-stratified total.
 
     The total weighs each segment's difference by its share of units; Cochran (1954), Biometrics 10:417-451.
@@ -290,7 +344,7 @@ def _interactions(parts: Iterable[_Part]) -> pd.DataFrame:
         if part.by is None:
             continue
         found = part.contrast(alpha=0.05)
-        error, n = (found.high - found.low) / 2 / -ndtri(0.025), part.columns[0]
+        error, n = error_of(found, 0.05), part.columns[0]
         for t, variant in enumerate(part.variants[1:]):
             d, v = found.difference[:, t], error[:, t] ** 2
             known = np.isfinite(d) & (v > 0)
@@ -319,7 +373,7 @@ def lopsided(columns: Columns, third: Floats) -> Floats:
 
 
 def _warnings(
-    units: Units, parts: Sequence[_Part], split: SplitCheck, caps: Mapping[str, Any], looks: int, confidence: float
+    units: Units, parts: Sequence[Part], split: SplitCheck, caps: Mapping[str, Any], looks: int, confidence: float
 ) -> dict[str, Text]:
     """What a reader must know before the result, by code."""
     told: dict[str, Text] = {}
@@ -344,9 +398,10 @@ def _warnings(
     return told
 
 
-def _of_metric(part: _Part) -> dict[str, Text]:
+def _of_metric(part: Part) -> dict[str, Text]:
     """Warnings that one metric gives."""
-    (n, means, covariance), name, told = part.columns, part.metric.name, {}
+    (n, means, covariance), told = part.columns, {}
+    name = Text(part.metric.named("en"), part.metric.named("vi"))
     if part.missing.sum():
         whole = n + part.missing
         p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p.min()

@@ -4,7 +4,7 @@ Plan with `plan_rates` and `plan_means`, check with `check_split`, compare from 
 its kin, analyse tables of units with `analyse`, watch with `sequential_boundaries` and `always_valid`.
 """
 
-from kpi_helpers.analyses import analyse
+from kpi_helpers.analyses import Decision, analyse
 from kpi_helpers.comparisons import (
     adjust_p_values,
     check_split,
@@ -17,10 +17,12 @@ from kpi_helpers.contrasts import bayes_means, bayes_rates
 from kpi_helpers.designs import plan_means, plan_rates
 from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
-from kpi_helpers.units import mean, rate, ratio
+from kpi_helpers.units import mean, rate, ratio, standard
+from kpi_helpers.watching import watch
 
 __all__ = [
     "CovariateMoments",
+    "Decision",
     "Moments",
     "RatioMoments",
     "adjust_p_values",
@@ -40,4 +42,6 @@ __all__ = [
     "rate",
     "ratio",
     "sequential_boundaries",
+    "standard",
+    "watch",
 ]

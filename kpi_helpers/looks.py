@@ -78,6 +78,29 @@ def _follow(shares: Floats, *, spent: Floats | None = None, z: float = math.inf)
     return found / root, crossed
 
 
+def followed(
+    difference: Floats, variance: Floats, n: Floats, *, planned_n: float | None = None,
+    mixture_sd: float | None = None, confidence: float = 0.95,
+) -> tuple[Floats, Floats, Floats]:  # fmt: skip
+    """p-values and bounds that hold at every look, (k,) each, from any difference, its variance and units at each.
+
+    Parameters, Raises and source as in `always_valid`.
+
+    >>> [float(v[-1].round(4)) for v in followed(np.array([0.0174]), np.array([3.8e-5]), np.array([1e4]))]
+    [0.1064, -0.0012, 0.036]
+    """
+    cost, tuned = -2 * math.log(1 - checked_confidence(confidence)), max(n[-1], 1) if planned_n is None else planned_n
+    require(tuned > 0 and (mixture_sd is None or mixture_sd > 0), "planned_n and mixture_sd must be above 0.")
+    d, v = difference, variance
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wide = (cost + math.log1p(cost)) / tuned * n if mixture_sd is None else mixture_sd**2 / v  # tau^2 / v
+        evidence = d**2 / v * wide / (1 + wide) / 2 - np.log1p(wide) / 2  # log of the mixture likelihood ratio
+        half = np.sqrt(v * (1 + 1 / wide) * (np.log1p(wide) + cost))
+    p = np.minimum.accumulate(np.where(v > 0, np.exp(-np.maximum(evidence, 0)), 1.0))
+    low = np.maximum.accumulate(np.where(v > 0, d - half, -np.inf))
+    return p, low, np.minimum.accumulate(np.where(v > 0, d + half, np.inf))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AlwaysValid(Result):
     """Looks at a difference of rates (treatment - control) that hold however often one looks; `n` counts both arms."""
@@ -115,19 +138,12 @@ def always_valid(
     """
     (x0, n0), (x1, n1) = _arm("control", control), _arm("treatment", treatment)
     require(len(n0) == len(n1), f"control has {len(n0)} looks, treatment {len(n1)}. Give both arms at each look.")
-    total, cost = n0 + n1, -2 * math.log(1 - checked_confidence(confidence))
+    total = n0 + n1
     require(planned_n is None or mixture_sd is None, "planned_n and mixture_sd say one thing in two ways. Give one.")
-    tuned = max(total[-1], 1) if planned_n is None else planned_n
-    require(tuned > 0 and (mixture_sd is None or mixture_sd > 0), "planned_n and mixture_sd must be above 0.")
     with np.errstate(divide="ignore", invalid="ignore"):
         p0, p1 = x0 / n0, x1 / n1
         d, v = p1 - p0, p0 * (1 - p0) / n0 + p1 * (1 - p1) / n1
-        wide = (cost + math.log1p(cost)) / tuned * total if mixture_sd is None else mixture_sd**2 / v  # tau^2 / v
-        evidence = d**2 / v * wide / (1 + wide) / 2 - np.log1p(wide) / 2  # log of the mixture likelihood ratio
-        half = np.sqrt(v * (1 + 1 / wide) * (np.log1p(wide) + cost))
-    p = np.minimum.accumulate(np.where(v > 0, np.exp(-np.maximum(evidence, 0)), 1.0))
-    low = np.maximum.accumulate(np.where(v > 0, d - half, -np.inf))
-    high = np.minimum.accumulate(np.where(v > 0, d + half, np.inf))
+    p, low, high = followed(d, v, total, planned_n=planned_n, mixture_sd=mixture_sd, confidence=confidence)
     fits = np.where(low <= high, 1.0, np.nan)
     rows = zip(total.astype(int).tolist(), *(a.tolist() for a in (d, p, low * fits, high * fits)), strict=True)
     reason = "empty" if np.isnan(fits[-1]) else "unbounded" if np.isinf(high[-1]) else ""

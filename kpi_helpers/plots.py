@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
@@ -101,6 +102,57 @@ def bridge(
     axes.set_ylim(low - 0.05 * room, low + 1.2 * room)
     axes.set_xticks(range(last + 1), words)
     axes.yaxis.set_visible(False)
+    return axes
+
+
+def forest(
+    axes: Axes, narrow: bool = False, *, words: Sequence[str], values: Sequence[float], low: Sequence[float],
+    high: Sequence[float], clear: Sequence[bool], language: str = "en",
+) -> Axes:  # fmt: skip
+    """Estimates with their intervals, one below the other, in percent; filled where the interval leaves out zero.
+
+    A bound without an end runs to the edge.
+    """
+    ends = [v for v in (*low, *high, 0.0) if np.isfinite(v)]
+    room = 0.15 * np.ptp(ends)
+    left, right = min(ends) - room, max(ends) + room
+    for y, (value, first, last, filled) in enumerate(zip(values, low, high, clear, strict=True)):
+        color = BLUE if filled else GREY
+        axes.hlines(y, max(first, left) * 100, min(last, right) * 100, color=color, linewidth=2.5)
+        axes.plot(value * 100, y, marker="o", markersize=8, color=color, markerfacecolor=color if filled else "white")
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(words)), [textwrap.fill(w, 18 if narrow else 34) for w in words])
+    axes.set_ylim(len(words) - 0.5, -0.5)
+    axes.set_xlim(left * 100, right * 100)
+    decimals = int(np.ptp(ends) < 0.04)
+    axes.xaxis.set_major_formatter(lambda x, _i: number(x, language, decimals=decimals, sign=True) + "%")
+    axes.grid(axis="y", visible=False)
+    return axes
+
+
+def looks(
+    frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: Sequence[str], scale: float, language: str
+) -> Axes:
+    """A difference day by day with its plain interval and the wider one that holds at every look."""
+    from matplotlib.dates import AutoDateLocator, num2date
+
+    shown, days = frame.replace([np.inf, -np.inf], np.nan), pd.to_datetime(frame["looked_at"])
+    plain = shown.iloc[1:] if len(shown) > 2 else shown
+    reach = 1.3 * np.nanmax(np.abs(plain[["low", "high"]].to_numpy())) / scale
+    axes.fill_between(days, shown["valid_low"] / scale, shown["valid_high"] / scale, color=HAZE, alpha=0.6)
+    axes.plot(days, shown["valid_low"] / scale, days, shown["valid_high"] / scale, color=GREY, linewidth=1)
+    axes.vlines(days, shown["low"] / scale, shown["high"] / scale, color=ORANGE, linewidth=1.5 if narrow else 2.5)
+    axes.plot(days, shown["difference"] / scale, color=BLUE, marker="o", markersize=4)
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.set_ylim(-reach, reach)
+    for text, color, at in zip(words, (BLUE, ORANGE, GREY), (0.98, 0.91, 0.84), strict=True):
+        axes.text(0.99, at, text, color=color, transform=axes.transAxes, ha="right", va="top")
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=4 if narrow else 8))
+    axes.xaxis.set_major_formatter(
+        lambda x, _i: f"{num2date(x):%d/%m}" if language == "vi" else f"{num2date(x):%-d %b}"
+    )
+    decimals = int(reach < 10)
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language, decimals=decimals, sign=True))
     return axes
 
 

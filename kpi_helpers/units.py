@@ -17,6 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from kpi_helpers.catalogue import kpi
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.moments import Columns
+from kpi_helpers.result import Text, both_say
 from kpi_helpers.stats import Floats
 
 SAMPLE = 10_000
@@ -34,6 +35,7 @@ class Metric:
     name: str
     columns: tuple[tuple[str, ...], ...]
     primary: bool = False
+    label: Text | None = None
     better: str = "up"
     margin: float | None = None
     worthwhile: float = 0.0
@@ -54,6 +56,10 @@ class Metric:
     def skewed(self) -> bool:
         """Whether its values may be skewed enough to mislead Welch's test."""
         return self.kind in ("mean", "adjusted") and not self.pooled
+
+    def named(self, language: str) -> str:
+        """Its label in a language, or else its name."""
+        return str(self.label[language]) if self.label else self.name
 
     @property
     def role(self) -> str:
@@ -92,6 +98,23 @@ def ratio(numerator: str, denominator: str, *, name: str = "", **options: Any) -
     """
     columns = ((numerator,), (denominator,))
     return Metric(kind="ratio", name=name or f"{numerator}/{denominator}", columns=columns, **options)
+
+
+def standard(columns: Sequence[str]) -> list[Metric]:
+    """The metrics of the contract ``experiment_units`` that these columns feed.
+
+    >>> [metric.name for metric in standard(["unit_id", "variant", "converted", "revenue"])]
+    ['converted', 'revenue']
+    """
+    pre, labels = ("revenue_before" if "revenue_before" in columns else None), {}
+    for name in ("converted", "revenue", "sessions", "unsubscribed"):
+        labels[name] = both_say(f"metric.{name}")
+    made = [
+        rate("converted", label=labels["converted"]), mean("revenue", pre, label=labels["revenue"]),
+        mean("sessions", label=labels["sessions"]),
+        rate("unsubscribed", label=labels["unsubscribed"], better="down", margin=0.005),
+    ]  # fmt: skip
+    return [metric for metric in made if metric.name in columns]
 
 
 def metric_of(given: Metric | str, **options: Any) -> Metric:
@@ -239,6 +262,14 @@ class Sums(NamedTuple):
             )
         shifted = means + np.array([self.shifts[name] for name in names])
         return Told(list(wide.index), (n, shifted, covariance), third, grid("rows") - n)
+
+    def cumulated(self, key: str) -> "Sums":
+        """The same with each level of `key` holding all up to it, such as days since the start."""
+        frames = {}
+        for name, frame in self.frames.items():
+            wide = frame.groupby([key, self.variant]).sum(numeric_only=True).unstack(self.variant, fill_value=0)  # noqa: PD010
+            frames[name] = wide.cumsum().stack(self.variant, future_stack=True).reset_index()  # noqa: PD013
+        return self._replace(frames=frames)
 
 
 def read_sums(

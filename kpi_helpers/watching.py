@@ -1,0 +1,106 @@
+"""An experiment watched day by day: what each way of looking would have said, and what peeking costs."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from kpi_helpers import plots
+from kpi_helpers.analyses import Part, error_of, variants_of
+from kpi_helpers.errors import require_known
+from kpi_helpers.looks import followed, peeking, sequential_boundaries
+from kpi_helpers.result import Framed, measure, percent, say
+from kpi_helpers.result import day as written_day
+from kpi_helpers.stats import checked_confidence
+from kpi_helpers.units import Metric, metric_of, open_units, read_sums
+
+
+class Watch(Framed):
+    """A difference as it stood at each look, of all units so far.
+
+    Rows: ``looked_at`` (day), ``n`` of both arms, ``difference``, its plain interval ``low, high`` as if that were the
+    only look, ``planned_low, planned_high`` of an O'Brien-Fleming type boundary that was planned for these looks, and
+    ``valid_low, valid_high``, which hold for any. `cost`: false alarms of stopping at the first plain one.
+    """
+
+    aside: ClassVar = ("metric", "variant", "cost", "confidence")
+
+    @property
+    def firsts(self) -> dict[str, int | None]:
+        """First look at which each interval left out zero."""
+        bounds = {
+            "plain": ("low", "high"),
+            "planned": ("planned_low", "planned_high"),
+            "valid": ("valid_low", "valid_high"),
+        }
+        found = {}
+        for rule, (low, high) in bounds.items():
+            out = np.flatnonzero((self.frame[low] > 0) | (self.frame[high] < 0))
+            found[rule] = int(out[0]) if len(out) else None
+        return found
+
+    def sentence(self, language: str = "en") -> str:
+        plain, last = self.firsts["plain"], len(self.frame) - 1
+        told = {
+            "cost": percent(self.cost, language, decimals=0),
+            "n": len(self.frame),
+            "metric": self.metric.named(language),
+        }
+        told |= {
+            "last": self.written(self.difference[last], language),
+            "level": percent(1 - self.confidence, language, decimals=0),
+        }
+        if plain is None:
+            return say("watch.never", language, **told)
+        first = {
+            "at": written_day(self.looked_at[plain], language),
+            "first": self.written(self.difference[plain], language),
+        }
+        return say("watch.sentence", language, **told, **first)
+
+    def written(self, value: float, language: str) -> str:
+        """A difference in the unit of the metric."""
+        return measure(value, "pp" if self.metric.kind == "rate" else "ratio", language) if np.isfinite(value) else "–"
+
+    def drawn(self, language: str) -> str:
+        """The differences and their intervals by day, as an HTML figure."""
+        words = say("watch.lines", language).split("|")
+        scale = 0.01 if self.metric.kind == "rate" else 1.0
+        return plots.chart(
+            lambda axes, narrow: plots.looks(self.frame, axes, narrow, words=words, scale=scale, language=language),
+            title=say("watch.title", language, metric=self.metric.named(language)), note=say("watch.note", language),
+            alt=self.sentence(language),
+        )  # fmt: skip
+
+
+def watch(
+    table: Any, *, unit: str | None, variant: str, control: Any, metric: Metric | str, day: str, treatment: Any = None,
+    planned_n: float | None = None, confidence: float = 0.95,
+) -> Watch:  # fmt: skip
+    """Follow one metric of one treatment (by default the first) over the column `day`, units counted from their first.
+
+    Table and columns as in `analyses.analyse`. `planned_n`, units of both arms at the planned end, tunes the boundaries
+    and the always-valid interval; by default all that there are. Raises `KpiError` as `analyse` does.
+    """
+    asked = metric_of(metric)
+    units = open_units(table, unit=unit, variant=variant, metrics=[asked], keys=[day])
+    asked = asked.of_rows() if units.repeated else asked
+    units.table = units.table.mutate(**{day: units.table[day].cast("date")})
+    sums = read_sums(units, [asked], [day])
+    others = variants_of(sums.frames[asked.name].groupby(variant)["rows"].sum(), control, variant)[1:]
+    chosen = others[0] if treatment is None else treatment
+    require_known(chosen, others, f"treatment={treatment!r} is no value of {variant} beside the control.")
+    part = Part(asked, sums.cumulated(day), day, [control, chosen])
+    found, n = part.contrast(alpha=1 - checked_confidence(confidence)), part.columns[0].sum(axis=1)
+    end = float(n[-1]) if planned_n is None else planned_n
+    told = {"looked_at": part.levels, "n": n, "difference": found.difference, "low": found.low, "high": found.high}
+    frame = pd.DataFrame(
+        {name: np.ravel(v) for name, v in told.items()} | {"error": error_of(found, 1 - confidence)[:, 0]}
+    )
+    frame = frame[np.diff(n, prepend=0) >= end / 1000].reset_index(drop=True)  # looks with nothing new tell nothing
+    d, error, n = (frame[name].to_numpy(float) for name in ("difference", "error", "n"))
+    z = sequential_boundaries(np.minimum(n / end, 1), confidence=confidence)
+    _p, low, high = followed(d, error**2, n, planned_n=end, confidence=confidence)
+    frame = frame.assign(planned_low=d - z * error, planned_high=d + z * error, valid_low=low, valid_high=high)
+    cost = peeking(len(frame), confidence=confidence)
+    return Watch(frame=frame, whole={"metric": asked, "variant": chosen, "cost": cost, "confidence": confidence})
