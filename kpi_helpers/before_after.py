@@ -73,9 +73,10 @@ def read_panel(
     slope = ((old["ty"] - old["t"] * old["y"] / old["n"]) / (old["tt"] - old["t"] ** 2 / old["n"])).to_numpy(float)
     known = (days[:, :k].sum(axis=1) > 0) & (days[:, k] > 0)
     begins = (first + timedelta(since), *(first - timedelta(window * i) for i in reversed(range(k))))
-    missing, left_out = int(len(group) * n_all - days.sum()), int((~known).sum())
-    parts = [part[known] for part in (group["most"].to_numpy(bool), days, y, slope)]
-    return Panel(*parts, begins, (to + 1 - since) / 2, n_after, missing, left_out)
+    return Panel(
+        group["most"].to_numpy(bool)[known], days[known], y[known], slope[known], begins, (to + 1 - since) / 2, n_after,
+        n_missing=int(len(group) * n_all - days.sum()), n_left_out=int((~known).sum()),
+    )  # fmt: skip
 
 
 class BeforeAfter(Framed):
@@ -160,7 +161,7 @@ def difference_in_differences(
     what = ["effect", "naive", "drift", *["placebo"] * (k - 1)]
     frame = pd.DataFrame({"what": what, "start": [panel.begins[i] for i in (k, k, 0, *range(1, k))], **ends})
     whole = dict(zip(BeforeAfter.aside, frame.loc[0, list(ends)], strict=True))
-    whole |= dict(zip(("lift", "lift_low", "lift_high"), lift, strict=True))
+    whole |= dict(zip(("lift", "lift_low", "lift_high"), lift.tolist(), strict=True))
     whole |= {name.replace("effect", "per_cost"): whole[name] / cost for name in BeforeAfter.aside[:3]}
     whole |= {"expected": times * without, "actual": times * actual, "degrees_of_freedom": freedom[0]}
     for name, mine in (("control", ~group), ("treated", group)):
