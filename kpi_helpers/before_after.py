@@ -6,14 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
 from ibis import _
 from scipy.special import bdtrc, stdtr, stdtrit
 
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.result import Framed, measure, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
-
-TYPES = {"unit": "string", "day": "date", "value": "float64", "treated": "int64"}
 
 
 class Panel(NamedTuple):
@@ -45,12 +44,14 @@ def read_panel(
     first, last = (date.fromisoformat(str(d)[:10]) for d in (start, end))
     if not isinstance(table, (ibis.Table, pd.DataFrame)):
         table = (ibis.read_parquet if str(table).endswith(".parquet") else ibis.read_csv)(table)
-    table = ibis.memtable(table) if isinstance(table, pd.DataFrame) else table
+    if isinstance(table, pd.DataFrame):
+        table = ibis.memtable(pa.Table.from_pandas(table, preserve_index=False))
     for column in (unit, at, value, treated):
         require_known(column, table.columns, f"The table has no column {column}.")
     kind = table[treated].type()
     require(kind.is_boolean() or kind.is_numeric(), f"{treated} is {kind}. Give 1 or true if treated, else 0 or false.")
-    rows = table.select(**{k: _[c].cast(TYPES[k]) for k, c in zip(TYPES, (unit, at, value, treated), strict=True)})
+    columns = {"unit": _[unit].cast("string"), "day": _[at].cast("date"), "value": _[value].cast("float64")}
+    rows = table.select(**columns, treated=_[treated].cast("int32" if kind.is_boolean() else "float64"))
     rows = rows.filter(_.value.notnull(), ~_.value.isnan(), _.day <= last).group_by("unit", "day")
     rows = rows.aggregate(y=_.value.sum(), least=_.treated.min(), most=_.treated.max())
     rows = rows.mutate(t=_.day.epoch_days().cast("int64") - (first - date(1970, 1, 1)).days)  # 0 at the start
@@ -63,7 +64,7 @@ def read_panel(
     block = ibis.ifelse(_.t < 0, ibis.greatest(k - 1 - (-1 - _.t) // window, 0), k).cast("int64")
     sums = {"n": _.count(), "y": _.y.sum(), "t": _.t.sum(), "ty": (_.t * _.y).sum(), "tt": (_.t * _.t).sum()}
     held = rows.group_by("unit", block=block).aggregate(**sums, least=_.least.min(), most=_.most.max())
-    held = held.order_by("unit", "block").to_pandas().set_index(["unit", "block"])
+    held = held.order_by("unit", "block").to_pyarrow().to_pandas().set_index(["unit", "block"])
     group = held.groupby("unit").agg({"least": "min", "most": "max"})
     torn = group.index[group["least"].ne(group["most"]) | ~group["most"].isin([0, 1])]
     require(len(torn) == 0, f"{treated} must be 0 or 1, one for all rows of a unit, unlike {', '.join(torn[:3])}.")
@@ -151,12 +152,12 @@ def difference_in_differences(
         told = [effect, (actual - relative, more, freedom), drift]
         told += [_contrast(*pair, group, relative)[0] for pair in starts]
         value, variance, freedom = np.array(told).T
-        error = np.sqrt(np.where(variance > (1e-12 * value) ** 2, variance, np.nan))
-        margin, p = stdtrit(freedom, q) * error, 2 * stdtr(freedom, -np.abs(value) / error)
         without, actual, t = base + without, base + actual, stdtrit(freedom[0], q) ** 2
+        error = np.sqrt(np.where(variance > (1e-12 * (abs(without) + abs(actual))) ** 2, variance, np.nan))
+        margin, p = stdtrit(freedom, q) * error, 2 * stdtr(freedom, -np.abs(value) / error)
         a, b, c = without**2 - t * spread, without * actual, actual**2 - t * more
         root = np.sqrt(b**2 - a * c) if a > 0 else np.nan  # else the lift has no bounds
-        lift = np.array([actual / without, (b - root) / a, (b + root) / a]) - 1
+        lift = np.array([actual / without, (b - root) / a, (b + root) / a]) - 1 if without > 0 else np.full(3, np.nan)
     ends = {"value": times * value, "low": times * (value - margin), "high": times * (value + margin), "p_value": p}
     what = ["effect", "naive", "drift", *["placebo"] * (k - 1)]
     frame = pd.DataFrame({"what": what, "start": [panel.begins[i] for i in (k, k, 0, *range(1, k))], **ends})
