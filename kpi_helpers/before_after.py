@@ -10,13 +10,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from ibis import _
 from scipy.special import bdtrc, stdtr, stdtrit
 
-from kpi_helpers.errors import require, require_known
+from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, measure, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 
 class Panel(NamedTuple):
-    """Known days and sums (n, stretches) of units; stretches of time begin at `begins`, the last is the treatment.
+    """Known days and sums (n, stretches) of units; the last of the stretches that begin at `begins` is the treatment.
 
     `treated` and the `slope` of a day before it (n,); `gap`: days between the middles of before and after.
     """
@@ -35,24 +35,26 @@ class Panel(NamedTuple):
 def read_panel(
     table: Any, *, unit: str, at: str, value: str, treated: str, start: date | str, end: date | str = date.max
 ) -> Panel:
-    """Sum `value` by unit and stretch of time in the engine of `table`: Ibis table, DataFrame, path of Parquet or CSV.
+    """Sum `value` by unit and stretch of time in the engine of `table`, an Ibis table, or of a DataFrame.
 
     Columns: `unit` is what was treated as a whole (region, store), `at` a day or time, `treated` 1 or true, else 0 or
     false. `start` and `end` are the first and last day of treatment. Rows of a unit and day add up; a unit-day without
     a value is missing, not zero. Raises `KpiError` if a unit is in both groups or nothing is known before or after.
     """
-    first, last = (date.fromisoformat(str(d)[:10]) for d in (start, end))
-    if not isinstance(table, (ibis.Table, pd.DataFrame)):
-        table = (ibis.read_parquet if str(table).endswith(".parquet") else ibis.read_csv)(table)
+    try:
+        first, last = (date.fromisoformat(str(d)[:10]) for d in (start, end))
+    except ValueError:
+        raise KpiError(f"start={start}, end={end}: these must be days. Write YYYY-MM-DD.") from None
     if isinstance(table, pd.DataFrame):
         table = ibis.memtable(pa.Table.from_pandas(table, preserve_index=False))
+    require(isinstance(table, ibis.Table), f"table is a {type(table).__name__}. Give an Ibis table or a DataFrame.")
     for column in (unit, at, value, treated):
         require_known(column, table.columns, f"The table has no column {column}.")
     kind = table[treated].type()
     require(kind.is_boolean() or kind.is_numeric(), f"{treated} is {kind}. Give 1 or true if treated, else 0 or false.")
     columns = {"unit": _[unit].cast("string"), "day": _[at].cast("date"), "value": _[value].cast("float64")}
     rows = table.select(**columns, treated=_[treated].cast("int32" if kind.is_boolean() else "float64"))
-    rows = rows.filter(_.value.notnull(), ~_.value.isnan(), _.day <= last).group_by("unit", "day")
+    rows = rows.filter(_.unit.notnull(), _.value.notnull(), ~_.value.isnan(), _.day <= last).group_by("unit", "day")
     rows = rows.aggregate(y=_.value.sum(), least=_.treated.min(), most=_.treated.max())
     rows = rows.mutate(t=_.day.epoch_days().cast("int64") - (first - date(1970, 1, 1)).days)  # 0 at the start
     ends = rows.aggregate(since=_.t.min(), to=_.t.max(), all=_.t.nunique(), new=_.t.nunique(where=_.t >= 0))
@@ -85,22 +87,16 @@ class BeforeAfter(Framed):
 
     Rows (`what`, `start`, `value`, `low`, `high`, `p_value`), all in the unit of the effect: it; ``naive``, the change
     without the control; ``drift``, what the trends before would make by themselves, had they gone on; ``placebo``, the
-    effect of a start that was none. `expected` and `actual` are sums; `control_before`, ... means of a unit and day.
+    effect of a start that was none, of which `n_alarms` exclude 0. `control_before`, ... are means of a unit and day.
     """
 
     aside: ClassVar = ("effect", "effect_low", "effect_high", "effect_p_value")
 
     @property
-    def n_alarms(self) -> int:
-        """Placebos whose interval excludes zero."""
-        return int((self.frame["what"].eq("placebo") & (self.frame["low"] * self.frame["high"] > 0)).sum())
-
-    @property
     def verdict(self) -> str:
         """``apart`` if the groups moved apart before, ``unknown``, ``up``, ``down``, or else ``open``."""
-        alpha, n = 1 - self.confidence, self.what.count("placebo")
-        too_many = self.n_alarms > 0 and bdtrc(self.n_alarms - 1, n, alpha) < alpha
-        if too_many or self.p_value[self.what.index("drift")] < alpha:
+        alpha, n = 1 - self.confidence, len(self.what) - 3
+        if self.p_value[2] < alpha or (self.n_alarms > 0 and bdtrc(self.n_alarms - 1, n, alpha) < alpha):
             return "apart"
         clear = "up" if self.effect > 0 else "down"
         return "unknown" if np.isnan(self.effect_p_value) else clear if self.effect_p_value < alpha else "open"
@@ -111,6 +107,7 @@ class BeforeAfter(Framed):
         return say(f"before_after.{self.verdict}", language, level=f"{self.confidence:.0%}", **told)
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def difference_in_differences(
     panel: Panel, *, scale: str = "relative", cost: float = np.nan, unit: str = "count", currency: str = "",
     confidence: float = 0.95,
@@ -137,58 +134,50 @@ def difference_in_differences(
     """
     require_known(scale, ("relative", "absolute"), f"scale={scale!r} is unknown.")
     relative, group, k = scale == "relative", panel.treated, panel.days.shape[1] - 1
-    was, now = _means(panel, 0, k), _means(panel, k, k + 1)
+    old = (panel.sums.cumsum(axis=1) / panel.days.cumsum(axis=1))[:, :-1]  # of all days up to each start
+    new = (panel.sums / panel.days)[:, 1:]  # of the stretch from it
+    was, now = old[:, -1], new[:, -1]
     require(bool(np.isfinite(was + now).all()), "The panel holds a NaN: each unit needs a value before and after.")
     require(not relative or was.min() >= 0, 'A unit is below 0 before the start. Write scale="absolute".')
+    whole: dict[str, Any] = {"scale": scale, "unit": unit, "currency": currency, "confidence": confidence}
+    whole |= {"n_missing": panel.n_missing, "n_left_out": panel.n_left_out}
     for name, mine in (("control", ~group), ("treated", group)):
         n = int((was[mine] > 0).sum() if relative else mine.sum())
         require(n >= 3, f"The {name} group has {n} units to compare and needs 3: days of one unit are no sample.")
+        whole |= {f"n_{name}": int(mine.sum()), f"{name}_before": was[mine].mean(), f"{name}_after": now[mine].mean()}
     base, size = (0.0, was[group].sum()) if relative else (was[group].mean(), group.sum())
     times, q = size * panel.n_days_after, (1 + checked_confidence(confidence)) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effect, (without, spread, _n), (actual, more, freedom) = _contrast(was, now, group, relative)
-        drift = _contrast(was, panel.slope * panel.gap + (0 if relative else was), group, relative)[0]
-        starts = [(_means(panel, 0, j), _means(panel, j, j + 1)) for j in range(1, k)]
-        told = [effect, (actual - relative, more, freedom), drift]
-        told += [_contrast(*pair, group, relative)[0] for pair in starts]
-        value, variance, freedom = np.array(told).T
-        without, actual, t = base + without, base + actual, stdtrit(freedom[0], q) ** 2
-        error = np.sqrt(np.where(variance > (1e-12 * (abs(without) + abs(actual))) ** 2, variance, np.nan))
-        margin, p = stdtrit(freedom, q) * error, 2 * stdtr(freedom, -np.abs(value) / error)
-        a, b, c = without**2 - t * spread, without * actual, actual**2 - t * more
-        root = np.sqrt(b**2 - a * c) if a > 0 else np.nan  # else the lift has no bounds
-        lift = np.array([actual / without, (b - root) / a, (b + root) / a]) - 1 if without > 0 else np.full(3, np.nan)
+    effect, (without, spread, _n), (actual, more, freedom) = _contrast(was, now, group, relative)
+    drift = _contrast(was, panel.slope * panel.gap + (0 if relative else was), group, relative)[0]
+    placebos = [_contrast(*pair, group, relative)[0] for pair in zip(old.T[:-1], new.T[:-1], strict=True)]
+    value, variance, freedom = np.array([effect, (actual - relative, more, freedom), drift, *placebos]).T
+    without, actual, t = base + without, base + actual, stdtrit(freedom[0], q) ** 2
+    error = np.sqrt(np.where(variance > (1e-12 * (abs(without) + abs(actual))) ** 2, variance, np.nan))
+    margin, p = stdtrit(freedom, q) * error, 2 * stdtr(freedom, -np.abs(value) / error)
+    a, b, c = without**2 - t * spread, without * actual, actual**2 - t * more
+    root = np.sqrt(b**2 - a * c) if a > 0 else np.nan  # else the lift has no bounds
+    lift = np.array([actual / without, (b - root) / a, (b + root) / a]) - 1 if without > 0 else np.full(3, np.nan)
     ends = {"value": times * value, "low": times * (value - margin), "high": times * (value + margin), "p_value": p}
     what = ["effect", "naive", "drift", *["placebo"] * (k - 1)]
+    whole["n_alarms"] = int((ends["low"] * ends["high"] > 0)[3:].sum())
     frame = pd.DataFrame({"what": what, "start": [panel.begins[i] for i in (k, k, 0, *range(1, k))], **ends})
-    whole = dict(zip(BeforeAfter.aside, frame.loc[0, list(ends)], strict=True))
+    whole |= dict(zip(BeforeAfter.aside, frame.loc[0, list(ends)], strict=True))
     whole |= dict(zip(("lift", "lift_low", "lift_high"), lift.tolist(), strict=True))
     whole |= {name.replace("effect", "per_cost"): whole[name] / cost for name in BeforeAfter.aside[:3]}
     whole |= {"expected": times * without, "actual": times * actual, "degrees_of_freedom": freedom[0]}
-    for name, mine in (("control", ~group), ("treated", group)):
-        whole |= {f"n_{name}": int(mine.sum()), f"{name}_before": was[mine].mean(), f"{name}_after": now[mine].mean()}
-    whole |= {"n_missing": panel.n_missing, "n_left_out": panel.n_left_out, "scale": scale}
-    return BeforeAfter(frame=frame, whole=whole | {"unit": unit, "currency": currency, "confidence": confidence})
-
-
-def _means(panel: Panel, since: int, to: int) -> Floats:
-    """Mean of each unit over the days that it has in some stretches; NaN if none."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(panel.sums[:, since:to].sum(axis=1) / panel.days[:, since:to].sum(axis=1))
+    return BeforeAfter(frame=frame, whole=whole)
 
 
 def _contrast(before: Floats, after: Floats, treated: Any, relative: bool) -> tuple[Any, Any, Any]:
-    """Value, variance and degrees of freedom: of treated less control, of control, of treated."""
+    """Value, HC2 variance and Bell-McCaffrey degrees of freedom: of treated less control, of control, of treated."""
     y, x = (after, before) if relative else (after - before, np.ones(len(before)))
-    known = np.isfinite(x + y)
-    c, t = (_change(y[known & mine], x[known & mine]) for mine in (~treated, treated))
+    found = []
+    for mine in (np.isfinite(x + y) & ~treated, np.isfinite(x + y) & treated):
+        total, change = x[mine].sum(), y[mine].sum() / x[mine].sum()
+        share = x[mine] / total
+        variance = ((y - change * x)[mine] ** 2 / (1 - share)).sum() / total**2
+        tied = share**2 / (1 - share)
+        found.append((change, variance, 1 / ((share**2).sum() + tied.sum() ** 2 - (tied**2).sum())))
+    c, t = found
     freedom = (c[1] + t[1]) ** 2 / (c[1] ** 2 / c[2] + t[1] ** 2 / t[2])
     return (t[0] - c[0], c[1] + t[1], freedom), c, t
-
-
-def _change(y: Floats, x: Floats) -> tuple[Any, Any, Any]:
-    """Common y / x of the units of a group, its HC2 variance and Bell-McCaffrey degrees of freedom."""
-    share, change = x / x.sum(), y.sum() / x.sum()
-    tied = share**2 / (1 - share)
-    variance = ((y - change * x) ** 2 / (1 - share)).sum() / x.sum() ** 2
-    return change, variance, 1 / ((share**2).sum() + tied.sum() ** 2 - (tied**2).sum())
