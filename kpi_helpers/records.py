@@ -13,6 +13,7 @@ import yaml
 #: what is planted, as ``company.yaml`` tells it
 PLANTED: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("company.yaml").read_text(encoding="utf-8"))
 ALWAYS = "Always on"
+EXPERIMENTS = ("experiment", "broken_split", "novelty")
 HOURS = np.repeat(np.arange(24), PLANTED["hours"])
 
 
@@ -189,13 +190,24 @@ def targets(daily: pd.DataFrame) -> pd.DataFrame:
 
 
 def experiment_units(last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    """A new checkout shown to every second visitor; what they spent before tells part of what they spend now."""
-    (rows, rng), known = things("experiment", last - pd.Timedelta(7, "D"), scale), PLANTED["experiment"]
-    n, treated = len(rows), rng.permutation(np.arange(len(rows)) % 2)
-    rows["variant"], bought = words(["control", "treatment"])[treated], rng.random(n) < 0.45
-    before = np.round(420 * np.exp(0.6 * rng.standard_normal(n))).astype(np.int64) * bought
-    rate = known["control_rate"] * (0.7 + 0.3 / 0.45 * bought) * np.where(treated == 1, known["lift"], 1.0)
-    rows["converted"] = (rng.random(n) < rate).astype(np.int8)
-    size = np.round(np.exp(0.4 * rng.standard_normal(n)) * (300 + 0.35 * before)).astype(np.int64)
-    rows["revenue"], rows["revenue_before"] = 1000 * size * rows["converted"], 1000 * before
-    return rows.assign(sessions=1 + rng.poisson(1.4, n))
+    """Units of three experiments, planned half and half: a sound one, one that loses units, one that is only new."""
+    return pd.concat([_units(name, last, scale) for name in EXPERIMENTS], ignore_index=True)
+
+
+def _units(name: str, last: pd.Timestamp, scale: float) -> pd.DataFrame:
+    (rows, rng), known = things(name, last - pd.Timedelta(7, "D"), scale), PLANTED[name]
+    n, treated = len(rows), rng.permutation(np.arange(len(rows)) % 2) == 1
+    rows["variant"] = words(["control", "treatment"])[treated.astype(int)]
+    regular, (share, times) = rng.random(n) < known["regulars"][0], known["regulars"]
+    before = np.round(900 * np.exp(0.6 * rng.standard_normal(n))).astype(np.int64) * regular
+    rate = known["control_rate"] * np.where(regular, times, (1 - share * times) / (1 - share))
+    slow = (rng.random(n) < known["slow"]) & rows["segment"].eq("mobile").to_numpy()
+    rate *= np.where(slow, known["slow_factor"], 1.0)
+    day = (rows["assigned_at"] - rows["assigned_at"].min().normalize()).dt.days.to_numpy()
+    left = (1 - day / known["fades"]).clip(0) if known["fades"] else 1.0  # of the lift, which may be that of the new
+    rows["converted"] = (rng.random(n) < rate * np.where(treated, 1 + (known["lift"] - 1) * left, 1.0)).astype(np.int8)
+    spent = np.round(np.exp(0.35 * rng.standard_normal(n)) * np.where(regular, before, 300)).clip(1).astype(np.int64)
+    rows["revenue"], rows["revenue_before"] = 1000 * spent * rows["converted"], 1000 * before
+    rows["sessions"] = 1 + rng.poisson(1.4, n)
+    rows["unsubscribed"] = (rng.random(n) < known["unsubscribed"]).astype(np.int8)
+    return rows[~(treated & slow & (rng.random(n) < known["lost"]))]

@@ -405,14 +405,78 @@ def test_targets_were_written_down_before_and_are_met_as_planted(tables, daily):
     assert 0 < sum(met.values()) < len(met)
 
 
-def test_the_experiment_has_its_lift():
-    rows, told = company.records.experiment_units(BASE["date"].max(), 10.0), PLANTED["experiment"]
+@pytest.fixture(scope="module")
+def experiments():
+    """Units of the experiments, by size of the company and what is planted."""
+    names = {next(iter(PLANTED[key]["words"]["experiment"])): key for key in company.records.EXPERIMENTS}
+    sizes = {scale: company.records.experiment_units(BASE["date"].max(), scale) for scale in (1.0, 10.0)}
+    return {(names[told], scale): units for scale, rows in sizes.items() for told, units in rows.groupby("experiment")}
+
+
+def won(units):
+    """z of the difference of conversion, treatment less control, pooled (statsmodels)."""
+    from statsmodels.stats.proportion import proportions_ztest
+
+    treatment, control = (units.loc[units["variant"] == v, "converted"] for v in ("treatment", "control"))
+    return proportions_ztest([treatment.sum(), control.sum()], [len(treatment), len(control)])[0]
+
+
+def test_the_experiment_has_its_lift(experiments):
+    rows, told = experiments["experiment", 10.0], PLANTED["experiment"]
     rate = rows.groupby("variant")["converted"].mean()
 
     assert rows["variant"].value_counts().tolist() == [100_000, 100_000]
     assert close_to(rate["control"], told["control_rate"], 100_000)
     assert close_to(rate["treatment"], told["control_rate"] * told["lift"], 100_000)
     assert ((rows["revenue"] > 0) == (rows["converted"] == 1)).all()
+    for _variant, units in rows.groupby("variant"):
+        assert close_to(units["unsubscribed"].mean(), told["unsubscribed"], 100_000)
+    for segment, units in rows.groupby("segment"):  # no interaction: one lift, up to its error on the log scale
+        converted = units.groupby("variant")["converted"].agg(["mean", "sum"])
+        lift = converted.loc["treatment", "mean"] / converted.loc["control", "mean"]
+        assert abs(np.log(lift / told["lift"])) < 4 * np.sqrt((1 / converted["sum"]).sum()), segment
+
+
+def test_revenue_before_tells_much_of_revenue(experiments):
+    units = experiments["experiment", 1.0]
+
+    assert 2 < won(units) < 4  # 20,000 units suffice, without certainty
+    assert 0.6 < units["revenue"].corr(units["revenue_before"]) < 0.7
+    assert units["revenue"].skew() > 5
+
+
+def test_a_broken_split_looks_like_a_win(experiments):
+    from scipy.stats import chisquare
+
+    units, more, told = (*(experiments["broken_split", scale] for scale in (1.0, 10.0)), PLANTED["broken_split"])
+    lost = 1 - more["variant"].eq("treatment").sum() / more["variant"].eq("control").sum()
+    kept = more[more["segment"] == "desktop"]  # nobody was lost there
+
+    assert told["lift"] == 1
+    assert 3 < won(units) < 4  # p about 0.001, for nothing
+    assert chisquare(units["variant"].value_counts()).pvalue < 1e-40
+    assert close_to(lost, 0.75 * told["slow"] * told["lost"], 100_000)
+    assert abs(won(kept)) < 3
+    assert close_to(kept["variant"].eq("treatment").mean(), 0.5, len(kept))
+
+
+def test_a_novelty_fades(experiments):
+    units, told = experiments["novelty", 1.0], PLANTED["novelty"]
+    day = (units["assigned_at"] - units["assigned_at"].min().normalize()).dt.days
+    weekly = experiments["novelty", 10.0].assign(
+        week=lambda t: (t["assigned_at"] - t["assigned_at"].min()).dt.days // 7
+    )
+    rates = weekly.pivot_table(values="converted", index="week", columns="variant", aggfunc=["mean", "sum"])
+    lift, error = rates["mean"]["treatment"] / rates["mean"]["control"], np.sqrt((1 / rates["sum"]).sum(axis=1))
+    planted = [
+        np.mean([1 + (told["lift"] - 1) * max(1 - d / told["fades"], 0) for d in range(7 * w, 7 * w + 7)])
+        for w in range(4)
+    ]
+
+    assert won(units) > 3.5
+    assert abs(won(units[day >= 21])) < 1.96
+    assert (np.abs(np.log(lift / planted)) < 4 * error).all()
+    assert units["variant"].value_counts().tolist() == [10_000, 10_000]
 
 
 def test_posts_calls_and_keywords_are_what_was_planted(tables):
