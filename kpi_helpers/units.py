@@ -1,5 +1,6 @@
 """Units of an experiment, read: who was in which variant, and the sums that its metrics need, in one scan."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -17,7 +18,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from kpi_helpers.catalogue import kpi
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.moments import Columns
-from kpi_helpers.result import Text, both_say
+from kpi_helpers.result import Text, both_say, measure, say
 from kpi_helpers.stats import Floats
 
 SAMPLE = 10_000
@@ -36,6 +37,7 @@ class Metric:
     columns: tuple[tuple[str, ...], ...]
     primary: bool = False
     label: Text | None = None
+    unit: str = "ratio"
     better: str = "up"
     margin: float | None = None
     worthwhile: float = 0.0
@@ -61,6 +63,11 @@ class Metric:
         """Its label in a language, or else its name."""
         return str(self.label[language]) if self.label else self.name
 
+    def written(self, value: float, language: str, *, change: bool = False) -> str:
+        """A value, or a change, in the unit of the metric."""
+        unit = "pp" if change and self.unit == "share" else self.unit
+        return measure(value, unit, language, "") if math.isfinite(value) else say("compare.unbounded", language)
+
     @property
     def role(self) -> str:
         """Guardrail, primary or secondary."""
@@ -73,7 +80,7 @@ def rate(column: str, *, name: str = "", **options: Any) -> Metric:
     >>> rate("converted", primary=True).role
     'primary'
     """
-    return Metric(kind="rate", name=name or column, columns=((column,),), **options)
+    return Metric(kind="rate", name=name or column, columns=((column,),), unit="share", **options)
 
 
 def mean(column: str, pre: str | Sequence[str] | None = None, *, name: str = "", **options: Any) -> Metric:
@@ -110,7 +117,7 @@ def standard(columns: Sequence[str]) -> list[Metric]:
     for name in ("converted", "revenue", "sessions", "unsubscribed"):
         labels[name] = both_say(f"metric.{name}")
     made = [
-        rate("converted", label=labels["converted"]), mean("revenue", pre, label=labels["revenue"]),
+        rate("converted", label=labels["converted"]), mean("revenue", pre, label=labels["revenue"], unit="money"),
         mean("sessions", label=labels["sessions"]),
         rate("unsubscribed", label=labels["unsubscribed"], better="down", margin=0.005),
     ]  # fmt: skip
@@ -130,7 +137,14 @@ def metric_of(given: Metric | str, **options: Any) -> Metric:
     require(plain, f"{given} is no sum or ratio of sums of units: name its columns with rate, mean or ratio.")
     options |= {"better": "down"} if declared.direction == "down" else {}
     columns = tuple(c for c in (declared.numerator, declared.denominator) if c)
-    return Metric(kind="ratio" if len(columns) > 1 else "mean", name=declared.id, columns=columns, **options)
+    return Metric(
+        kind="ratio" if len(columns) > 1 else "mean",
+        name=declared.id,
+        label=declared.name,
+        unit=declared.unit,
+        columns=columns,
+        **options,
+    )
 
 
 @dataclass(slots=True)

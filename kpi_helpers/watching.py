@@ -9,13 +9,13 @@ from kpi_helpers import plots
 from kpi_helpers.analyses import Part, error_of, variants_of
 from kpi_helpers.errors import require_known
 from kpi_helpers.looks import followed, peeking, sequential_boundaries
-from kpi_helpers.result import Framed, measure, percent, say
+from kpi_helpers.result import Framed, percent, say
 from kpi_helpers.result import day as written_day
 from kpi_helpers.stats import checked_confidence
 from kpi_helpers.units import Metric, metric_of, open_units, read_sums
 
 
-class Watch(Framed):
+class Watched(Framed):
     """A difference as it stood at each look, of all units so far.
 
     Rows: ``looked_at`` (day), ``n`` of both arms, ``difference``, its plain interval ``low, high`` as if that were the
@@ -60,7 +60,7 @@ class Watch(Framed):
 
     def written(self, value: float, language: str) -> str:
         """A difference in the unit of the metric."""
-        return measure(value, "pp" if self.metric.kind == "rate" else "ratio", language) if np.isfinite(value) else "–"
+        return str(self.metric.written(value, language, change=True))
 
     def drawn(self, language: str) -> str:
         """The differences and their intervals by day, as an HTML figure."""
@@ -76,7 +76,7 @@ class Watch(Framed):
 def watch(
     table: Any, *, unit: str | None, variant: str, control: Any, metric: Metric | str, day: str, treatment: Any = None,
     planned_n: float | None = None, confidence: float = 0.95,
-) -> Watch:  # fmt: skip
+) -> Watched:  # fmt: skip
     """Follow one metric of one treatment (by default the first) over the column `day`, units counted from their first.
 
     Table and columns as in `analyses.analyse`. `planned_n`, units of both arms at the planned end, tunes the boundaries
@@ -103,4 +103,4 @@ def watch(
     _p, low, high = followed(d, error**2, n, planned_n=end, confidence=confidence)
     frame = frame.assign(planned_low=d - z * error, planned_high=d + z * error, valid_low=low, valid_high=high)
     cost = peeking(len(frame), confidence=confidence)
-    return Watch(frame=frame, whole={"metric": asked, "variant": chosen, "cost": cost, "confidence": confidence})
+    return Watched(frame=frame, whole={"metric": asked, "variant": chosen, "cost": cost, "confidence": confidence})
