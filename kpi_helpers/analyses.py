@@ -14,7 +14,7 @@ from kpi_helpers.contrasts import Contrast
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.looks import peeking
 from kpi_helpers.moments import Columns, adjusted, ratio_variance
-from kpi_helpers.result import Framed, Result, Text, both_say, labelled_pill, number, percent, say
+from kpi_helpers.result import Framed, Result, Text, both_say, labelled_pill, measure, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence, corrected
 from kpi_helpers.units import Metric, Sums, Units, metric_of, open_units, read_caps, read_sums
 
@@ -116,10 +116,11 @@ class Analysis(Framed):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Decision(Result):
-    """What to do with the treatments of an analysis: the head of the report."""
+    """What to do with the treatments of an analysis: the head of the report. `days` are those of the assignment."""
 
     analysis: Analysis
     title: str = ""
+    days: int = 0
 
     aside: ClassVar = ("analysis",)
 
@@ -135,6 +136,20 @@ class Decision(Result):
     def sentence(self, language: str = "en") -> str:
         said = (say(f"headline.{v}", language, variant=name) for name, v in self.analysis.verdicts.items())
         return " ".join(dict.fromkeys(said))
+
+    def weekly(self, language: str = "en") -> str:
+        """What the one treatment to ship brings a week, if all units get it."""
+        verdicts, frame = self.analysis.verdicts, self.analysis.frame
+        row = frame[(frame["role"] == "primary") & (frame["dimension"] == "")].iloc[0]
+        metric = self.analysis.metrics[row["metric"]]
+        if not self.days or set(verdicts.values()) != {"ship"} or len(verdicts) > 1 or metric.kind == "ratio":
+            return ""
+        n = sum(self.analysis.split.n_units) * 7 / self.days
+        ends = {"more": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+        told = {
+            k: measure(v * n, "money" if metric.unit == "money" else "count", language, "") for k, v in ends.items()
+        }
+        return say("decision.weekly", language, n=number(n, language), **told)
 
 
 def level(confidence: float, language: str = "en") -> str:

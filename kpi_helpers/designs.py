@@ -27,7 +27,7 @@ class History(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Plan(Result):
+class Design(Result):
     """Units, `power` and absolute `effect` (treatment - control) that go together; `solved` is the one asked for."""
 
     n_control: int
@@ -67,7 +67,7 @@ def plan_rates(
     baseline_rate: float | History, absolute_effect: float | None = None, *, n_control: int | None = None,
     power: float = 0.8, confidence: float = 0.95, allocation: float = 1.0, alternative: str = "two-sided",
     margin: float | None = None, metrics: int = 1, reached: ArrayLike | None = None,
-) -> Plan:  # fmt: skip
+) -> Design:  # fmt: skip
     """Tell the units that show a change of a rate; with `n_control` the power of those or, lacking it, the effect.
 
     The score test pools the rates (Fleiss, Levin & Paik 2003, Statistical Methods for Rates and Proportions, 4.2), but
@@ -114,14 +114,14 @@ def plan_rates(
     require(bool(np.all(np.diff(seen, prepend=0) >= 0)), "reached falls. Give the units of the first 1, 2, ... days.")
     days = float(np.argmax(seen >= sum(units))) + 1 if np.any(seen >= sum(units)) else math.nan
     reason = "none" if math.isinf(effect) else "history" if len(seen) and math.isnan(days) else ""
-    return Plan(
+    return Design(
         n_control=units[0], n_treatment=units[1], n_total=sum(units), effect=math.nan if reason == "none" else effect,
         power=power, days=days, known_days=len(seen), baseline=value, is_rate=variance is None, confidence=confidence,
         margin=margin or 0.0, metrics=metrics, solved=solved, reason=reason,
     )  # fmt: skip
 
 
-def plan_means(history: History, absolute_effect: float | None = None, **options: Any) -> Plan:
+def plan_means(history: History, absolute_effect: float | None = None, **options: Any) -> Design:
     """Do for a mean or ratio with a history what `plan_rates` does for a rate; Parameters and Raises as there.
 
     By the noncentral t (Cohen 1988, Statistical Power Analysis, 2.5), both groups as variable as the past.

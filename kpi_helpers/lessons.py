@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtr
 
-from kpi_helpers import kpis, outlooks, simulate
+from kpi_helpers import experiments, kpis, outlooks, simulate
 from kpi_helpers.backtests import baseline
 from kpi_helpers.errors import require
 from kpi_helpers.result import Result, say
 from kpi_helpers.sources import connect
 from kpi_helpers.stats import Floats, holm
 from kpi_helpers.targets import project
+
+UNITS: dict[str, Any] = {"unit": "unit_id", "variant": "variant", "control": "control"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -106,5 +109,37 @@ def _august_drop() -> dict[str, float]:
     }  # fmt: skip
 
 
-ALL = (_pooled_rate, _one_in_three, _year_end, _honest_reds, _october_opens, _august_drop)
+def _lift(name: str, start: str = "") -> float:
+    """Lift of an experiment's conversion rate, of the units assigned since a day."""
+    rows = connect(simulate.HOME).table("experiment_units")
+    rows = rows.filter(rows.experiment == name, rows.assigned_at >= (start or "2000-01-01"))
+    found = experiments.analyse(rows, **UNITS, metrics=[experiments.rate("converted")])
+    return float(found.lift[0])
+
+
+def _last_week_lift() -> dict[str, float]:
+    """Lift of the big buy button for those assigned in the last seven days of its test, 8 to 14 November 2026."""
+    name = simulate.PLANTED["novelty"]["words"]["experiment"]
+    return {"right": _lift(*name, "2026-11-08"), "whole": _lift(*name), "two_weeks": _lift(*name, "2026-11-01")}
+
+
+def _wrong_unit() -> dict[str, float]:
+    """False alarms of a t-test over rows, four weeks of each of 70 stores a side, correlation 0.9."""
+    seen = experiments.false_alarms("wrong unit", n=(70, 70), runs=1000, correlation=0.9)
+    return {"right": seen.share[0], "promised": 0.05, "one_tail": seen.share[1]}
+
+
+def _five_percent() -> dict[str, float]:
+    """Customers in each group that find a lift of 5% of the checkout's control rate, four times in five."""
+    rows = connect(simulate.HOME).table("experiment_units")
+    rows = rows.filter(rows.experiment == next(iter(simulate.PLANTED["experiment"]["words"]["experiment"])))
+    rate = experiments.analyse(rows, **UNITS, metrics=[experiments.rate("converted")]).control_value[0]
+    plan = experiments.plan_rates(rate, 0.05 * rate)
+    return {"right": plan.n_control, "both": plan.n_total, "points": experiments.plan_rates(rate, 0.05).n_control}
+
+
+ALL = (
+    _pooled_rate, _one_in_three, _year_end, _honest_reds, _october_opens, _august_drop, _last_week_lift, _wrong_unit,
+    _five_percent,
+)  # fmt: skip
 EXERCISES = {f.__name__.strip("_"): f for f in ALL}

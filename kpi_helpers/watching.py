@@ -51,12 +51,12 @@ class Watched(Framed):
             "level": percent(1 - self.confidence, language, decimals=0),
         }
         if plain is None:
-            return say("watch.never", language, **told)
+            return say("watched.never", language, **told)
         first = {
             "at": written_day(self.looked_at[plain], language),
             "first": self.written(self.difference[plain], language),
         }
-        return say("watch.sentence", language, **told, **first)
+        return say("watched.sentence", language, **told, **first)
 
     def written(self, value: float, language: str) -> str:
         """A difference in the unit of the metric."""
@@ -64,12 +64,12 @@ class Watched(Framed):
 
     def drawn(self, language: str) -> str:
         """The differences and their intervals by day, as an HTML figure."""
-        words = say("watch.lines", language).split("|")
-        scale = 0.01 if self.metric.kind == "rate" else 1.0
+        words, rate = say("watched.lines", language).split("|"), self.metric.unit == "share"
+        scale, unit = (0.01 if rate else 1.0), say("watched.points" if rate else "watched.unit", language)
+        title = say("watched.title", language, metric=self.metric.named(language))
         return plots.chart(
             lambda axes, narrow: plots.looks(self.frame, axes, narrow, words=words, scale=scale, language=language),
-            title=say("watch.title", language, metric=self.metric.named(language)), note=say("watch.note", language),
-            alt=self.sentence(language),
+            title=title, note=say("watched.note", language, unit=unit), alt=self.sentence(language),
         )  # fmt: skip
 
 
