@@ -10,6 +10,7 @@ from scipy.special import stdtr
 from kpi_helpers import experiments, kpis, outlooks, simulate
 from kpi_helpers.backtests import baseline
 from kpi_helpers.errors import require
+from kpi_helpers.records import PLANTED
 from kpi_helpers.result import Result, say
 from kpi_helpers.sources import connect
 from kpi_helpers.stats import Floats, holm
@@ -119,7 +120,7 @@ def _lift(name: str, start: str = "") -> float:
 
 def _last_week_lift() -> dict[str, float]:
     """Lift of the big buy button for those assigned in the last seven days of its test, 8 to 14 November 2026."""
-    name = simulate.PLANTED["novelty"]["words"]["experiment"]
+    name = PLANTED["novelty"]["words"]["experiment"]
     return {"right": _lift(*name, "2026-11-08"), "whole": _lift(*name), "two_weeks": _lift(*name, "2026-11-01")}
 
 
@@ -132,7 +133,7 @@ def _wrong_unit() -> dict[str, float]:
 def _five_percent() -> dict[str, float]:
     """Customers in each group that find a lift of 5% of the checkout's control rate, four times in five."""
     rows = connect(simulate.HOME).table("experiment_units")
-    rows = rows.filter(rows.experiment == next(iter(simulate.PLANTED["experiment"]["words"]["experiment"])))
+    rows = rows.filter(rows.experiment == next(iter(PLANTED["experiment"]["words"]["experiment"])))
     rate = experiments.analyse(rows, **UNITS, metrics=[experiments.rate("converted")]).control_value[0]
     plan = experiments.plan_rates(rate, 0.05 * rate)
     return {"right": plan.n_control, "both": plan.n_total, "points": experiments.plan_rates(rate, 0.05).n_control}
