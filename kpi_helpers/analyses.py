@@ -212,6 +212,8 @@ def analyse(
     _control_errors(parts, 1 - confidence, correction)
     frame = pd.concat([part.frame() for part in parts], ignore_index=True)
     whole = {"split": split, "interactions": _interactions(parts), "caps": caps, "metrics": {m.name: m for m in asked}}
+    first = sums.frames[asked[0].name]
+    units.n_unassigned = int(first.loc[first[variant].isna(), "rows"].sum())
     whole["warnings"] = _warnings(units, parts, split, caps, looks, confidence)
     frame["decision"] = "invalid" if split.alarm else frame["decision"]
     return Analysis(frame=frame, whole=whole)
@@ -396,6 +398,8 @@ def _warnings(
         told["split"] = Text(split.sentence("en"), split.sentence("vi"))
     if units.n_units is None:
         told["unit_unchecked"] = both_say("warn.unit_unchecked")
+    if units.n_unassigned:
+        told["unassigned"] = both_say("warn.unassigned", n=units.n_unassigned)
     if units.n_both:
         told["both_variants"] = both_say("warn.both_variants", n=units.n_both, total=units.n_units)
     if units.repeated:

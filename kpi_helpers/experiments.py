@@ -17,7 +17,7 @@ from kpi_helpers.contrasts import bayes_means, bayes_rates
 from kpi_helpers.designs import plan_means, plan_rates
 from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
-from kpi_helpers.units import mean, rate, ratio, standard
+from kpi_helpers.units import history, mean, rate, ratio, standard
 from kpi_helpers.watching import watch
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "compare_means",
     "compare_rates",
     "compare_ratios",
+    "history",
     "mean",
     "peeking",
     "plan_means",

@@ -120,8 +120,8 @@ def _lift(name: str, start: str = "") -> float:
 
 def _last_week_lift() -> dict[str, float]:
     """Lift of the big buy button for those assigned in the last seven days of its test, 8 to 14 November 2026."""
-    name = PLANTED["novelty"]["words"]["experiment"]
-    return {"right": _lift(*name, "2026-11-08"), "whole": _lift(*name), "two_weeks": _lift(*name, "2026-11-01")}
+    name = next(iter(PLANTED["novelty"]["words"]["experiment"]))
+    return {"right": _lift(name, "2026-11-08"), "whole": _lift(name), "two_weeks": _lift(name, "2026-11-01")}
 
 
 def _wrong_unit() -> dict[str, float]:

@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from kpi_helpers.catalogue import kpi
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.moments import Columns
+from kpi_helpers.moments import Columns, CovariateMoments, Moments, RatioMoments
 from kpi_helpers.result import Text, both_say, measure, say
 from kpi_helpers.stats import Floats
 
@@ -156,6 +156,7 @@ class Units:
     n_rows: int | None = None
     n_units: int | None = None
     n_both: int = 0
+    n_unassigned: int = 0
 
     @property
     def repeated(self) -> bool:
@@ -286,6 +287,21 @@ class Sums(NamedTuple):
         return self._replace(frames=frames)
 
 
+def history(table: Any, metric: Metric, *, unit: str | None) -> Moments:
+    """Moments of a metric over all units of a past, to plan from: `value` and the `variance` of one unit.
+
+    >>> past = pd.DataFrame({"id": [1, 2, 3, 4], "spent": [0.0, 10.0, 0.0, 30.0]})
+    >>> history(past, mean("spent"), unit="id").value
+    10.0
+    """
+    rows = _table(table).mutate(variant=ibis.literal("all"))
+    units = open_units(rows, unit=unit, variant="variant", metrics=[metric])
+    metric = metric.of_rows() if units.repeated else metric
+    n, means, covariance = (v[0, 0] for v in read_sums(units, [metric]).moments(metric, None, ["all"]).columns)
+    kind = RatioMoments if metric.kind == "ratio" else CovariateMoments if metric.kind == "adjusted" else Moments
+    return kind(n=float(n), means=means, covariance=covariance)
+
+
 def read_sums(
     units: Units,
     metrics: Sequence[Metric],
@@ -317,10 +333,10 @@ def read_sums(
             if metric.skewed:
                 sums[f"{names[0]} cubed"] = (moved[names[0]] ** 2 * moved[names[0]]).sum(where=rows)
         by = list(dict.fromkeys([*keys, units.variant]))
-        frame: pd.DataFrame = (
-            units.table.group_by(by).aggregate(rows=units.table.count(), **sums).order_by(by).to_pyarrow().to_pandas()
-        )
-        return frame
+        grouped = units.table.group_by(by).aggregate(rows=units.table.count(), **sums).order_by(by)
+        frame: pd.DataFrame = grouped.to_pyarrow().to_pandas()
+        told = {key: frame[key].astype(object).where(frame[key].notna(), "–") for key in by if key != units.variant}
+        return frame.assign(**told)
 
     frames, shared = {}, scan(metrics)
     for metric in metrics:
