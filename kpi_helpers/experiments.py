@@ -1,7 +1,8 @@
 """Experiments from plan to decision: one door to its rooms.
 
 Plan with `plan_rates` and `plan_means`, check with `check_split`, compare from a few numbers with `compare_rates` and
-its kin, analyse tables of units with `analyse`, watch with `sequential_boundaries` and `always_valid`.
+its kin, analyse tables of units with `analyse`, watch with `sequential_boundaries` and `always_valid`, and try
+them all on experiments without an effect with `false_alarms`.
 """
 
 from kpi_helpers.analyses import Decision, analyse
@@ -17,6 +18,7 @@ from kpi_helpers.contrasts import bayes_means, bayes_rates
 from kpi_helpers.designs import plan_means, plan_rates
 from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
+from kpi_helpers.trials import false_alarms
 from kpi_helpers.units import history, mean, rate, ratio, standard
 from kpi_helpers.watching import watch
 
@@ -35,6 +37,7 @@ __all__ = [
     "compare_means",
     "compare_rates",
     "compare_ratios",
+    "false_alarms",
     "history",
     "mean",
     "peeking",
