@@ -74,7 +74,9 @@ class Analysis(Framed):
         if self.split.alarm:
             return str(self.split.sentence(language))
         main = self.frame[(self.frame["dimension"] == "") & (self.frame["role"] != "guardrail")]
-        rows = {row.variant: row for row in main.iloc[::-1].sort_values("role", ascending=False).itertuples()}
+        rows = {
+            row.variant: row for row in main.iloc[::-1].sort_values("role", ascending=False, kind="stable").itertuples()
+        }
         return " ".join(
             say(f"verdict.{v}", language, variant=name, **self.told(rows[name], language))
             for name, v in self.verdicts.items()

@@ -15,7 +15,7 @@ from kpi_helpers.stats import Floats
 
 Arm = tuple[Floats, Floats, Floats]  # estimate, variance of one unit, units
 Columns = tuple[Floats, Floats, Floats]  # units (...), means (..., k), covariance (..., k, k)
-LEFT = 1e-10  # of the squares left as variance: less, and fewer than six digits of a float are
+LEFT = 2.3e-10  # of the squares left as variance: less, and fewer than six digits of a float are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
