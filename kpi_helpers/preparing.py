@@ -207,9 +207,8 @@ def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str
     if c.kind == "text":
         return text, text, ""
     if c.kind in ("date", "time"):
-        zoned = kind.is_timestamp() and kind.timezone is not None
-        if zoned or not (kind.is_date() or kind.is_timestamp()):
-            return null, text, f"{'zoned' if zoned else c.kind} ({kind})"
+        if not kind.is_date() and not (kind.is_timestamp() and kind.timezone is None):
+            return null, text, f"{c.kind} ({kind})"
         moment = value.cast(NULLS[c.kind])
         return moment.year().between(1900, 2099).ifelse(moment, null), text, ""
     if kind.is_boolean() and c.kind == "flag":
@@ -290,19 +289,19 @@ def answered(prepared: Prepared, table: str, found: dict[str, Any]) -> tuple[lis
 
 
 def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
-    """Add what the mapping could say of texts that did not read, and what to do about time zones."""
-    c = next(c for c in contract.columns if c.name == problem.column)
-    if not problem.more.startswith(("text", "zoned")):
+    """Add to a problem of texts that did not read how they are spelt, or where to cast them."""
+    if problem.more not in ("text", OPEN):
         return problem
-    if problem.more.startswith("zoned"):
-        return replace(problem, more=problem.more.replace("zoned", c.kind), cures=(both_say("cure.zone"),))
-    if not prepared.parts[0][1][c.name]["of_files"]:
+    c = next(c for c in contract.columns if c.name == problem.column)
+    options, rows = [own[c.name] for _rows, own in prepared.parts], prepared.rows
+    if not options[0]["of_files"]:
         return replace(problem, more=f"{c.kind} (text)", cures=(both_say("cure.cast", kind=c.kind),))
-    read = [(rows[f"{c.name}__raw"], own[c.name]) for rows, own in prepared.parts if "column" in own[c.name]]
-    told = [texts.hints(raw, own, dated=c.kind in ("date", "time"), money=c.money) for raw, own in read]
-    more = "; ".join(dict.fromkeys(found for found, _cures in told if found))
-    cures = tuple(dict.fromkeys(cure for _found, cures in told for cure in cures))
-    return replace(problem, examples=() if more else problem.examples, more=more, cures=cures)
+    raw = rows[f"{c.name}__raw"]
+    if c.kind == "number":
+        found = texts.spellings(rows[c.name].isnull().ifelse(raw, None))
+        return replace(problem, cures=(both_say("cure.number", found=found),))
+    forms = " / ".join(dict.fromkeys(form for own in options for form in texts.date_forms(own)))
+    return replace(problem, examples=(), more=f"{forms} [{texts.spellings(raw)}]")
 
 
 def tidied(rows: ir.Table, name: str) -> list[Text]:
