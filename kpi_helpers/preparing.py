@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -157,22 +155,13 @@ def _find(part: Part, c: Column) -> Any:
     """The value that a column of ours is read from, or nothing."""
     entry = part.spec["columns"].get(c.name, {})
     if "constant" in entry:
-        return _literal(entry["constant"], c)
+        return ibis.literal(str(entry["constant"]))
     if "row" in entry:
         return ibis.literal(f"{part.name}:") + part.raw[ROW].cast("string")
     found = [_reach(part.raw, name) for name in entry.get("column", [""])]
     if any(value is None for value in found):
         return None
     return reduce(lambda left, right: left.cast("string") + "." + right.cast("string"), found)
-
-
-def _literal(value: Any, c: Column) -> Any:
-    if c.kind == "text":
-        return ibis.literal(str(value))
-    if c.kind in ("date", "time"):
-        moment = datetime.fromisoformat(str(value))
-        return ibis.literal(moment if c.kind == "time" else moment.date())
-    return ibis.literal(Decimal(str(int(value) if isinstance(value, bool) else value))).cast(EXACT)
 
 
 def _reach(raw: ir.Table, name: str) -> Any:

@@ -121,8 +121,9 @@ def test_the_command_prints_the_option_to_write_for_each_and_ends_with_4(everyth
 
     told = capsys.readouterr().out
     for option in (
-        '"%d/%m/%Y"', '"%m/%d/%Y"', '1 × "46028"', '1 × "12.500 đ"', '1 × "Err:509"', '1 × "Select"', '1 × "#N/A"', '1 × "-"',
-        'decimal: ",", thousands: ".", currency: "VND" or null_values: ["n/a"]', '17: 2026-01-17;Email',
+        '"%d/%m/%Y"', '"%m/%d/%Y"', '1 × "46028"', '1 × "Err:509"', '1 × "Select"', '1 × "#N/A"', '1 × "-"',
+        '1 × "12.500 đ"', 'decimal: ",", thousands: ".", currency: "VND" or null_values: ["n/a"]',
+        '17: 2026-01-17;Email',
     ):  # fmt: skip
         assert option in told, option
     assert "Traceback" not in told
