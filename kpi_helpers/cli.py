@@ -34,18 +34,15 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours (data/README.md)")
     demo = commands.add_parser("demo", help="write the simulated company into a folder")
     demo.add_argument("folder", help="folder to write into")
-    demo.add_argument("--customers", type=int, metavar="N",
-                      help="size of the company after three years (default: 290000; 5000 takes a second)")  # fmt: skip
-    run = commands.add_parser(
-        "run", help="run notebooks and publish their reports", epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    size = "customers after three years (default: 290000; 5000 takes a second)"
+    demo.add_argument("--customers", type=int, metavar="N", help=size)
+    run = commands.add_parser("run", help="run notebooks and publish their reports")
     run.add_argument("names", nargs="*", metavar="NAME", help="notebooks, such as 01_kpi_setup")
     run.add_argument("--all", action="store_true", help="every notebook")
     run.add_argument("--source", help="where the data are (default: data/demo, the simulated company)")
     run.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours")
-    run.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="parameters",
-                     help="a parameter of the notebook; repeat for more")  # fmt: skip
+    several = "a parameter of the notebook; repeat for more"
+    run.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="parameters", help=several)
     run.add_argument("--as-of", metavar="YYYY-MM-DD", help="last day to read (default: last complete day of the data)")
     run.add_argument("--out", default="reports", metavar="DIR", help="folder of the reports (default: reports)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks to run at once (default: 1)")
@@ -74,20 +71,17 @@ def _list(options: argparse.Namespace) -> int:
     from kpi_helpers import catalogue, editions
     from kpi_helpers.result import Text, dump, session_language
 
+    found, lines = [], []
     if options.kpis:
-        known = catalogue.catalogue(session_language()).to_frame().to_dict("records")
-        line = "{id:26} {name} = {formula}  [{table}]".format
-        print(dump(known) if options.json else "\n".join(line(**k) for k in known))
-        return 0
-    found = []
-    for name in editions.names():
+        found = catalogue.catalogue(session_language()).to_frame().to_dict("records")
+        lines = ["{id:26} {name} = {formula}  [{table}]".format(**known) for known in found]
+    for name in editions.names() if not options.kpis else ():
         known = editions.parameters(notebook := editions.load(name)).values()
         about = [{"name": p.name, "type": p.kind, "default": p.default, "help": p.comment} for p in known]
-        found.append({"name": name, "title": notebook["metadata"]["kpi"]["title"], "parameters": about})
-    lines = []
-    for each in found:
-        lines.append(f"{each['name']}  {Text(**each['title'])[session_language()]}")
-        lines += ["  -p {name}={default}  ({type}) {help}".format(**p) for p in each["parameters"]]
+        title = notebook["metadata"]["kpi"]["title"]
+        found.append({"name": name, "title": title, "parameters": about})
+        lines.append(f"{name}  {Text(**title)[session_language()]}")
+        lines += ["  -p {name}={default}  ({type}) {help}".format(**p) for p in about]
     print(dump(found).rstrip() if options.json else "\n".join(lines))
     return 0
 

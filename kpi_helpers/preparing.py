@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
-from ibis import _
 
 from kpi_helpers import texts
 from kpi_helpers.contracts import BETWEEN, OPEN, Column, Problem, Table
@@ -59,10 +58,7 @@ class Prepared(NamedTuple):
 
 
 def joined(raw: ir.Table, join: Join, first: str | None, stem: str, forms: list[str]) -> ir.Table:
-    """Add the columns of a join to `raw`, one row for each key; a name that stands in both follows that of its file.
-
-    ``copies n`` counts the rows of a key in it (none: no row), ``key n`` is the key that was found.
-    """
+    """Add the columns of a join to `raw`, one row for each key, how many rows it has there, and the key itself."""
     asked = [*((c, raw) for c in join.on), *((c, join.rows) for c in (*join.on.values(), first) if c)]
     for column, table in asked:
         told = f"join with {join.name}: the column {column} is not there; there are {', '.join(table.columns)}."
@@ -168,21 +164,17 @@ def _reach(raw: ir.Table, name: str) -> Any:
     """A column, or by a dotted name what stands in a struct, or under a key in an array of keys and values."""
     if name in raw.columns:
         return raw[name]
-    head, *path = name.split(".")
-    if not path or head not in raw.columns:
+    head, _dot, key = name.partition(".")
+    if head not in raw.columns:
         return None
-    value: Any = raw[head]
-    for step in path:
-        kind = value.type()
-        if kind.is_struct() and step in kind.names:
-            value = value[step]
-        elif kind.is_array() and kind.value_type.is_struct() and {"key", "value"} <= {*kind.value_type.names}:
-            value = value.filter(lambda pair, step=step: pair["key"] == step)[0]["value"]
-            if value.type().is_struct():  # of string_value, int_value and the like one is filled
-                value = ibis.coalesce(*(value[field].cast("string") for field in value.type().names))
-        else:
-            return None
-    return value
+    value, kind = raw[head], raw[head].type()
+    if kind.is_struct():
+        return value[key] if key in kind.names else None
+    if not (kind.is_array() and kind.value_type.is_struct() and {"key", "value"} <= {*kind.value_type.names}):
+        return None
+    found = value.filter(lambda pair: pair["key"] == key)[0]["value"]
+    several = found.type().is_struct()  # of string_value, int_value and the like one is filled
+    return ibis.coalesce(*(found[field].cast("string") for field in found.type().names)) if several else found
 
 
 def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str]:
@@ -284,21 +276,13 @@ def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
     c = next(c for c in contract.columns if c.name == problem.column)
     options, rows = [own[c.name] for _rows, own in prepared.parts], prepared.rows
     if not options[0]["of_files"]:
-        return replace(problem, more=f"{c.kind} (text)", cures=(both_say("cure.cast", kind=c.kind),))
+        return replace(problem, more=f"{c.kind} (text)", cure=both_say("cure.cast", kind=c.kind))
     raw = rows[f"{c.name}__raw"]
     if c.kind == "number":
         found = texts.spellings(rows[c.name].isnull().ifelse(raw, None))
-        return replace(problem, cures=(both_say("cure.number", found=found),))
+        return replace(problem, cure=both_say("cure.number", found=found))
     forms = " / ".join(dict.fromkeys(form for own in options for form in texts.date_forms(own)))
     return replace(problem, examples=(), more=f"{forms} [{texts.spellings(raw)}]")
-
-
-def tidied(rows: ir.Table, name: str) -> list[Text]:
-    """Notes of the values that were read from other spellings, the most frequent first."""
-    typed, raw = rows[name], rows[f"{name}__raw"]
-    spelt = rows.group_by(value=typed).aggregate(n=(typed != raw).sum(), k=raw.nunique()).filter(_.n > 0)
-    found = spelt.order_by(ibis.desc("n"), "value").limit(5).to_pyarrow().to_pylist()
-    return [both_say("check.tidied", column=name, **row) for row in found]
 
 
 def collapsed(lines: ir.Table, contract: Table) -> ir.Table:

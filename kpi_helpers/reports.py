@@ -48,8 +48,8 @@ class Job:
         """A notebook with its parameters, each checked."""
         known = editions.parameters(notebook := editions.load(name))
         parameters = editions.resolve(known, given)
-        told: dict[str, Any] = {"changed": editions.changed(known, parameters), "key": editions.key(known, parameters)}
-        return cls(name=name, about=notebook["metadata"]["kpi"], parameters=parameters, **told)
+        changed, key = editions.changed(known, parameters)
+        return cls(name=name, about=notebook["metadata"]["kpi"], parameters=parameters, changed=changed, key=key)
 
     @property
     def stem(self) -> str:
@@ -223,30 +223,3 @@ def _settle() -> None:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
-
-
-def refresh_notebooks() -> None:
-    """Execute the notebooks of this checkout in place, teaching cells included, and write them canonically."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    os.environ.update(FIXED)
-    for name in editions.names():
-        path = editions.folder() / f"{name}.ipynb"
-        notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}).execute()
-        path.write_text(editions.written(editions.canonical(notebook)), encoding="utf-8")
-        print(f"{path}  refreshed")
-
-
-def write_class_edition(folder: str | Path) -> None:
-    """Write each notebook with empty solutions into `folder`, for a class."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in editions.names():
-        path = Path(folder) / f"{name}.ipynb"
-        path.write_text(editions.written(editions.class_edition(editions.load(name))), encoding="utf-8")
-        print(path)
-
-
-if __name__ == "__main__":
-    refresh_notebooks()

@@ -133,8 +133,7 @@ def test_what_was_made_alike_is_noted_never_silent(everything):
     notes = [note.en for note in connect(everything, everything / "mapping.yaml").check().notes]
 
     assert any("byte order mark" in note for note in notes)
-    alike = [note for note in notes if f'channel: spellings of "{TIM_KIEM}" read as one' in note]
-    assert [note.rpartition("accent")[2] for note in alike] == [": 4; rows that differed: 3"]
+    assert [note for note in notes if "channel: 3 of 15 rows were read without extra spaces" in note] != []
 
 
 def test_each_problem_is_told_in_vietnamese_too(everything):
