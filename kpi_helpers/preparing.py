@@ -14,17 +14,17 @@ from kpi_helpers.errors import require
 from kpi_helpers.result import Text, both_say
 from kpi_helpers.texts import EXACT
 
-ROW = f"{BETWEEN}row"  # what is no column of a source begins so
+ROW, KEY, COPIES = (f"{BETWEEN}{name}" for name in ("row", "key", "copies"))  # what is no column of a source
 NULLS = {"date": "date", "time": "timestamp", "text": "string"}
 
 
 class Join(NamedTuple):
-    """A file or table that was joined: its name, columns that were joined on (ours, theirs), its number, its rows."""
+    """A file or table that was joined: its name, columns that were joined on (ours, theirs), what to ask of it."""
 
     name: str
     on: dict[str, str]
-    n: str
-    rows: ir.Table
+    asked: dict[str, ir.Scalar]
+    there: ir.Scalar
 
 
 class Part(NamedTuple):
@@ -57,28 +57,31 @@ class Prepared(NamedTuple):
         return sorted({c for _rows, options in self.parts for c, given in options.items() if given.get(option)})
 
 
-def joined(raw: ir.Table, join: Join, first: str | None, stem: str, forms: list[str]) -> ir.Table:
-    """Add the columns of a join to `raw`, one row for each key, how many rows it has there, and the key itself."""
-    asked = [*((c, raw) for c in join.on), *((c, join.rows) for c in (*join.on.values(), first) if c)]
+def joined(
+    raw: ir.Table, other: ir.Table, name: str, on: dict[str, str], first: str | None, stem: str, forms: list[str]
+) -> tuple[ir.Table, Join]:
+    """Add the columns of another table to `raw`, one row for each key: the `first` by date, if that is asked for."""
+    asked = [*((c, raw) for c in on), *((c, other) for c in (*on.values(), first) if c)]
     for column, table in asked:
-        told = f"join with {join.name}: the column {column} is not there; there are {', '.join(table.columns)}."
+        told = f"join with {name}: the column {column} is not there; there are {', '.join(table.columns)}."
         require(column in table.columns, f"{told} Correct on or first in the mapping.")
-    copies, key = _marks(join)
     taken = {column.casefold() for column in raw.columns}
-    rows = join.rows.mutate(**{key: _key(join.rows, join.on.values())})
-    same, order, repeated = ibis.window(group_by=key), [rows[c] for c in join.rows.columns], ibis.literal(True)
+    rows = other.mutate(**{KEY: _key(other, on.values())})
+    same, order, repeated = ibis.window(group_by=KEY), [rows[c] for c in other.columns], ibis.literal(True)
     if first:  # which must read, wherever it is told
         begin = texts.text_as_time(rows[first], forms) if rows[first].type().is_string() else rows[first]
         order, repeated = [begin, *order], (begin.isnull() & rows[first].notnull()).any().over(same)
-    rows = rows.mutate(**{copies: repeated.ifelse(rows.count().over(same), 1)})
-    rows = rows.filter(ibis.row_number().over(ibis.window(group_by=key, order_by=order)) == 0)
-    rows = rows.rename({f"{stem}.{c}": c for c in join.rows.columns if c.casefold() in taken})
-    found = raw.left_join(rows, _key(raw, join.on) == rows[key])
-    return found.mutate(**{copies: found[copies].fill_null(0)})
-
-
-def _marks(join: Join) -> tuple[str, str]:
-    return f"{BETWEEN}copies {join.n}", f"{BETWEEN}key {join.n}"
+    rows = rows.mutate(**{COPIES: repeated.ifelse(rows.count().over(same), 1)})
+    rows = rows.filter(ibis.row_number().over(ibis.window(group_by=KEY, order_by=order)) == 0)
+    rows = rows.rename({f"{stem}.{c}": c for c in other.columns if c.casefold() in taken})
+    found = raw.left_join(rows, _key(raw, on) == rows[KEY])
+    again = found[COPIES] > 1
+    counts = found.aggregate(
+        of=found.count(), found=found[KEY].count(), used=found[KEY].nunique(),
+        again=again.sum(), such=again.ifelse(found[KEY], None).min(),
+    )  # fmt: skip
+    scalars = {what: counts[what].as_scalar() for what in counts.columns}
+    return found.drop(KEY, COPIES), Join(name, on, scalars, other.count().as_scalar())
 
 
 def _key(table: ir.Table, columns: Iterable[str]) -> ir.StringValue:
@@ -90,8 +93,7 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
     """Type every part and put them below each other."""
     blocks = [block for p in parts for block in _blocks(contract, p)]
     held = [c for c in contract.columns if any(_find(b, c) is not None for b in blocks)]
-    joins = [join for p in parts for join in p.joins]
-    marks = {c: p.raw[c].type() for p in parts for join in p.joins for c in _marks(join)}
+    joins = list({join.asked["of"].op(): join for p in parts for join in p.joins}.values())  # an engine asks once
     told: dict[str, str] = {}
     problems: list[Problem] = []
     typed: list[tuple[ir.Table, dict[str, Any]]] = []
@@ -101,11 +103,10 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
             problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), cells))
         problems += _absent(contract, b, "" if len(parts) == 1 else f"{b.name}: ")
         options = {c.name: b.spec | b.spec["columns"].get(c.name, {}) for c in held}
-        columns, own = {}, {c for join in b.joins for c in _marks(join)}
+        columns = {}
         for c in held:
             columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(b, c), c, options[c.name])
             told[c.name] = how if how == OPEN else told.get(c.name) or how
-        columns |= {c: b.raw[c] if c in own else ibis.null(kind) for c, kind in marks.items()}
         typed.append((b.raw.select(**columns) if columns else b.raw, options))
     notes = [note for p in parts for sheet in p.sheets for note in sheet.notes]
     rows = _stacked([rows for rows, _options in typed])
@@ -135,7 +136,7 @@ def _blocks(contract: Table, part: Part) -> Iterator[Part]:
         own = {"channel": {"constant": channel}} if channels else {}
         told = {c: _entry(told, part.names) for c, told in (named | block | own).items() if told is not None}
         yield part._replace(spec=spec | {"columns": told})
-        part = part._replace(sheets=(), joins=())  # are told of once, not once a channel
+        part = part._replace(sheets=())  # are told of once, not once a channel
 
 
 def _entry(told: Any, there: Sequence[str]) -> dict[str, Any]:
@@ -248,23 +249,18 @@ def _absent(contract: Table, part: Part, name: str) -> list[Problem]:
 
 def questions(prepared: Prepared) -> dict[str, Any]:
     """What to ask of each join in the scan of the rules."""
-    asked: dict[str, Any] = {}
-    for join in prepared.joins:
-        n, copies, key = join.n, *(prepared.rows[mark] for mark in _marks(join))
-        asked |= {f"of {n}": copies.count(), f"found {n}": (copies > 0).sum(), f"again {n}": (copies > 1).sum()}
-        asked |= {f"such {n}": (copies > 1).ifelse(key, None).min(), f"used {n}": key.nunique()}
-        asked[f"there {join.name}"] = join.rows.count().as_scalar()  # asked once, however often it was joined
-    return asked
+    asked = {f"{what} {i}": scalar for i, join in enumerate(prepared.joins) for what, scalar in join.asked.items()}
+    return asked | {f"there {join.name}": join.there for join in prepared.joins}
 
 
 def answered(prepared: Prepared, table: str, found: dict[str, Any]) -> tuple[list[Problem], list[Text]]:
     """Problems and notes of the joins: keys that repeat, rows that found none, rows that were not used."""
     problems, notes = [], []
-    for join in prepared.joins:
-        told = {what: found[f"{what} {join.n}"] or 0 for what in ("of", "found", "used")}
+    for i, join in enumerate(prepared.joins):
+        told = {what: found[f"{what} {i}"] or 0 for what in ("of", "found", "used")}
         notes.append(both_say("check.joined", file=join.name, there=found[f"there {join.name}"], **told))
-        if again := found[f"again {join.n}"]:
-            such = (found[f"such {join.n}"].replace(BETWEEN, " | "),)
+        if again := found[f"again {i}"]:
+            such = (found[f"such {i}"].replace(BETWEEN, " | "),)
             problems.append(Problem(table, " + ".join(join.on), "joined twice", again, told["of"], such, join.name))
     return problems, notes
 

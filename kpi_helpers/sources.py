@@ -186,10 +186,10 @@ class Source:
 
     @cache  # noqa: B019
     def _prepared(self, name: str) -> Prepared:
-        parts = [self._part(name, spec, place, i) for i, (spec, place) in enumerate(self._specs(name))]
+        parts = [self._part(name, spec, place) for spec, place in self._specs(name)]
         return preparing.prepare(TABLES[name], parts)
 
-    def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...], i: int) -> Part:
+    def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Part:
         raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower())
         blocks = [spec.get("columns") or {}, *(spec.get("channels") or {}).values()]
         if any(isinstance(entry, dict) and "row" in entry for block in blocks for entry in block.values()):
@@ -197,13 +197,13 @@ class Source:
             require(self._folder is not None, told)
             raw = raw.mutate(**{ROW: ibis.row_number() + 1})
         joins: list[Join] = []
-        for k, given in enumerate(spec.get("join", ())):
+        for given in spec.get("join", ()):
             there, *others = self._places(name, given)
             require(not others, f"mapping: {name}: join takes one file, and {given.get('file')} names several.")
             other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
             on = [given["on"]] if isinstance(given["on"], str) else given["on"]
-            join = Join(there[0], on if isinstance(on, dict) else dict(zip(on, on, strict=True)), f"{i}.{k}", other)
-            raw = preparing.joined(raw, join, given.get("first"), self._stem(there), texts.date_forms(spec | given))
+            on, forms = on if isinstance(on, dict) else {c: c for c in on}, texts.date_forms(spec | given)
+            raw, join = preparing.joined(raw, other, there[0], on, given.get("first"), self._stem(there), forms)
             joins, sheets = [*joins, join], [*sheets, *more]
         spec = spec | {"of_files": self._backend.name == "duckdb"}
         return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
@@ -312,8 +312,6 @@ def _first_line(error: Exception) -> str:
 def _answer(opening: Callable[[], Any], name: str) -> Any:
     try:
         return opening()
-    except ModuleNotFoundError as error:
-        raise KpiError(f"{name} needs a driver that is not installed: {error.name}.") from None
     except Exception as error:  # each driver has an exception of its own
         told = SECRET_URL.sub("://…@", _first_line(error))
-        raise ContractError(f"{name} does not answer: {told} Check address and user.") from None
+        raise ContractError(f"{name} does not answer: {told} Check address, user and driver.") from None
