@@ -227,8 +227,7 @@ def _read_text(column: Any, c: Column, null: Any, options: dict[str, Any]) -> tu
 
 
 def _scaled(value: Any, options: dict[str, Any]) -> Any:
-    """Apply the unit factor (1e-6 for micros) and store exactly, to six places."""
-    factor = options.get("factor")
+    factor = options.get("factor")  # such as 1e-6 for micros
     return (value.cast("float64") * float(factor) if factor else value).cast(EXACT)
 
 
