@@ -43,18 +43,18 @@ class Part(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Typed columns beside their raw text, what the reading was told and found; rows and options of each part."""
+    """Typed columns beside their raw text, what the reading was told and found; the options of each part."""
 
     rows: ir.Table
     told: dict[str, str]
     problems: list[Problem]
     notes: list[Text]
     joins: list[Join]
-    parts: list[tuple[ir.Table, dict[str, Any]]]
+    options: list[dict[str, Any]]
 
     def says(self, option: str) -> list[str]:
         """Columns for which the mapping gives an option."""
-        return sorted({c for _rows, options in self.parts for c, given in options.items() if given.get(option)})
+        return sorted({c for options in self.options for c, given in options.items() if given.get(option)})
 
 
 def joined(
@@ -96,21 +96,20 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
     joins = list({join.asked["of"].op(): join for p in parts for join in p.joins}.values())  # an engine asks once
     told: dict[str, str] = {}
     problems: list[Problem] = []
-    typed: list[tuple[ir.Table, dict[str, Any]]] = []
-    for b in blocks:
+    typed, options = [], [{c.name: b.spec | b.spec["columns"].get(c.name, {}) for c in held} for b in blocks]
+    for b, given in zip(blocks, options, strict=True):
         for s in (s for s in b.sheets if s.ragged):
             n, cells = len(s.ragged), str(s.cells.num_columns)
             problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), cells))
         problems += _absent(contract, b, "" if len(parts) == 1 else f"{b.name}: ")
-        options = {c.name: b.spec | b.spec["columns"].get(c.name, {}) for c in held}
         columns = {}
         for c in held:
-            columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(b, c), c, options[c.name])
+            columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(b, c), c, given[c.name])
             told[c.name] = how if how == OPEN else told.get(c.name) or how
-        typed.append((b.raw.select(**columns) if columns else b.raw, options))
+        typed.append(b.raw.select(**columns) if columns else b.raw)
     notes = [note for p in parts for sheet in p.sheets for note in sheet.notes]
-    rows = _stacked([rows for rows, _options in typed])
-    prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, typed)
+    found = list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
+    prepared = Prepared(_stacked(typed), told, *found, joins, options)
     prepared.notes.extend(both_say("check.numbered", column=c) for c in prepared.says("row"))
     return prepared
 
@@ -269,7 +268,7 @@ def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
     if problem.more not in ("text", OPEN):
         return problem
     c = next(c for c in contract.columns if c.name == problem.column)
-    options, rows = [own[c.name] for _rows, own in prepared.parts], prepared.rows
+    options, rows = [own[c.name] for own in prepared.options], prepared.rows
     if not options[0]["of_files"]:
         return replace(problem, more=f"{c.kind} (text)", cure=both_say("cure.cast", kind=c.kind))
     raw = rows[f"{c.name}__raw"]
