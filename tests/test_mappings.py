@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kpi_helpers import cli, kpis
 from kpi_helpers.errors import ContractError, KpiError
+from kpi_helpers.mappings import read_mapping
 from kpi_helpers.sources import connect
 
 MAPPINGS = ROOT / "data" / "mappings"
@@ -628,6 +629,13 @@ WRONG = [
 def test_what_a_mapping_cannot_mean_is_refused(tmp_path, mapping, told):
     with pytest.raises(KpiError, match=told):
         connect(tmp_path, mapping)
+
+
+@pytest.mark.parametrize("word", [0, 1, True, False])
+def test_a_flag_may_be_a_truth_or_a_number(word):
+    told = {"messages": {"columns": {"opened": {"column": "seen", "values": {"Yes": word}}}}}
+
+    assert read_mapping(told) == told
 
 
 def test_yes_no_and_on_are_words_in_a_mapping(tmp_path):
