@@ -45,10 +45,10 @@ lab: $(STAMP)
 	@$(BIN)/jupyter lab notebooks
 
 notebooks: $(STAMP)
-	@$(BIN)/python -m kpi_helpers.reports
+	@$(BIN)/python notebooks/make.py refresh
 
 class: $(STAMP)
-	@$(BIN)/python -c 'from kpi_helpers import reports; reports.write_class_edition("reports/class")'
+	@$(BIN)/python notebooks/make.py class reports/class
 
 docs: $(STAMP)
 	@$(BIN)/python -c 'from kpi_helpers import catalogue; print(catalogue.page(), end="")' > data/KPIS.md

@@ -55,10 +55,7 @@ def repeat(y: Floats, season: int, horizon: int) -> Floats:
 
 
 def drift(y: Floats, season: int, horizon: int) -> Floats:
-    """Forecast the latest value of the same season plus the change from season to season, from every origin.
-
-    The change is a smoothed mean of the past ones; where the horizon spans several seasons, the plain mean.
-    """
+    """Forecast the latest value of the same season plus its smoothed (over several seasons: mean) change."""
     n, gains = len(y), np.array(CHANGES if horizon <= season else CHANGES[:1])
     change = np.full(n, np.nan)
     change[season:] = y[season:] - y[:-season]

@@ -3,52 +3,23 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-EPILOG = """\
-examples:
-  kpi list                                        notebooks and their parameters
-  kpi list --kpis                                 every KPI, its formula and table
-  kpi check my_folder --mapping my_mapping.yaml   every problem of your data at once
-  kpi run 01_kpi_setup                            report on the simulated company
-  kpi run 01_kpi_setup --source my_folder --mapping my_mapping.yaml -p objective=leads
-
-exit codes:
-  0 published   1 a notebook failed   2 usage or parameter   4 the data break their contract
-  75 another run is writing into the same folder
-"""
+import yaml
 
 
 def parser() -> argparse.ArgumentParser:
-    """Commands and options of `kpi`."""
-    top = argparse.ArgumentParser(
-        prog="kpi", description="Measure marketing: check data, run notebooks, publish reports.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    """Commands and options of `kpi`, as ``cli.yaml`` tells them."""
+    told = yaml.safe_load(Path(__file__).with_name("cli.yaml").read_text(encoding="utf-8"))
+    whole = {"epilog": told["epilog"], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    top = argparse.ArgumentParser(prog="kpi", description=told["description"], **whole)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listed = commands.add_parser("list", help="show the notebooks and their parameters")
-    listed.add_argument("--json", action="store_true", help="as JSON")
-    listed.add_argument("--kpis", action="store_true", help="show the KPI catalogue instead (data/KPIS.md)")
-    check = commands.add_parser("check", help="check data against the contracts and print every problem at once")
-    check.add_argument("source", help="folder of CSV or Parquet, DuckDB file, database URL, or env:NAME")
-    check.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours (data/README.md)")
-    demo = commands.add_parser("demo", help="write the simulated company into a folder")
-    demo.add_argument("folder", help="folder to write into")
-    demo.add_argument("--customers", type=int, metavar="N",
-                      help="size of the company after three years (default: 290000; 5000 takes a second)")  # fmt: skip
-    run = commands.add_parser(
-        "run", help="run notebooks and publish their reports", epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    run.add_argument("names", nargs="*", metavar="NAME", help="notebooks, such as 01_kpi_setup")
-    run.add_argument("--all", action="store_true", help="every notebook")
-    run.add_argument("--source", help="where the data are (default: data/demo, the simulated company)")
-    run.add_argument("--mapping", metavar="FILE", help="YAML that maps your columns to ours")
-    run.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="parameters",
-                     help="a parameter of the notebook; repeat for more")  # fmt: skip
-    run.add_argument("--as-of", metavar="YYYY-MM-DD", help="last day to read (default: last complete day of the data)")
-    run.add_argument("--out", default="reports", metavar="DIR", help="folder of the reports (default: reports)")
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks to run at once (default: 1)")
+    for name, about in told["commands"].items():
+        command = commands.add_parser(name, help=about["help"], **(whole if name == "run" else {}))
+        command.register("type", "int", int)
+        for option, given in about["options"].items():
+            command.add_argument(option, **given)
     return top
 
 
@@ -74,20 +45,17 @@ def _list(options: argparse.Namespace) -> int:
     from kpi_helpers import catalogue, editions
     from kpi_helpers.result import Text, dump, session_language
 
+    found, lines = [], []
     if options.kpis:
-        known = catalogue.catalogue(session_language()).to_frame().to_dict("records")
-        line = "{id:26} {name} = {formula}  [{table}]".format
-        print(dump(known) if options.json else "\n".join(line(**k) for k in known))
-        return 0
-    found = []
-    for name in editions.names():
+        found = catalogue.catalogue(session_language()).to_frame().to_dict("records")
+        lines = ["{id:26} {name} = {formula}  [{table}]".format(**known) for known in found]
+    for name in editions.names() if not options.kpis else ():
         known = editions.parameters(notebook := editions.load(name)).values()
         about = [{"name": p.name, "type": p.kind, "default": p.default, "help": p.comment} for p in known]
-        found.append({"name": name, "title": notebook["metadata"]["kpi"]["title"], "parameters": about})
-    lines = []
-    for each in found:
-        lines.append(f"{each['name']}  {Text(**each['title'])[session_language()]}")
-        lines += ["  -p {name}={default}  ({type}) {help}".format(**p) for p in each["parameters"]]
+        title = notebook["metadata"]["kpi"]["title"]
+        found.append({"name": name, "title": title, "parameters": about})
+        lines.append(f"{name}  {Text(**title)[session_language()]}")
+        lines += ["  -p {name}={default}  ({type}) {help}".format(**p) for p in about]
     print(dump(found).rstrip() if options.json else "\n".join(lines))
     return 0
 

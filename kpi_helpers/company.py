@@ -13,10 +13,7 @@ DAY = pd.Timedelta(1, "D")
 
 
 def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Every table of the contracts, from the sums `base` of a day and channel, and what was counted on the way.
-
-    `scale` is the size of the company, 1 for the ordinary one; the volumes of `base` are scaled already.
-    """
+    """Every table, from the sums `base` of a day and channel of a company of size `scale`; and their totals."""
     daily, last = channel_daily(base), base["date"].max()
     orders, customers = orders_and_customers(daily)
     automated = automation(orders, customers, last + DAY)
@@ -223,9 +220,8 @@ def automation(orders: pd.DataFrame, customers: pd.DataFrame, end: pd.Timestamp)
     goes_on = (rng.random((len(fresh), len(hello["goes_on"]))) < hello["goes_on"]).cumprod(axis=1)
     step, who = np.nonzero(goes_on.T)
     rows = fresh.iloc[who].assign(step=step + 1, workflow=hello["workflow"], channel=hello["channel"])
-    rows["sent_at"] = rows["registered_at"] + pd.to_timedelta(
-        np.array(hello["after_days"])[step] * 1440 + 5, unit="min"
-    )
+    minutes = np.array(hello["after_days"])[step] * 1440 + 5
+    rows["sent_at"] = rows["registered_at"] + pd.to_timedelta(minutes, unit="min")
     parts = [_reminders(orders, customers, end - days * DAY) for days in PLANTED["win_back"]["days_ago"]]
     rows = pd.concat([rows, *parts]).query("sent_at < @end").assign(campaign=ALWAYS)
     rows = rows.sort_values(["sent_at", "customer_id"], kind="stable", ignore_index=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 OPEN = "text, marks not named"
 GROUPED = r"^\D*[1-9]\d{0,2}(\.\d{3})+\D*$"  # 1.234 is a thousand in one country and little more than 1 in another
-NOTES = ("before", "above")
+NOTES = ("before", "above", "tidied")
 BETWEEN = "\x1f"  # parts the columns of a key, so that "A | B", "C" is not "A", "B | C"
 
 
@@ -57,9 +57,8 @@ def _read(name: str, told: dict[str, Any]) -> Table:
         Column(column, Text(entry.pop("en"), entry.pop("vi")), one_of=tuple(entry.pop("one_of", ())), **entry)
         for column, entry in told["columns"].items()
     ]
-    about = Text(**told["about"])
     rows, measures = told.get("rows", "one"), told.get("measures", {})
-    return Table(name, about, tuple(told["key"]), told["dated"], tuple(columns), measures, rows)
+    return Table(name, Text(**told["about"]), tuple(told["key"]), told["dated"], tuple(columns), measures, rows)
 
 
 TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contracts.yaml")).items()}
@@ -68,7 +67,7 @@ CHANNEL_DAILY = TABLES["channel_daily"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One rule that the data break: where, how often, two examples; `cures` fit these data better than the remedy."""
+    """One rule that the data break: where, how often, two examples; a `cure` fits these data better than the remedy."""
 
     table: str
     column: str
@@ -77,27 +76,28 @@ class Problem:
     n_total: int
     examples: tuple[str, ...] = ()
     more: str = ""
-    cures: tuple[Text, ...] = ()
+    cure: Text | None = None
 
     def what(self, language: str = "en") -> str:
         """What is wrong, with examples."""
         shown = ", ".join(f'"{e}"' for e in self.examples if self.rule != "missing column")
         such = say("check.such", language, examples=shown) if shown else ""
-        return both_say(f"rule.{self.rule}", **self._told())[language] + such
+        return both_say(f"rule.{self.rule}", **self.told)[language] + such
 
     def remedy(self, language: str = "en") -> str:
         """What the user can do about it."""
-        cures = self.cures or [both_say(f"remedy.{self.rule}", **self._told())]
-        return " ".join(cure[language] for cure in cures)
+        return str((self.cure or both_say(f"remedy.{self.rule}", **self.told))[language])
 
     def line(self, language: str = "en") -> str:
         """Everything in one line: ``table.column: what. Remedy.``"""
         return f"{self.table}.{self.column}: {self.what(language)}. {self.remedy(language)}"
 
-    def _told(self) -> dict[str, Any]:
-        first = "".join(self.examples[:1])
-        told = {"bare": first, "wanted": f' "{first}"' if first else "", "n": self.n_rows, "total": self.n_total}
-        return told | {"column": self.column, "more": self.more}
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the sentences about it are filled in with."""
+        such = "".join(self.examples[:1])
+        told = {"column": self.column, "more": self.more, "such": such, "wanted": f' "{such}"' if such else ""}
+        return told | {"n": self.n_rows, "total": self.n_total}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -148,11 +148,10 @@ class Rule(NamedTuple):
 def broken_rules(
     prepared: "ir.Table", contract: Table, more: dict[str, str], period: str, asked: dict[str, Any], *, lines: bool
 ) -> tuple[list[Problem], list[Text], dict[str, Any]]:  # fmt: skip
-    """Count the rows that break each rule of `contract`, in one aggregate query.
+    """Count the rows that break each rule, in one aggregate query: problems, notes and all that was found.
 
-    `prepared` holds each column of the source, typed, and its original text as ``<name>__raw``; `more` says for each
-    what its reading was told (a date's format). Rows that are `lines` share their key. `asked` are aggregates to answer
-    in the same scan. Returns problems, notes and all answers: ``n`` rows, ``first`` and ``last`` date, and so on.
+    `prepared` holds each column typed, and its text as ``<name>__raw``; `more` says what its reading was told; rows
+    that are `lines` share their key; `asked` are more aggregates to answer in the same scan.
     """
     held = [c for c in contract.columns if c.name in prepared.columns]
     rules = [rule for c in held for rule in _rules(prepared, c, more.get(c.name, ""))]
@@ -164,7 +163,7 @@ def broken_rules(
     key = _key(prepared, keys) if keys and all(c in held for c in contract.columns if c.required) else None
     found = prepared.aggregate(**asked, **_counts(prepared, contract, rules, key)).to_pyarrow().to_pylist()[0]
     broken, n = list(_broken(contract, rules, found)), found["n"]
-    notes = [both_say(f"check.{p.rule}", **p._told(), such=p.examples[0]) for p in broken if p.rule in NOTES]
+    notes = [both_say(f"check.{p.rule}", **p.told) for p in broken if p.rule in NOTES]
     problems = [p for p in broken if p.rule not in NOTES]
     if bare := ", ".join(c.name for c in held if n and not c.required and not found[f"filled {c.name}"]):
         notes.append(both_say("check.bare", columns=bare))
@@ -179,13 +178,11 @@ def broken_rules(
 
 
 def _counts(prepared: "ir.Table", contract: Table, rules: list[Rule], key: Any) -> dict[str, Any]:
-    """What to ask: rows, rows that break each rule with two examples, cells filled or tidied, keys, dates."""
+    """What to ask: rows, rows that break each rule with two examples, cells filled, keys, dates."""
     asked: dict[str, Any] = {"n": prepared.count()}
     for c in (c for c in contract.columns if c.name in prepared.columns):
         typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
         asked[f"filled {c.name}"] = raw.count()
-        if c.kind == "text":
-            asked[c.name] = (typed != raw).sum()
         if c.name == contract.dated:
             asked |= {"first": typed.cast("date").min(), "last": typed.cast("date").max()}
     for i, rule in enumerate(rules):
@@ -204,12 +201,13 @@ def _broken(contract: Table, rules: list[Rule], found: dict[str, Any]) -> Iterat
 
 
 def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:
-    """The rules of one column that the source has; those of `NOTES` are no problems."""
     typed, raw = prepared[c.name], prepared[f"{c.name}__raw"]
     if c.kind == "flag":
         yield Rule(c.name, "not a flag", raw.notnull() & (typed.isnull() | ((typed != 0) & (typed != 1))), told)
     elif c.kind != "text":
         yield Rule(c.name, f"not a {c.kind}", raw.notnull() & typed.isnull(), told)
+    else:
+        yield Rule(c.name, "tidied", typed != raw)
     if c.required:
         yield Rule(c.name, "empty", (typed if c.kind == "text" else raw).isnull())
     if told == OPEN:  # one point that cannot part thousands tells of all

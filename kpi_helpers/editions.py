@@ -98,15 +98,11 @@ def resolve(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[st
     return resolved
 
 
-def changed(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that differ from the defaults; the as-of date does not count."""
-    return {k: v for k, v in resolved.items() if v != known[k].default and k != "as_of"}
-
-
-def key(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> str:
-    """Short name of a set of parameters: empty for the defaults."""
-    told = json.dumps(changed(known, resolved), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:8] if told != "{}" else ""
+def changed(known: Mapping[str, Parameter], resolved: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Parameters that differ from the defaults, the as-of date aside, and a short name of them (none: empty)."""
+    told = {k: v for k, v in resolved.items() if v != known[k].default and k != "as_of"}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return told, digest[:8] if told else ""
 
 
 def report_edition(notebook: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,13 @@ import yaml
 
 from kpi_helpers.contracts import TABLES, Column
 from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.result import asset
 
 #: what a row may cover, and what pandas calls it; weeks begin on Monday
 PERIODS = {"day": "D", "week": "W-SUN", "month": "M"}
 #: names of encodings, and what Python calls them; UTF-8 may begin with a byte order mark
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "windows-1258": "cp1258"}
-READING = ("date_format", "decimal", "null_values", "thousands")
-#: what may stand in a table, in one of its columns, in a join
-OPTIONS = {
-    "table": ("channels", "columns", "currency", "encoding", "file", "join", "lines", "period", "table", *READING),
-    "column": ("column", "constant", "factor", "row", "signed", "values", *READING),
-    "join": ("date_format", "encoding", "file", "first", "on", "table"),
-}
-#: option -> its type, or the words it takes, and what it needs
-SHAPES: dict[str, tuple[Any, str]] = {
-    "channels": (dict, "pairs such as {TV: {spend: tv_cost}}"),
-    "decimal": (str, "a mark in quotes, such as ','"),
-    "encoding": (ENCODINGS, f"one of {', '.join(ENCODINGS)}"),
-    "factor": (int | float, "a number"),
-    "join": (list, "a list such as [{file: deals.csv, on: lead_id}]"),
-    "period": (PERIODS, f"one of {', '.join(PERIODS)}"),
-    "thousands": (str, "a mark in quotes, such as '.'"),
-}
+SCHEMAS = yaml.safe_load(asset("mapping.yaml"))
 #: a URL that carries a password or the like
 SECRET_URL = re.compile(r"://[^@]*:[^@]*@|[?&](password|passwd|pwd|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
 
@@ -63,7 +47,7 @@ def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, An
         require_known(name, TABLES, f"mapping: {name!r} is no table.")
         specs = told if isinstance(told, list) and told else [told]
         for spec in specs:
-            _check_table(name, spec)
+            _check(name, spec)
         told = f"mapping: {name}: lines and period must be the same for each part of the list."
         require(len({(bool(s.get("lines")), s.get("period", "day")) for s in specs}) == 1, told)
     return dict(rules)
@@ -88,66 +72,47 @@ def _yaml(mapping: str | Path) -> Any:
         raise KpiError(f"{mapping} is not YAML in UTF-8: {' '.join(str(error).split())}. Mind the spaces.") from None
 
 
-def _check(where: str, given: Any, place: str, around: Mapping[str, Any]) -> None:
-    """Options of a table, column or join: each known there and of its shape; its marks beside those `around`."""
-    require(isinstance(given, dict), f"mapping: {where} holds {given!r}, but needs options such as file and columns.")
-    for option, value in given.items():
-        require_known(option, OPTIONS[place], f"mapping: {option!r} is no option of {where}.")
-        kind, needs = SHAPES.get(option, (object, ""))
-        fits = str(value).lower() in kind if isinstance(kind, dict) else isinstance(value, kind)
-        require(fits, f"mapping: {where}: {option} holds {value!r}, but needs {needs}.")
-    forms = given.get("date_format", [])
-    for form in forms if isinstance(forms, list) else [forms]:
-        good = isinstance(form, str) and "%" in form and "%" not in re.sub(r"%-?[YymdHMSfbBaAjpI%]", "", form)
-        require(good, f'mapping: {where}: date_format holds {form!r}, but needs a spelling such as "%d/%m/%Y".')
-    marks = {"decimal": ".", "thousands": "", **around, **given}
-    told = f"mapping: {where}: decimal and thousands are both {marks['decimal']!r}. Name both, such as ',' and '.'."
-    require(marks["decimal"] != marks["thousands"], told)
-
-
-def _check_table(name: str, spec: Any) -> None:
-    _check(name, spec, "table", {})
-    for join in spec.get("join", ()):
-        _check("join", join, "join", {})
-        told = f"mapping: join holds {join!r}, but needs a list such as [{{file: deals.csv, on: lead_id}}]."
-        require(bool(join.get("on")) and ("file" in join or "table" in join), told)
-    contract, told = TABLES[name], f"mapping: {name}: period is for sums of a day; a row of {name} is"
-    require("period" not in spec or contract.rows == "day", f"{told} {contract.about.en}.")
+def _check(name: str, spec: Any) -> None:
+    """Refuse what does not fit the schemas, and what does not go together."""
+    contract, known = TABLES[name], {c.name: c for c in TABLES[name].columns}
+    _fit(name, spec, SCHEMAS["table"])
+    told = f"mapping: {name}: period is for sums of a day; a row of {name} is {contract.about.en}."
+    require("period" not in spec or contract.rows == "day", told)
     told = f"mapping: {name}: lines: true adds up the rows of a key; a row of {name} has none."
     require(not spec.get("lines") or bool(contract.key), told)
-    known = {c.name: c for c in contract.columns}
-    for where, block in [("columns", spec.get("columns") or {}), *spec.get("channels", {}).items()]:
-        told = f"mapping: {where} holds {block!r}, but needs pairs such as {{spend: cost}}."
-        require(isinstance(block, dict), told)
+    _check_marks(name, spec)
+    for block in (spec.get("columns") or {}, *spec.get("channels", {}).values()):
         for column, entry in block.items():
             require_known(column, known, f"mapping: {column!r} is no column of {name}.")
             if isinstance(entry, dict):
-                _check(column, entry, "column", spec)
-                _check_entry(known[column], entry)
+                _fit(column, entry, _schema(known[column]))
+                _check_marks(column, spec | entry)
 
 
-def _check_entry(c: Column, entry: dict[str, Any]) -> None:
-    told, words = f"mapping: {c.name} holds {entry!r};", entry.get("values") or {}
-    one = len({"column", "constant", "row"} & set(entry)) == 1 and entry.get("row", True) is True
-    require(one, f"{told} it needs column: your_name, constant: a value or row: true.")
-    several = "row" in entry or isinstance(entry.get("column"), list)
-    require(c.kind == "text" or not several, f"{told} only text is made of row numbers or of several columns.")
-    fits = "constant" not in entry or _fits(c, entry["constant"])
-    require(fits, f"{told} the constant is no {' or '.join(c.one_of) or c.kind}.")
-    good = isinstance(words, dict) and c.kind not in ("date", "time") and all(_fits(c, ours) for ours in words.values())
-    known = f" among {', '.join(c.one_of)}" if c.one_of else " (0 or 1)" if c.kind == "flag" else ""
-    require(not words or good, f"{told} values needs pairs {{your word: ours}}, for {c.kind}{known}.")
+def _check_marks(where: str, options: dict[str, Any]) -> None:
+    point, group = options.get("decimal", "."), options.get("thousands", "")
+    told = f"mapping: {where}: decimal and thousands are both {point!r}. Name both, such as ',' and '.'."
+    require(point != group, told)
 
 
-def _fits(c: Column, value: Any) -> bool:
-    """Whether a value of the mapping is of the kind of a column."""
-    if c.kind in ("date", "time"):
-        try:
-            return datetime.fromisoformat(str(value)).tzinfo is None
-        except ValueError:
-            return False
-    if c.kind == "flag":
-        return value in (0, 1)
-    if c.kind == "number":
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, str | int | float) and (not c.one_of or value in c.one_of)
+def _schema(c: Column) -> dict[str, Any]:
+    """Schema of what a mapping may say of a column."""
+    own = SCHEMAS["kinds"][c.kind]
+    if c.one_of:
+        word = {"description": f"one among {', '.join(c.one_of)}", "enum": c.one_of}
+        own = own | {"constant": word, "values": own["values"] | {"additionalProperties": word}}
+    return {**SCHEMAS["column"], "properties": SCHEMAS["column"]["properties"] | own}
+
+
+def _fit(where: str, given: Any, schema: dict[str, Any]) -> None:
+    """Refuse the first option that is not known, or that does not fit: where, what it holds, what it needs."""
+    from jsonschema import Draft202012Validator
+
+    for error in Draft202012Validator(schema).iter_errors(given):
+        place = [where, *(step for step in error.absolute_path if isinstance(step, str))]
+        for option in error.instance if error.validator == "additionalProperties" else ():
+            require_known(
+                option, sorted(error.schema["properties"]), f"mapping: {option!r} is no option of {place[-1]}."
+            )
+        needs = error.schema["description"]
+        raise KpiError(f"mapping: {': '.join(place)} holds {error.instance!r}, but needs {needs}.")

@@ -2,14 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal
 from functools import reduce
 from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
-from ibis import _
 
 from kpi_helpers import texts
 from kpi_helpers.contracts import BETWEEN, OPEN, Column, Problem, Table
@@ -17,17 +14,17 @@ from kpi_helpers.errors import require
 from kpi_helpers.result import Text, both_say
 from kpi_helpers.texts import EXACT
 
-ROW = f"{BETWEEN}row"  # what is no column of a source begins so
+ROW, KEY, COPIES = (f"{BETWEEN}{name}" for name in ("row", "key", "copies"))  # what is no column of a source
 NULLS = {"date": "date", "time": "timestamp", "text": "string"}
 
 
 class Join(NamedTuple):
-    """A file or table that was joined: its name, columns that were joined on (ours, theirs), its number, its rows."""
+    """A file or table that was joined: its name, columns that were joined on (ours, theirs), what to ask of it."""
 
     name: str
     on: dict[str, str]
-    n: str
-    rows: ir.Table
+    asked: dict[str, ir.Scalar]
+    there: ir.Scalar
 
 
 class Part(NamedTuple):
@@ -46,45 +43,45 @@ class Part(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Typed columns beside their raw text, what the reading was told and found; rows and options of each part."""
+    """Typed columns beside their raw text, what the reading was told and found; the options of each part."""
 
     rows: ir.Table
     told: dict[str, str]
     problems: list[Problem]
     notes: list[Text]
     joins: list[Join]
-    parts: list[tuple[ir.Table, dict[str, Any]]]
+    options: list[dict[str, Any]]
 
     def says(self, option: str) -> list[str]:
         """Columns for which the mapping gives an option."""
-        return sorted({c for _rows, options in self.parts for c, given in options.items() if given.get(option)})
+        return sorted({c for options in self.options for c, given in options.items() if given.get(option)})
 
 
-def joined(raw: ir.Table, join: Join, first: str | None, stem: str, forms: list[str]) -> ir.Table:
-    """Add the columns of a join to `raw`, one row for each key; a name that stands in both follows that of its file.
-
-    ``copies n`` counts the rows of a key in it (none: no row), ``key n`` is the key that was found.
-    """
-    asked = [*((c, raw) for c in join.on), *((c, join.rows) for c in (*join.on.values(), first) if c)]
+def joined(
+    raw: ir.Table, other: ir.Table, name: str, on: dict[str, str], first: str | None, stem: str, forms: list[str]
+) -> tuple[ir.Table, Join]:
+    """Add the columns of another table to `raw`, one row for each key: the `first` by date, if that is asked for."""
+    asked = [*((c, raw) for c in on), *((c, other) for c in (*on.values(), first) if c)]
     for column, table in asked:
-        told = f"join with {join.name}: the column {column} is not there; there are {', '.join(table.columns)}."
+        told = f"join with {name}: the column {column} is not there; there are {', '.join(table.columns)}."
         require(column in table.columns, f"{told} Correct on or first in the mapping.")
-    copies, key = _marks(join)
     taken = {column.casefold() for column in raw.columns}
-    rows = join.rows.mutate(**{key: _key(join.rows, join.on.values())})
-    same, order, repeated = ibis.window(group_by=key), [rows[c] for c in join.rows.columns], ibis.literal(True)
+    rows = other.mutate(**{KEY: _key(other, on.values())})
+    same, order, repeated = ibis.window(group_by=KEY), [rows[c] for c in other.columns], ibis.literal(True)
     if first:  # which must read, wherever it is told
         begin = texts.text_as_time(rows[first], forms) if rows[first].type().is_string() else rows[first]
         order, repeated = [begin, *order], (begin.isnull() & rows[first].notnull()).any().over(same)
-    rows = rows.mutate(**{copies: repeated.ifelse(rows.count().over(same), 1)})
-    rows = rows.filter(ibis.row_number().over(ibis.window(group_by=key, order_by=order)) == 0)
-    rows = rows.rename({f"{stem}.{c}": c for c in join.rows.columns if c.casefold() in taken})
-    found = raw.left_join(rows, _key(raw, join.on) == rows[key])
-    return found.mutate(**{copies: found[copies].fill_null(0)})
-
-
-def _marks(join: Join) -> tuple[str, str]:
-    return f"{BETWEEN}copies {join.n}", f"{BETWEEN}key {join.n}"
+    rows = rows.mutate(**{COPIES: repeated.ifelse(rows.count().over(same), 1)})
+    rows = rows.filter(ibis.row_number().over(ibis.window(group_by=KEY, order_by=order)) == 0)
+    rows = rows.rename({f"{stem}.{c}": c for c in other.columns if c.casefold() in taken})
+    found = raw.left_join(rows, _key(raw, on) == rows[KEY])
+    again = found[COPIES] > 1
+    counts = found.aggregate(
+        of=found.count(), found=found[KEY].count(), used=found[KEY].nunique(),
+        again=again.sum(), such=again.ifelse(found[KEY], None).min(),
+    )  # fmt: skip
+    scalars = {what: counts[what].as_scalar() for what in counts.columns}
+    return found.drop(KEY, COPIES), Join(name, on, scalars, other.count().as_scalar())
 
 
 def _key(table: ir.Table, columns: Iterable[str]) -> ir.StringValue:
@@ -96,26 +93,23 @@ def prepare(contract: Table, parts: Sequence[Part]) -> Prepared:
     """Type every part and put them below each other."""
     blocks = [block for p in parts for block in _blocks(contract, p)]
     held = [c for c in contract.columns if any(_find(b, c) is not None for b in blocks)]
-    joins = [join for p in parts for join in p.joins]
-    marks = {c: p.raw[c].type() for p in parts for join in p.joins for c in _marks(join)}
+    joins = list({join.asked["of"].op(): join for p in parts for join in p.joins}.values())  # an engine asks once
     told: dict[str, str] = {}
     problems: list[Problem] = []
-    typed: list[tuple[ir.Table, dict[str, Any]]] = []
-    for b in blocks:
+    typed, options = [], [{c.name: b.spec | b.spec["columns"].get(c.name, {}) for c in held} for b in blocks]
+    for b, given in zip(blocks, options, strict=True):
         for s in (s for s in b.sheets if s.ragged):
             n, cells = len(s.ragged), str(s.cells.num_columns)
             problems.append(Problem(contract.name, "*", "ragged", n, n + len(s.cells), tuple(s.ragged[:2]), cells))
         problems += _absent(contract, b, "" if len(parts) == 1 else f"{b.name}: ")
-        options = {c.name: b.spec | b.spec["columns"].get(c.name, {}) for c in held}
-        columns, own = {}, {c for join in b.joins for c in _marks(join)}
+        columns = {}
         for c in held:
-            columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(b, c), c, options[c.name])
+            columns[c.name], columns[f"{c.name}__raw"], how = _read(_find(b, c), c, given[c.name])
             told[c.name] = how if how == OPEN else told.get(c.name) or how
-        columns |= {c: b.raw[c] if c in own else ibis.null(kind) for c, kind in marks.items()}
-        typed.append((b.raw.select(**columns) if columns else b.raw, options))
+        typed.append(b.raw.select(**columns) if columns else b.raw)
     notes = [note for p in parts for sheet in p.sheets for note in sheet.notes]
-    rows = _stacked([rows for rows, _options in typed])
-    prepared = Prepared(rows, told, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), joins, typed)
+    found = list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
+    prepared = Prepared(_stacked(typed), told, *found, joins, options)
     prepared.notes.extend(both_say("check.numbered", column=c) for c in prepared.says("row"))
     return prepared
 
@@ -141,7 +135,7 @@ def _blocks(contract: Table, part: Part) -> Iterator[Part]:
         own = {"channel": {"constant": channel}} if channels else {}
         told = {c: _entry(told, part.names) for c, told in (named | block | own).items() if told is not None}
         yield part._replace(spec=spec | {"columns": told})
-        part = part._replace(sheets=(), joins=())  # are told of once, not once a channel
+        part = part._replace(sheets=())  # are told of once, not once a channel
 
 
 def _entry(told: Any, there: Sequence[str]) -> dict[str, Any]:
@@ -157,7 +151,7 @@ def _find(part: Part, c: Column) -> Any:
     """The value that a column of ours is read from, or nothing."""
     entry = part.spec["columns"].get(c.name, {})
     if "constant" in entry:
-        return _literal(entry["constant"], c)
+        return ibis.literal(str(entry["constant"]))
     if "row" in entry:
         return ibis.literal(f"{part.name}:") + part.raw[ROW].cast("string")
     found = [_reach(part.raw, name) for name in entry.get("column", [""])]
@@ -166,34 +160,21 @@ def _find(part: Part, c: Column) -> Any:
     return reduce(lambda left, right: left.cast("string") + "." + right.cast("string"), found)
 
 
-def _literal(value: Any, c: Column) -> Any:
-    if c.kind == "text":
-        return ibis.literal(str(value))
-    if c.kind in ("date", "time"):
-        moment = datetime.fromisoformat(str(value))
-        return ibis.literal(moment if c.kind == "time" else moment.date())
-    return ibis.literal(Decimal(str(int(value) if isinstance(value, bool) else value))).cast(EXACT)
-
-
 def _reach(raw: ir.Table, name: str) -> Any:
     """A column, or by a dotted name what stands in a struct, or under a key in an array of keys and values."""
     if name in raw.columns:
         return raw[name]
-    head, *path = name.split(".")
-    if not path or head not in raw.columns:
+    head, _dot, key = name.partition(".")
+    if head not in raw.columns:
         return None
-    value: Any = raw[head]
-    for step in path:
-        kind = value.type()
-        if kind.is_struct() and step in kind.names:
-            value = value[step]
-        elif kind.is_array() and kind.value_type.is_struct() and {"key", "value"} <= {*kind.value_type.names}:
-            value = value.filter(lambda pair, step=step: pair["key"] == step)[0]["value"]
-            if value.type().is_struct():  # of string_value, int_value and the like one is filled
-                value = ibis.coalesce(*(value[field].cast("string") for field in value.type().names))
-        else:
-            return None
-    return value
+    value, kind = raw[head], raw[head].type()
+    if kind.is_struct():
+        return value[key] if key in kind.names else None
+    if not (kind.is_array() and kind.value_type.is_struct() and {"key", "value"} <= {*kind.value_type.names}):
+        return None
+    found = value.filter(lambda pair: pair["key"] == key)[0]["value"]
+    several = found.type().is_struct()  # of string_value, int_value and the like one is filled
+    return ibis.coalesce(*(found[field].cast("string") for field in found.type().names)) if several else found
 
 
 def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str]:
@@ -207,9 +188,8 @@ def _read(value: Any, c: Column, options: dict[str, Any]) -> tuple[Any, Any, str
     if c.kind == "text":
         return text, text, ""
     if c.kind in ("date", "time"):
-        zoned = kind.is_timestamp() and kind.timezone is not None
-        if zoned or not (kind.is_date() or kind.is_timestamp()):
-            return null, text, f"{'zoned' if zoned else c.kind} ({kind})"
+        if not kind.is_date() and not (kind.is_timestamp() and kind.timezone is None):
+            return null, text, f"{c.kind} ({kind})"
         moment = value.cast(NULLS[c.kind])
         return moment.year().between(1900, 2099).ifelse(moment, null), text, ""
     if kind.is_boolean() and c.kind == "flag":
@@ -246,8 +226,7 @@ def _read_text(column: Any, c: Column, null: Any, options: dict[str, Any]) -> tu
 
 
 def _scaled(value: Any, options: dict[str, Any]) -> Any:
-    """Apply the unit factor (1e-6 for micros) and store exactly, to six places."""
-    factor = options.get("factor")
+    factor = options.get("factor")  # such as 1e-6 for micros
     return (value.cast("float64") * float(factor) if factor else value).cast(EXACT)
 
 
@@ -268,49 +247,36 @@ def _absent(contract: Table, part: Part, name: str) -> list[Problem]:
 
 def questions(prepared: Prepared) -> dict[str, Any]:
     """What to ask of each join in the scan of the rules."""
-    asked: dict[str, Any] = {}
-    for join in prepared.joins:
-        n, copies, key = join.n, *(prepared.rows[mark] for mark in _marks(join))
-        asked |= {f"of {n}": copies.count(), f"found {n}": (copies > 0).sum(), f"again {n}": (copies > 1).sum()}
-        asked |= {f"such {n}": (copies > 1).ifelse(key, None).min(), f"used {n}": key.nunique()}
-        asked[f"there {join.name}"] = join.rows.count().as_scalar()  # asked once, however often it was joined
-    return asked
+    asked = {f"{what} {i}": scalar for i, join in enumerate(prepared.joins) for what, scalar in join.asked.items()}
+    return asked | {f"there {join.name}": join.there for join in prepared.joins}
 
 
 def answered(prepared: Prepared, table: str, found: dict[str, Any]) -> tuple[list[Problem], list[Text]]:
     """Problems and notes of the joins: keys that repeat, rows that found none, rows that were not used."""
     problems, notes = [], []
-    for join in prepared.joins:
-        told = {what: found[f"{what} {join.n}"] or 0 for what in ("of", "found", "used")}
+    for i, join in enumerate(prepared.joins):
+        told = {what: found[f"{what} {i}"] or 0 for what in ("of", "found", "used")}
         notes.append(both_say("check.joined", file=join.name, there=found[f"there {join.name}"], **told))
-        if again := found[f"again {join.n}"]:
-            such = (found[f"such {join.n}"].replace(BETWEEN, " | "),)
+        if again := found[f"again {i}"]:
+            such = (found[f"such {i}"].replace(BETWEEN, " | "),)
             problems.append(Problem(table, " + ".join(join.on), "joined twice", again, told["of"], such, join.name))
     return problems, notes
 
 
 def cured(problem: Problem, contract: Table, prepared: Prepared) -> Problem:
-    """Add what the mapping could say of texts that did not read, and what to do about time zones."""
-    c = next(c for c in contract.columns if c.name == problem.column)
-    if not problem.more.startswith(("text", "zoned")):
+    """Add to a problem of texts that did not read how they are spelt, or where to cast them."""
+    if problem.more not in ("text", OPEN):
         return problem
-    if problem.more.startswith("zoned"):
-        return replace(problem, more=problem.more.replace("zoned", c.kind), cures=(both_say("cure.zone"),))
-    if not prepared.parts[0][1][c.name]["of_files"]:
-        return replace(problem, more=f"{c.kind} (text)", cures=(both_say("cure.cast", kind=c.kind),))
-    read = [(rows[f"{c.name}__raw"], own[c.name]) for rows, own in prepared.parts if "column" in own[c.name]]
-    told = [texts.hints(raw, own, dated=c.kind in ("date", "time"), money=c.money) for raw, own in read]
-    more = "; ".join(dict.fromkeys(found for found, _cures in told if found))
-    cures = tuple(dict.fromkeys(cure for _found, cures in told for cure in cures))
-    return replace(problem, examples=() if more else problem.examples, more=more, cures=cures)
-
-
-def tidied(rows: ir.Table, name: str) -> list[Text]:
-    """Notes of the values that were read from other spellings, the most frequent first."""
-    typed, raw = rows[name], rows[f"{name}__raw"]
-    spelt = rows.group_by(value=typed).aggregate(n=(typed != raw).sum(), k=raw.nunique()).filter(_.n > 0)
-    found = spelt.order_by(ibis.desc("n"), "value").limit(5).to_pyarrow().to_pylist()
-    return [both_say("check.tidied", column=name, **row) for row in found]
+    c = next(c for c in contract.columns if c.name == problem.column)
+    options, rows = [own[c.name] for own in prepared.options], prepared.rows
+    if not options[0]["of_files"]:
+        return replace(problem, more=f"{c.kind} (text)", cure=both_say("cure.cast", kind=c.kind))
+    raw = rows[f"{c.name}__raw"]
+    if c.kind == "number":
+        found = texts.spellings(rows[c.name].isnull().ifelse(raw, None))
+        return replace(problem, cure=both_say("cure.number", found=found))
+    forms = " / ".join(dict.fromkeys(form for own in options for form in texts.date_forms(own)))
+    return replace(problem, examples=(), more=f"{forms} [{texts.spellings(raw)}]")
 
 
 def collapsed(lines: ir.Table, contract: Table) -> ir.Table:

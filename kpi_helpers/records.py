@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 import yaml
 
 #: what is planted, as ``company.yaml`` tells it
@@ -35,9 +33,8 @@ def drawn(rng: np.random.Generator, weights: Mapping[str, float], n: int) -> Any
 
 def names(letter: str, n: int) -> Any:
     """Codes such as C000001, from the first to the `n`-th."""
-    begin = 10 ** max(6, len(str(n)))
-    numbers = pc.cast(pa.array(np.arange(begin + 1, begin + n + 1)), pa.string())
-    return pd.array(pc.utf8_replace_slice(numbers, 0, 1, letter), dtype="str")
+    width = max(6, len(str(n)))
+    return words(f"{letter}{i:0{width}}" for i in range(1, n + 1))
 
 
 def clock(dates: Any, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -5,13 +5,12 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -44,6 +43,14 @@ class Job:
     key: str
     files: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, name: str, given: Mapping[str, Any]) -> "Job":
+        """A notebook with its parameters, each checked."""
+        known = editions.parameters(notebook := editions.load(name))
+        parameters = editions.resolve(known, given)
+        changed, key = editions.changed(known, parameters)
+        return cls(name=name, about=notebook["metadata"]["kpi"], parameters=parameters, changed=changed, key=key)
+
     @property
     def stem(self) -> str:
         """Name of the report's folder: the as-of date, and a key where parameters differ from the defaults."""
@@ -64,23 +71,23 @@ def run(
     names: Sequence[str], given: Mapping[str, Any], *, out: str | Path = "reports", jobs: int = 1,
     say: Callable[[str], None] = print,
 ) -> int:  # fmt: skip
-    """Run notebooks, publish their reports and the index, and return the exit code.
+    """Run notebooks, `jobs` at once, publish their reports and the index, and return the worst exit code.
 
-    `given` are the parameters that differ from the defaults, each of which every notebook must know. As many as `jobs`
-    run at once; `say` receives each line of progress. Returns 0 if all were published, 1 if a notebook failed, 4 if
-    data break their contract (the worst of all). Raises a `KpiError` if a name or parameter is wrong, before a kernel
-    starts, and a `BlockingIOError` if another run is writing into `out`.
+    `given` are the parameters that differ from the defaults, each of which every notebook must know. Raises a
+    `KpiError` before a kernel starts if one is wrong, and a `BlockingIOError` if another run is writing into `out`.
     """
     out = Path(out)
     # first every name and parameter, then the data: a misspelt option must not cost a scan
-    resolved = [_job(name, given) for name in dict.fromkeys(Path(name).stem for name in names)]
+    resolved = [Job.of(name, given) for name in dict.fromkeys(Path(name).stem for name in names)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:  # it goes with the process, however that ends
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _sweep(out)
+        for rest in out.glob(".staging-*"):  # of a run that was killed
+            shutil.rmtree(rest)
         todo = [job for job in (_prepare(job, out, say) for job in resolved) if job]
         codes = [CONTRACT] * (len(resolved) - len(todo))
-        with ProcessPoolExecutor(max(1, min(jobs, len(todo))), mp_context=get_context("spawn")) as pool:
+        at_once = max(1, min(jobs, len(todo)))
+        with ProcessPoolExecutor(at_once, get_context("spawn"), initializer=_settle) as pool:
             for job in todo:
                 say(f"{job.name}  running on {job.parameters['source']}, data to {job.parameters['as_of']}")
             for job, (code, line) in zip(todo, pool.map(_run_one, todo, [out] * len(todo)), strict=True):
@@ -89,14 +96,6 @@ def run(
         write_index(out)
     say(f"look at {out / 'index.html'}")
     return max(codes, default=0)
-
-
-def _job(name: str, given: Mapping[str, Any]) -> Job:
-    """A notebook with its parameters, each checked."""
-    known = editions.parameters(notebook := editions.load(name))
-    resolved = editions.resolve(known, given)
-    told: dict[str, Any] = {"changed": editions.changed(known, resolved), "key": editions.key(known, resolved)}
-    return Job(name=name, about=notebook["metadata"]["kpi"], parameters=resolved, **told)
 
 
 def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
@@ -123,26 +122,23 @@ def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
 def _run_one(job: Job, out: Path) -> tuple[int, str]:
     """Run one job in a process of its own; returns its exit code and a line of progress."""
     began = time.perf_counter()
-    staging = out / f".staging-{job.name}-{job.stem}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    os.environ.update(FIXED)
-    try:
-        with _quiet():
-            executed, error = _execute(job, staging)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".staging-") as folder:
+        staging, target = Path(folder, "report"), out / job.name / job.stem
+        staging.mkdir()
+        executed, error = _execute(job, staging)
         if error:
             place = _record_failure(job, out, error[1], executed)
             return error[0], f"FAILED: {error[1]}  (see {place})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)
-        target = out / job.name / job.stem
-        _swap(staging, target)
-        for record in (out / "_failed" / job.name).glob("*/failure.json"):
-            if json.loads(record.read_text(encoding="utf-8"))["key"] == job.key:  # of whatever day: it is mended
-                shutil.rmtree(record.parent)
-        return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s"
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target.rename(Path(folder, "old"))
+        staging.rename(target)
+    for record in (out / "_failed" / job.name).glob("*/failure.json"):
+        if json.loads(record.read_text(encoding="utf-8"))["key"] == job.key:  # of whatever day: it is mended
+            shutil.rmtree(record.parent)
+    return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s"
 
 
 def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] | None]:
@@ -219,70 +215,11 @@ def _record_failure(job: Job, out: Path, message: str, executed: dict[str, Any] 
     return place
 
 
-def _sweep(out: Path) -> None:
-    """Clear what a killed run has left; a report that it was about to replace goes back to its place."""
-    for rest in out.glob(".staging-*"):
-        kept = re.fullmatch(r"\.staging-(\w+)-(\d{4}-.*)-old", rest.name)
-        if kept and not (target := out / kept[1] / kept[2]).exists():
-            rest.rename(target)
-        else:
-            shutil.rmtree(rest)
-
-
-def _swap(staging: Path, target: Path) -> None:
-    """Put the staged folder where the old one stood."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    old = staging.with_name(staging.name + "-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what kernels and libraries write from the screen."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as handle:
-        os.dup2(handle.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+def _settle() -> None:
+    """Settle a process that only executes notebooks: what two runs must share, and a silent standard error."""
+    os.environ.update(FIXED)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
-
-
-def refresh_notebooks() -> None:
-    """Execute the notebooks of this checkout in place, teaching cells included, and write them canonically."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    os.environ.update(FIXED)
-    for name in editions.names():
-        path = editions.folder() / f"{name}.ipynb"
-        notebook = nbformat.reads(json.dumps(editions.load(name)), as_version=4)
-        where = {"metadata": {"path": str(path.parent)}}
-        with _quiet():
-            NotebookClient(notebook, kernel_name="python3", resources=where).execute()
-        path.write_text(editions.written(editions.canonical(notebook)), encoding="utf-8")
-        print(f"{path}  refreshed, {path.stat().st_size / 1000:.0f} kB")
-
-
-def write_class_edition(folder: str | Path) -> None:
-    """Write each notebook with empty solutions into `folder`, for a class."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in editions.names():
-        path = Path(folder) / f"{name}.ipynb"
-        path.write_text(editions.written(editions.class_edition(editions.load(name))), encoding="utf-8")
-        print(path)
-
-
-if __name__ == "__main__":
-    refresh_notebooks()

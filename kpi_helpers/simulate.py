@@ -21,30 +21,21 @@ CURRENCY = "VND"
 #: customers of the ordinary size after three years, rounded
 CUSTOMERS = 290_000
 
-# What is planted, as company.yaml explains it.
-SEED, FIRST, LAST, CHANNELS = (PLANTED[name] for name in ("seed", "first", "last", "channels"))
-TET, WEEK = tuple(PLANTED["tet"]), tuple(PLANTED["weekday_factors"])
-SALE_DAYS = {(int(day[:2]), int(day[3:])): factor for day, factor in PLANTED["sale_days"].items()}
-TRACKING_GAP = (PLANTED["tracking_gap"]["first"], PLANTED["tracking_gap"]["last"])
-LEVEL_SHIFT, RATE_DROP = (
-    (PLANTED[name]["since"], PLANTED[name]["channel"], PLANTED[name]["factor"]) for name in ("level_shift", "rate_drop")
-)
+FIRST, LAST = PLANTED["first"], PLANTED["last"]
 MESSAGES, MEASURES = PLANTED["message_counts"], PLANTED["counts"] + PLANTED["message_counts"]
 
 
 def demand(days: pd.DatetimeIndex) -> np.ndarray:
-    """Expected demand of each day relative to an ordinary day of the first year (n,).
-
-    Growth, weekday, days of sale, and Tết: three weeks of shopping before it, a deep and short pause during it.
+    """Expected demand of each day relative to an ordinary one of the first year (n,): growth, weekday, sales, Tết.
 
     >>> round(float(demand(pd.DatetimeIndex(["2026-02-17"]))[0]), 2)
     0.43
     """
     growth = (1 + PLANTED["yearly_growth"]) ** ((days - pd.Timestamp(FIRST)).days.to_numpy() / 365.25)
-    week = np.array(WEEK)[days.day_of_week]
-    sale = np.array([SALE_DAYS.get((d.month, d.day), 1.0) for d in days])
+    week = np.array(PLANTED["weekday_factors"])[days.day_of_week]
+    sale = days.strftime("%m-%d").map(PLANTED["sale_days"]).fillna(1.0).to_numpy()
     tet = np.ones(len(days))
-    for new_year in TET:
+    for new_year in PLANTED["tet"]:  # weeks of shopping before it, a deep and short pause during it
         ahead = (pd.Timestamp(new_year) - days).days.to_numpy()
         tet = np.where((ahead > 2) & (ahead <= 24), 1.0 + 0.4 * (1 - np.abs(ahead - 12) / 12).clip(0), tet)
         tet = np.where((ahead <= 2) & (ahead > -6), 0.36, tet)
@@ -53,19 +44,15 @@ def demand(days: pd.DatetimeIndex) -> np.ndarray:
 
 
 def channel_daily(scale: float = 1.0) -> pd.DataFrame:
-    """Daily sums of the seven channels, one row a day and channel, before they are split into campaigns.
-
-    `scale` multiplies what is expected of each day.
+    """Daily sums of the seven channels before they are split into campaigns; `scale` multiplies what is expected.
 
     >>> channel_daily().shape
     (7819, 17)
     """
-    rng = np.random.default_rng(SEED)
-    days = pd.date_range(FIRST, LAST)
-    table = pd.concat([_channel(name, days, rng, scale) for name in CHANNELS]).sort_values(
-        ["date", "channel"], kind="stable", ignore_index=True
-    )
-    table.loc[table["date"].between(*map(str, TRACKING_GAP)), PLANTED["tracking_gap"]["columns"]] = pd.NA
+    rng, days, gap = np.random.default_rng(PLANTED["seed"]), pd.date_range(FIRST, LAST), PLANTED["tracking_gap"]
+    table = pd.concat([_channel(name, days, rng, scale) for name in PLANTED["channels"]])
+    table = table.sort_values(["date", "channel"], kind="stable", ignore_index=True)
+    table.loc[table["date"].between(str(gap["first"]), str(gap["last"])), gap["columns"]] = pd.NA
     return table.astype(dict.fromkeys(MEASURES, "Int64"))
 
 
@@ -75,15 +62,9 @@ def truth() -> dict[str, object]:
 
 
 def write(folder: str | Path, customers: int | None = None) -> Path:
-    """Write the company into `folder` unless this version of it is already there.
+    """Write the company into `folder`, unless this version of it is there: its tables, and ``truth.json``.
 
-    `customers` is its size, about `CUSTOMERS` if not given. Returns the folder: a file for each table, and
-    ``truth.json`` with what was planted and counted. Takes some five seconds for the ordinary size.
-
-    Raises
-    ------
-    KpiError
-        If `customers` is below 1,000.
+    `customers`, at least 1,000 or else a `KpiError`, is its size, about `CUSTOMERS` if not given.
     """
     folder, size = Path(folder), CUSTOMERS if customers is None else customers
     require(size >= 1000, f"customers={size}: a company so small shows nothing. Give 1000 or more.")
@@ -127,8 +108,10 @@ def _store(table: pd.DataFrame, path: Path) -> Path:
 def _channel(name: str, days: pd.DatetimeIndex, rng: np.random.Generator, scale: float) -> pd.DataFrame:
     """Sums of one channel: what it is worth by itself and for its spend, on days that pull more or less."""
     n, pull, response = len(days), demand(days), PLANTED["spend_response"].get(name)
-    changes = ((days >= str(since), channel == name, factor) for since, channel, factor in (LEVEL_SHIFT, RATE_DROP))
-    shifted, dropped = (np.where(late & own, factor, 1.0) for late, own, factor in changes)
+    changes = (PLANTED["level_shift"], PLANTED["rate_drop"])
+    shifted, dropped = (
+        np.where((days >= str(each["since"])) & (each["channel"] == name), each["factor"], 1.0) for each in changes
+    )
     shocks = rng.standard_normal(n) * 0.05 * np.sqrt(1 - 0.93**2)  # weeks in which a channel does better or worse
     mood = np.exp(list(accumulate(shocks, lambda level, shock: 0.93 * level + shock))) * shifted
     table = pd.DataFrame({"date": days, "channel": name, **dict.fromkeys(MEASURES)})

@@ -33,10 +33,7 @@ class Source:
     """Tables that keep their contract, whatever stands behind them; made by `connect`."""
 
     def __init__(self, name: str, backend: Any, folder: Path | None, mapping: dict[str, Any]) -> None:
-        self.name = name
-        self._backend = backend
-        self._folder = folder
-        self._mapping = mapping
+        self.name, self._backend, self._folder, self._mapping = name, backend, folder, mapping
 
     @property
     def tables(self) -> list[str]:
@@ -45,9 +42,8 @@ class Source:
 
     def files(self) -> list[Path]:
         """Files behind the tables and what they join, for fingerprints; none for a database."""
-        held = [(name, spec) for name in self.tables for spec in self._given(name)]
-        places = [self._places(name, each) for name, spec in held for each in (spec, *spec.get("join", ()))]
-        named = dict.fromkeys(file for found in places for place in found for file in place)
+        held = [(name, each) for name, spec in self._told() for each in (spec, *spec.get("join", ()))]
+        named = dict.fromkeys(file for told in held for place in self._places(*told) for file in place)
         return [self._folder / file for file in named] if self._folder else []
 
     def period(self, name: str = "") -> str:
@@ -64,8 +60,7 @@ class Source:
 
     def currency(self) -> str:
         """ISO code of the money columns as the mapping says it, or ""; a `KpiError` if tables differ."""
-        given = [(name, spec) for name in self.tables for spec in self._given(name) if "currency" in spec]
-        codes = {str(spec["currency"]): name for name, spec in given}
+        codes = {str(spec["currency"]): name for name, spec in self._told() if "currency" in spec}
         listed = " and ".join(f"{name} in {code}" for code, name in codes.items())
         require(len(codes) <= 1, f"{self.name} holds {listed}: money is never mixed. Convert in the source.")
         return "".join(codes)
@@ -111,11 +106,10 @@ class Source:
         return self._span()[0]
 
     def as_of(self, day: str | None = None) -> date | None:
-        """Day up to which to read: `day` as YYYY-MM-DD if the data reach it, else the last complete day.
+        """Day up to which to read: `day` as YYYY-MM-DD if the data reach it, else the last complete day, if any.
 
-        A day of channel_daily is complete when each channel that still reports has a row; a channel that has been
-        silent for more than a week (two periods of a weekly or monthly table) is taken to have ended. Without
-        channel_daily it is the last day of any table; None if nothing is dated.
+        A day of channel_daily is complete when each channel has a row that has not been silent for more than a week
+        (two periods of a weekly or monthly table). Without channel_daily it is the last day of any table.
 
         >>> connect("data/demo").as_of(None)
         datetime.date(2026, 11, 21)
@@ -129,8 +123,7 @@ class Source:
             chosen = date.fromisoformat(day)
         except ValueError:
             raise KpiError(f"as_of={day!r} is no date. Write YYYY-MM-DD, such as {last}.") from None
-        late = f"as_of={day} lies after the last complete day of the data. Give {last} or earlier."
-        require(chosen <= last, late)
+        require(chosen <= last, f"as_of={day} lies after the last complete day of the data. Give {last} or earlier.")
         require(chosen >= first, f"as_of={day} lies before the first day of the data. Give {first} or later.")
         return chosen
 
@@ -169,7 +162,6 @@ class Source:
             broken = [preparing.cured(p, contract, prepared) for p in broken if (p.column, p.rule) not in signed]
             missed, told = preparing.answered(prepared, name, found)
             notes = [*prepared.notes, *told, *notes]
-            notes += [note for c in self.columns(name) if found.get(c) for note in preparing.tidied(rows, c)]
             if name == "channel_daily" and {"date", "channel"} <= set(rows.columns):
                 notes += self._gaps(rows.filter(_.date.notnull(), _.channel.notnull()))
             return found, (*prepared.problems, *missed, *broken), tuple(notes)
@@ -177,7 +169,7 @@ class Source:
             if not self._folder:
                 raise
             files = ", ".join(str(self._folder / file) for _spec, place in self._specs(name) for file in place)
-            raise ContractError(f"{files} cannot be read: {_first(error)} Export again.") from None
+            raise ContractError(f"{files} cannot be read: {_first_line(error)} Export again.") from None
 
     def _gaps(self, prepared: ir.Table) -> list[Text]:
         """Notes of missing periods, and of channels whose name looks like a word for nothing."""
@@ -194,10 +186,10 @@ class Source:
 
     @cache  # noqa: B019
     def _prepared(self, name: str) -> Prepared:
-        parts = [self._part(name, spec, place, i) for i, (spec, place) in enumerate(self._specs(name))]
+        parts = [self._part(name, spec, place) for spec, place in self._specs(name)]
         return preparing.prepare(TABLES[name], parts)
 
-    def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...], i: int) -> Part:
+    def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Part:
         raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower())
         blocks = [spec.get("columns") or {}, *(spec.get("channels") or {}).values()]
         if any(isinstance(entry, dict) and "row" in entry for block in blocks for entry in block.values()):
@@ -205,13 +197,13 @@ class Source:
             require(self._folder is not None, told)
             raw = raw.mutate(**{ROW: ibis.row_number() + 1})
         joins: list[Join] = []
-        for k, given in enumerate(spec.get("join", ())):
+        for given in spec.get("join", ()):
             there, *others = self._places(name, given)
             require(not others, f"mapping: {name}: join takes one file, and {given.get('file')} names several.")
             other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
             on = [given["on"]] if isinstance(given["on"], str) else given["on"]
-            join = Join(there[0], on if isinstance(on, dict) else dict(zip(on, on, strict=True)), f"{i}.{k}", other)
-            raw = preparing.joined(raw, join, given.get("first"), self._stem(there), texts.date_forms(spec | given))
+            on, forms = on if isinstance(on, dict) else {c: c for c in on}, texts.date_forms(spec | given)
+            raw, join = preparing.joined(raw, other, there[0], on, given.get("first"), self._stem(there), forms)
             joins, sheets = [*joins, join], [*sheets, *more]
         spec = spec | {"of_files": self._backend.name == "duckdb"}
         return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
@@ -226,6 +218,10 @@ class Source:
             return (self._backend.read_parquet([self._folder / file for file in place], union_by_name=True),)
         sheet = texts.read_csv(self._folder / place[0], encoding, ENCODINGS[encoding])
         return self._backend.create_table(f"{place[0]} as {encoding}", sheet.cells, temp=True), sheet
+
+    def _told(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each table with what the mapping says of each of its parts."""
+        return [(name, spec) for name in self.tables for spec in self._given(name)]
 
     def _given(self, name: str) -> list[dict[str, Any]]:
         """What the mapping says of each part of a table."""
@@ -273,12 +269,10 @@ class Source:
 
 
 def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None = None) -> Source:
-    """Connect to a folder of CSV or Parquet files, a DuckDB file or a database URL.
+    """Connect to a folder of CSV or Parquet, a DuckDB file, a URL that `ibis.connect` takes, or ``env:NAME`` for one.
 
-    `source` is a folder, a ``.duckdb`` file, a URL that `ibis.connect` takes (``postgresql://user@host/db``), or
-    ``env:NAME`` for a URL that an environment variable holds. ``data/demo`` is the simulated company, written on
-    first use. `mapping` is a YAML file or dict that says which of your columns is which; see ``data/README.md``.
-    A `KpiError` says what does not exist, does not answer or is not understood.
+    ``data/demo`` is the simulated company, written on first use. `mapping`, a YAML file or dict, says which of your
+    columns is which (``data/README.md``). A `KpiError` says what does not exist, does not answer or is not understood.
     """
     name, rules = str(source), read_mapping(mapping)
     url = os.environ.get(name[4:], "") if name.startswith("env:") else name
@@ -311,16 +305,13 @@ def _duckdb(*place: Path, **options: Any) -> Any:
     return backend
 
 
-def _first(error: Exception) -> str:
-    """First line of what an engine or driver says."""
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _answer(opening: Callable[[], Any], name: str) -> Any:
     try:
         return opening()
-    except ModuleNotFoundError as error:
-        raise KpiError(f"{name} needs a driver that is not installed: {error.name}.") from None
     except Exception as error:  # each driver has an exception of its own
-        told = SECRET_URL.sub("://…@", _first(error))
-        raise ContractError(f"{name} does not answer: {told} Check address and user.") from None
+        told = SECRET_URL.sub("://…@", _first_line(error))
+        raise ContractError(f"{name} does not answer: {told} Check address, user and driver.") from None

@@ -1,9 +1,8 @@
-"""Text as tools export it: bytes to cells, cells to dates and numbers, and what a mapping could say of them."""
+"""Text as tools export it: bytes to cells, cells to dates and numbers."""
 
 import csv
 import gzip
 import io
-import json
 import re
 import unicodedata
 import zlib
@@ -22,14 +21,9 @@ from kpi_helpers.result import Text, both_say
 EXACT = "decimal(24, 6)"
 ISO = "%Y-%m-%d"  # with or without a time
 ISO_SHAPE = r"^\d{4}-\d\d?-\d\d?([ T]([01]?\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?)?$"
-DAYS = ("Y-%m-%d", "d/%m/%Y", "m/%d/%Y", "d-%m-%Y", "m-%d-%Y", "d.%m.%Y", "Y/%m/%d", "Y%m%d", "d/%m/%y", "m/%d/%y")
-#: spellings of dates that a remedy may name; none is used unless the mapping says so
-SPELLINGS = [f"%{day}{time}" for day in DAYS for time in ("", " %H:%M", " %H:%M:%S")]
-MARKS = ({}, *({"decimal": d, "thousands": t} for d, t in (",.", ", ", ".,", ". ")), {"decimal": ","})
 SYMBOLS = {"VND": ("₫", "đ", "vnđ", "đồng"), "USD": ("$", "US$"), "EUR": ("€",), "GBP": ("£",), "JPY": ("¥",)}
 #: words for nothing that tools write into columns of numbers
 MARKERS = r"(?i)^(select|err:\d+|#[a-z0-9/]+[!?]?|null|none|n/?a|nan|-+|[–—?]|\(not set\)|\\n)$"
-ZONED = r":\d\d(\.\d+)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)$"
 SPACES, HIDDEN = "[\u00a0\u2000-\u200a\u202f\u205f\u3000]", "[\u200b\u2060\ufeff]"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 FOREIGN = {b"PK\x03\x04": "a spreadsheet (XLSX)", b"\xd0\xcf\x11\xe0": "a spreadsheet (XLS)", b"<": "a web page (HTML)"}
@@ -166,55 +160,12 @@ def _read_by(text: ir.StringValue, form: str) -> Any:
     return text.re_search(ISO_SHAPE).ifelse(text, ibis.null("string")).try_cast("timestamp")
 
 
-def hints(text: ir.StringColumn, options: dict[str, Any], *, dated: bool, money: bool) -> tuple[str, list[Text]]:
-    """What was found in a column that did not read, and what a mapping could say of it; one query."""
-    return _date_hints(text, date_forms(options)) if dated else ("", _number_hints(text, options, money))
-
-
-def _date_hints(text: ir.StringColumn, forms: list[str]) -> tuple[str, list[Text]]:
-    """How often each spelling of a date occurs, and the formats that would read it."""
-    seen = text.name("raw").as_table().filter(_.raw.notnull()).group_by("raw").aggregate(k=_.count())
-    read = [_read_by(seen.raw, form) for form in forms]
-    clash = ibis.least(*read) != ibis.greatest(*read)
-    asked = {str(i): text_as_time(seen.raw, [f]).notnull().ifelse(seen.k, 0).sum() for i, f in enumerate(SPELLINGS)}
-    asked |= {"n": seen.k.sum(), "clash": clash.ifelse(seen.k, 0).sum(), "clashing": clash.ifelse(seen.raw, None).min()}
-    shapes = seen.group_by(shape=seen.raw.re_replace(r"\d+", "9")).aggregate(such=_.raw.min(), **asked)
-    rows, cures = shapes.order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow().to_pylist(), []
-    for row in rows:
-        most = max(row[str(i)] for i in range(len(SPELLINGS)))
-        fits = [form for i, form in enumerate(SPELLINGS) if row[str(i)] == most > 0]
-        if row["clash"]:
-            cures.append(both_say("cure.clash", n=row["clash"], such=row["clashing"]))
-        elif fits and not set(fits) & set(forms):
-            ways = " / ".join(f'date_format: "{form}"' for form in fits)
-            cures.append(both_say("cure.date", k=most, n=row["n"], such=row["such"], ways=ways))
-        elif re.search(ZONED, row["such"]):
-            cures.append(both_say("cure.zone"))
-        elif re.fullmatch("[2-6][0-9]{4}", row["such"]):
-            cures.append(both_say("cure.serial", such=row["such"]))
-    counted = ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows)
-    return f"{' / '.join(forms)} [{counted}]", [*cures, both_say("remedy.not a date")]
-
-
-def _number_hints(text: ir.StringColumn, options: dict[str, Any], money: bool) -> list[Text]:
-    """Words for nothing, and the fewest marks and currencies that read the most; ties are all named."""
-    shape = text.re_search(MARKERS).ifelse(text, text.re_replace(r"\d", "9"))
-    counted = text.name("raw").as_table().filter(text.notnull()).group_by(shape=shape).aggregate(n=_.count())
-    shapes = {row["shape"]: row["n"] for row in counted.order_by("shape").limit(1000).to_pyarrow().to_pylist()}
-    cures, words = [], {shape: n for shape, n in shapes.items() if re.search(MARKERS, shape)}
-    if words:
-        line = json.dumps([*listed(options, "null_values"), *words], ensure_ascii=False)
-        told = ", ".join(f'{n:,} × "{shape}"' for shape, n in words.items())
-        cures.append(both_say("cure.nulls", n=sum(words.values()), words=told, line=line))
-    coins = [{"currency": code} for code in SYMBOLS] if money and not options.get("currency") else []
-    ways: list[dict[str, str]] = sorted((marks | coin for coin in [{}, *coins] for marks in MARKS), key=len)
-    reads = [sum(n for s, n in shapes.items() if re.search(_number_shape(options | way), s)) for way in ways]
-    best = [way for way, n in zip(ways, reads, strict=True) if n == max(reads) > reads[0]]
-    best = [way for way in best if not any(fewer.items() < way.items() for fewer in best)]
-    if best:
-        written = " / ".join(", ".join(f"{k}: {json.dumps(v)}" for k, v in way.items()) for way in best)
-        cures.append(both_say("cure.number", n=max(reads), total=sum(shapes.values()), ways=written))
-    return [*cures, both_say("cure.rest")] if cures else []
+def spellings(text: ir.StringColumn) -> str:
+    """The most frequent spellings of a column, digits being alike, with how often each occurs; one query."""
+    shape = text.re_replace(r"\d+", "9")
+    seen = text.name("raw").as_table().filter(text.notnull()).group_by(shape=shape)
+    rows = seen.aggregate(n=_.count(), such=_.raw.min()).order_by(ibis.desc("n"), "shape").limit(4).to_pyarrow()
+    return ", ".join(f'{row["n"]:,} × "{row["such"][:60]}"' for row in rows.to_pylist())
 
 
 def text_as_number(text: ir.StringValue, options: dict[str, Any]) -> ir.Value:

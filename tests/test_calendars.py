@@ -47,7 +47,7 @@ def test_tet_lies_between_21_january_and_21_february_a_whole_number_of_months_af
 
 
 def test_simulated_company_has_its_tet_on_the_computed_day():
-    assert tuple(tet(day.year) for day in simulate.TET) == simulate.TET
+    assert [tet(day.year) for day in simulate.PLANTED["tet"]] == simulate.PLANTED["tet"]
 
 
 @pytest.mark.parametrize("year", [1899, 2101])
@@ -93,7 +93,7 @@ def test_months_hold_as_many_days_as_their_days():
 def test_parts_of_tet_explain_the_simulated_season():
     days = pd.date_range("2024-11-01", "2026-10-31")
     effect = np.log(simulate.demand(days)) - 0.1 * np.arange(len(days)) / 365.25
-    x = holiday_regressors(days.to_period("D"), {"sale": [f"{m:02}-{d:02}" for m, d in simulate.SALE_DAYS]})
+    x = holiday_regressors(days.to_period("D"), {"sale": list(simulate.PLANTED["sale_days"])})
     design = np.column_stack([x, pd.get_dummies(days.day_of_week).to_numpy(float)])
 
     left = effect - design @ np.linalg.lstsq(design, effect, rcond=None)[0]

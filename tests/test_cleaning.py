@@ -11,7 +11,7 @@ from kpi_helpers.calendars import holiday_regressors
 from kpi_helpers.cleaning import clean
 from kpi_helpers.errors import KpiError
 
-WEEK = np.array(simulate.WEEK) ** 2
+WEEK = np.array(simulate.PLANTED["weekday_factors"]) ** 2
 DAYS = pd.period_range("2024-01-01", periods=791, freq="D")
 WEEKS = pd.period_range("2024-01-01", periods=113, freq="W-SUN")
 MONTHS = pd.period_range("2018-01", periods=96, freq="M")
@@ -51,7 +51,7 @@ def company():
         .pivot_table(index="date", columns="channel", values="sessions", dropna=False)
         .astype(float)
     )
-    sales = {"sale": [f"{m:02}-{d:02}" for m, d in simulate.SALE_DAYS]}
+    sales = {"sale": list(simulate.PLANTED["sale_days"])}
     by = {"day": table.set_axis(table.index.to_period("D"))}
     weekly = table.resample("W-SUN").sum(min_count=7)
     weekly = weekly.where(table.notna().resample("W-SUN").sum() == 7)
@@ -63,13 +63,15 @@ def company():
 
 
 @pytest.mark.parametrize(("grain", "season"), [("day", 7), ("week", 1)])
-@pytest.mark.parametrize("channel", simulate.CHANNELS)
+@pytest.mark.parametrize("channel", simulate.PLANTED["channels"])
 def test_company_s_level_shift_and_gap_are_found_and_nothing_else(company, grain, season, channel):
     table, expected = company[grain]
     result = clean(table[channel], season=season, expected=expected)
 
-    since, shifted, factor = simulate.LEVEL_SHIFT
-    assert found(result, "gap") == [(simulate.TRACKING_GAP[0], 3) if grain == "day" else (date(2026, 6, 8), 1)]
+    since, shifted, _column, factor = simulate.PLANTED["level_shift"].values()
+    assert found(result, "gap") == [
+        (simulate.PLANTED["tracking_gap"]["first"], 3) if grain == "day" else (date(2026, 6, 8), 1)
+    ]
     assert result.n_outlier == 0
     breaks = result.to_frame().query("kind == 'break'")
     if channel == shifted:

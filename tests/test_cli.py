@@ -280,7 +280,7 @@ def test_help_of_a_command_explains_each_option(command, options, capsys):
 
 
 def test_examples_of_the_help_are_understood():
-    lines = [line.split("  ")[1] for line in cli.EPILOG.splitlines() if line.startswith("  kpi ")]
+    lines = [line.split("  ")[1] for line in cli.parser().epilog.splitlines() if line.startswith("  kpi ")]
 
     assert len(lines) >= 4
     assert {cli.parser().parse_args(line.split()[1:]).command for line in lines} >= {"list", "check", "run"}

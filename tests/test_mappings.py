@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kpi_helpers import cli, kpis
 from kpi_helpers.errors import ContractError, KpiError
+from kpi_helpers.mappings import read_mapping
 from kpi_helpers.sources import connect
 
 MAPPINGS = ROOT / "data" / "mappings"
@@ -335,17 +336,13 @@ def test_an_empty_cell_can_mean_a_word_or_a_number(engine):
     ]  # fmt: skip
 
 
-def test_constants_are_of_the_kind_of_their_column(engine):
-    rows = pa.table({"customer_id": ["1"]})
-    told = {"channel": "Zalo", "campaign": 7, "step": 2, "opened": True, "sent_at": date(2026, 1, 5)}
-    columns = {column: {"constant": value} for column, value in told.items()}
+def test_constants_are_words(engine):
+    columns = {"channel": {"constant": "Zalo"}, "campaign": {"constant": 7}}
+    source = engine.source(pa.table({"customer_id": ["1"]}), "messages", {"messages": {"columns": columns}})
 
-    (read,) = (
-        engine.source(rows, "messages", {"messages": {"columns": columns}}).table("messages").to_pyarrow().to_pylist()
-    )
-
-    assert read == {"customer_id": "1", "channel": "Zalo", "campaign": "7", "step": 2, "opened": 1,
-                    "sent_at": datetime(2026, 1, 5)}  # fmt: skip
+    assert source.table("messages").to_pyarrow().to_pylist() == [
+        {"customer_id": "1", "channel": "Zalo", "campaign": "7"}
+    ]
 
 
 def test_rows_are_numbered_in_the_order_of_the_file(tmp_path):
@@ -606,17 +603,20 @@ WRONG = [
     ),
     (
         {"orders": {"columns": {"status": {"column": "s", "values": {"ok": "done"}}}}},
-        "among completed, cancelled, returned",
+        "status: values: ok holds 'done', but needs one among completed, cancelled, returned",
     ),
-    ({"orders": {"columns": {"ordered_at": {"column": "s", "values": {"x": 1}}}}}, "values needs pairs"),
+    ({"orders": {"columns": {"ordered_at": {"column": "s", "values": {"x": 1}}}}}, "values holds .*a column of words"),
     ({"messages": {"columns": {"opened": {"column": "s", "values": {"x": 2}}}}}, r"0 or 1"),
-    ({"orders": {"columns": {"ordered_at": {"constant": "05/01/2026"}}}}, "the constant is no time"),
-    ({"orders": {"columns": {"revenue": {"constant": "5"}}}}, "the constant is no number"),
-    ({"orders": {"columns": {"status": {"constant": "done"}}}}, "the constant is no completed or cancelled"),
-    ({"orders": {"columns": {"revenue": {"row": True}}}}, "only text is made of row numbers"),
-    ({"orders": {"columns": {"revenue": {"column": ["a", "b"]}}}}, "only text is made of row numbers"),
-    ({"orders": {"columns": {"order_id": {"row": True, "column": "a"}}}}, "it needs column"),
-    ({"orders": {"columns": {"order_id": {"row": False}}}}, "it needs column"),
+    ({"orders": {"columns": {"ordered_at": {"constant": "05/01/2026"}}}}, "constant holds .*only text is constant"),
+    ({"orders": {"columns": {"revenue": {"constant": "5"}}}}, "constant holds .*only text is constant"),
+    (
+        {"orders": {"columns": {"status": {"constant": "done"}}}},
+        "constant holds 'done', but needs one among completed, cancelled",
+    ),
+    ({"orders": {"columns": {"revenue": {"row": True}}}}, "only text is constant or made of row numbers"),
+    ({"orders": {"columns": {"revenue": {"column": ["a", "b"]}}}}, "only text is made of several columns"),
+    ({"orders": {"columns": {"order_id": {"row": True, "column": "a"}}}}, "needs column: your_name"),
+    ({"orders": {"columns": {"order_id": {"row": False}}}}, "row holds False, but needs true"),
     ({"orders": {"columns": {"order_id": {"column": "a", "value": {}}}}}, "'value' is no option .*Did you mean values"),
     ({"orders": {"period": "week"}}, "period is for sums of a day; a row of orders is an order"),
     ({"web_events": {"lines": True}}, "a row of web_events has none"),
@@ -629,6 +629,13 @@ WRONG = [
 def test_what_a_mapping_cannot_mean_is_refused(tmp_path, mapping, told):
     with pytest.raises(KpiError, match=told):
         connect(tmp_path, mapping)
+
+
+@pytest.mark.parametrize("word", [0, 1, True, False])
+def test_a_flag_may_be_a_truth_or_a_number(word):
+    told = {"messages": {"columns": {"opened": {"column": "seen", "values": {"Yes": word}}}}}
+
+    assert read_mapping(told) == told
 
 
 def test_yes_no_and_on_are_words_in_a_mapping(tmp_path):

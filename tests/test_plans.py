@@ -557,9 +557,9 @@ def test_the_plan_adds_up_to_the_target_exactly(values, by_channel, column, upli
     assert plan.total == sum(plan.target) == round(whole.reference * (1 + uplift))
     assert all(isinstance(part, int) for part in plan.target)
     assert sorted(set(plan.month_at)) == months
-    assert set(plan.channel) == set(simulate.CHANNELS)
+    assert set(plan.channel) == set(simulate.PLANTED["channels"])
     assert set(plan.period_at) == set(whole.period_at)
-    assert len(frame) == len(whole.period_at) * len(simulate.CHANNELS)
+    assert len(frame) == len(whole.period_at) * len(simulate.PLANTED["channels"])
     assert frame.groupby("month_at")["target"].sum().sum() == plan.total
     assert frame.groupby("channel")["target"].sum().sum() == plan.total
 

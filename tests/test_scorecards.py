@@ -311,7 +311,7 @@ MISTAKES = [("honest_reds", "before_control"), ("honest_reds", "values"), ("octo
 
 @pytest.mark.parametrize(("exercise", "mistake"), MISTAKES)
 def test_exercise_names_the_mistake(exercise, mistake):
-    answers = lessons.EXERCISES[exercise]()
+    answers = lessons.EXERCISES[exercise]
 
     assert lessons.check(exercise, answers["right"]).heard == "right"
     assert lessons.check(exercise, answers[mistake]).heard == mistake

@@ -286,4 +286,4 @@ def test_the_truth_stands_beside_the_data(folder):
     assert {name: written[name] for name in TRUTH} == TRUTH
     assert written["first"] == "2023-11-01"
     assert written["last"] == "2026-11-21"
-    assert written["seed"] == simulate.SEED
+    assert written["seed"] == simulate.PLANTED["seed"]

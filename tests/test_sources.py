@@ -711,7 +711,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(url):
 def test_a_database_that_does_not_answer_is_one_message_without_its_secrets(monkeypatch):
     monkeypatch.setenv("KPI_TEST_URL", "postgresql://anna:secret@127.0.0.1:1/marketing")
 
-    with pytest.raises(KpiError, match=r"env:KPI_TEST_URL does not answer.*Check address and user") as refused:
+    with pytest.raises(KpiError, match=r"env:KPI_TEST_URL does not answer.*Check address, user and driver") as refused:
         connect("env:KPI_TEST_URL")
 
     assert "secret" not in str(refused.value) and "\n" not in str(refused.value)

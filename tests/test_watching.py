@@ -97,7 +97,7 @@ def test_a_broken_split_shows_no_result():
 
 @pytest.mark.parametrize(("exercise", "mistake"), [("last_week_lift", "whole"), ("five_percent", "both")])
 def test_exercises_name_the_likely_mistake(exercise, mistake):
-    answers = lessons.EXERCISES[exercise]()
+    answers = lessons.EXERCISES[exercise]
 
     assert lessons.check(exercise, answers["right"]).heard == "right"
     assert lessons.check(exercise, answers[mistake]).heard == mistake

@@ -1,0 +1,116 @@
+"""The answers of the exercises are those of the simulated company."""
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from kpi_helpers import experiments, kpis, lessons, outlooks, simulate
+from kpi_helpers.backtests import baseline
+from kpi_helpers.records import PLANTED
+from kpi_helpers.sources import connect
+from kpi_helpers.stats import holm
+from kpi_helpers.targets import project
+
+UNITS = {"unit": "unit_id", "variant": "variant", "control": "control"}
+
+
+def pooled_rate():
+    """Orders per session of Email on the days on which both are known."""
+    every = simulate.channel_daily().astype({"orders": float, "sessions": float}).dropna(subset=["sessions"])
+    email = every.query("channel == 'Email'")
+    orders, sessions = email["orders"], email["sessions"]
+    return {
+        "right": orders.sum() / sessions.sum(), "mean_of_rates": (orders / sessions).mean(),
+        "all_channels": every["orders"].sum() / every["sessions"].sum(),
+    }  # fmt: skip
+
+
+def one_in_three():
+    """Orders of the plan's weeks that are reached one time in three."""
+    o = outlooks.outlook(kpis.compute(connect(simulate.HOME), ["orders"]), "orders", as_of=simulate.LAST)
+    return {"right": o.target_at(1 / 3), "other_tail": o.target_at(2 / 3)}
+
+
+def year_end():
+    """Orders of 2026, projected on 30 June by the weeks of 2025."""
+    series = kpis.compute(connect(simulate.HOME), ["orders"]).series("orders")
+    year = series.index.start_time.year
+    last, now = series[year == 2025], series[(year == 2026) & (series.index.end_time < "2026-07-01")]
+    return {"right": project(now, last), "straight_line": float(now.mean() * len(last))}
+
+
+def honest_reds():
+    """Weeks of 52 in which any of 20 honest KPIs is red, false alarms of each week controlled."""
+    _moved, p = lessons.honest_weeks()
+    weekly = np.array([holm(week) for week in p])
+    return {
+        "right": float((weekly < 0.05).any(axis=1).sum()), "before_control": float((p < 0.05).any(axis=1).sum()),
+        "values": float((p < 0.05).sum()),
+        "whole_year": float((holm(p.ravel()).reshape(p.shape) < 0.05).any(axis=1).sum()),
+    }  # fmt: skip
+
+
+def october_opens():
+    """Opens per message delivered of both message channels in October 2026."""
+    every = simulate.channel_daily()
+    every = every[every["date"].astype(str).str.startswith("2026-10") & every["sent"].notna()]
+    sums = every.groupby("channel")[["unique_opens", "sent", "hard_bounces", "soft_bounces"]].sum().astype(float)
+    delivered = sums["sent"] - sums["hard_bounces"] - sums["soft_bounces"]
+    opens, rates = sums["unique_opens"], sums["unique_opens"] / delivered
+    return {
+        "right": opens.sum() / delivered.sum(), "mean_of_rates": rates.mean(), "one_channel": rates["Email"],
+        "per_sent": opens.sum() / sums["sent"].sum(),
+    }  # fmt: skip
+
+
+def august_drop():
+    """Orders per session of Paid social in the week to 16 August 2026, against its forecast from the weeks before."""
+    table = kpis.compute(connect(simulate.HOME), ["order_rate_session"], by="channel", until=date(2026, 8, 16))
+    series = table.series("order_rate_session", "Paid social")
+    value, usual = float(series.iloc[-1]), float(baseline(series.iloc[:-1], 1)[0].mean[0])
+    return {
+        "right": value / usual - 1, "week_before": value / series.iloc[-2] - 1, "points": value - usual,
+        "last_year": value / series.iloc[-53] - 1,
+    }  # fmt: skip
+
+
+def lift(name, start=""):
+    """Lift of an experiment's conversion rate, of the units assigned since a day."""
+    rows = connect(simulate.HOME).table("experiment_units")
+    rows = rows.filter(rows.experiment == name, rows.assigned_at >= (start or "2000-01-01"))
+    found = experiments.analyse(rows, **UNITS, metrics=[experiments.rate("converted")])
+    return float(found.lift[0])
+
+
+def last_week_lift():
+    """Lift of the big buy button for those assigned in the last seven days of its test, 8 to 14 November 2026."""
+    name = next(iter(PLANTED["novelty"]["words"]["experiment"]))
+    return {"right": lift(name, "2026-11-08"), "whole": lift(name), "two_weeks": lift(name, "2026-11-01")}
+
+
+def wrong_unit():
+    """False alarms of a t-test over rows, four weeks of each of 70 stores a side, correlation 0.9."""
+    seen = experiments.false_alarms("wrong unit", n=(70, 70), runs=1000, correlation=0.9)
+    return {"right": seen.share[0], "promised": 0.05, "one_tail": seen.share[1]}
+
+
+def five_percent():
+    """Customers in each group that find a lift of 5% of the checkout's control rate, four times in five."""
+    rows = connect(simulate.HOME).table("experiment_units")
+    rows = rows.filter(rows.experiment == next(iter(PLANTED["experiment"]["words"]["experiment"])))
+    rate = experiments.analyse(rows, **UNITS, metrics=[experiments.rate("converted")]).control_value[0]
+    plan = experiments.plan_rates(rate, 0.05 * rate)
+    return {"right": plan.n_control, "both": plan.n_total, "points": experiments.plan_rates(rate, 0.05).n_control}
+
+
+ALL = (
+    pooled_rate, one_in_three, year_end, honest_reds, october_opens, august_drop, last_week_lift, wrong_unit,
+    five_percent,
+)  # fmt: skip
+WORKED_OUT = {f.__name__: f for f in ALL}
+
+
+@pytest.mark.parametrize("exercise", lessons.EXERCISES)
+def test_answers_are_those_of_the_company(exercise):
+    assert lessons.EXERCISES[exercise] == pytest.approx(WORKED_OUT[exercise](), rel=1e-6)
