@@ -106,6 +106,12 @@ class BackTest(Result):
         return _error(self.same_as_last_year, self.actual)
 
     @property
+    def decimals(self) -> int:
+        """Decimals of the totals in a table."""
+        largest = max(map(abs, self.actual))
+        return 0 if largest >= 100 else 2 if largest >= 1 else 4
+
+    @property
     def n_inside(self) -> int:
         """Totals inside their interval, of those that have one."""
         rows = zip(self.expected_low, self.actual, self.expected_high, strict=True)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from kpi_helpers.errors import require, require_known
 from kpi_helpers.outlooks import OfKpis, Outlook
 from kpi_helpers.plans import Plan, TargetTable
 from kpi_helpers.rates import Elasticity, estimate_elasticity, shrink_rates, upstream_needs
-from kpi_helpers.result import LANGUAGES, Result, Text, both_say, measure, number, probability, say, uplift
+from kpi_helpers.result import LANGUAGES, Text, both_say, measure, number, probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import MOST_ELASTIC, chance_of_all
 
@@ -28,19 +27,15 @@ ACTIVITIES = ("content", "white_paper", "seo", "social", "email", "messaging", "
 MOST = 5  # KPIs on a channel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OddsTable(OfKpis):
     """Targets at chosen odds, and `change` against last year; `together`: chance that all are met at once, or NaN."""
 
-    kpi: tuple[str, ...]
-    odds: tuple[float, ...]
-    target: tuple[float, ...]
-    change: tuple[float, ...]
-    together: tuple[float, ...]
-    currency: str
+    columns = ("kpi", "odds", "target", "change", "together")
 
     def sentence(self, language: str = "en") -> str:
         n = len(set(self.kpi))
+        if not n:
+            return say("odds_table.none", language)
         if n < 2 or not math.isfinite(self.together[0]):
             return say("odds_table.alone", language)
         together = probability(self.together[0], language)
@@ -64,17 +59,10 @@ def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0
     return OddsTable.of(rows, currency=graded[0].currency if graded else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Needs(OfKpis):
     """What a planned total needs upstream at the rates of the last weeks, with 90% interval; the target comes first."""
 
-    kpi: tuple[str, ...]
-    need: tuple[float, ...]
-    need_low: tuple[float, ...]
-    need_high: tuple[float, ...]
-    rate: tuple[float, ...]
-    currency: str
-
+    columns = ("kpi", "need", "need_low", "need_high", "rate")
     ways: ClassVar = {"kpi": kpis.kpi, "made_of": MADE_OF}
 
     def sentence(self, language: str = "en") -> str:
@@ -105,31 +93,18 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
     return Needs.of(rows, currency=data.currency())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SpendCheck(OfKpis):
     """Whether planned spend can carry each uplift: `rejected` where the elasticity that it implies exceeds `most`.
 
-    `implied` is ln(target / expected total) / ln(1 + spend growth), NaN where spend does not grow.
+    `implied` is ln(target / expected total) / ln(1 + spend growth), NaN where spend does not grow. `history`: how the
+    KPI went with spend, None where the data hold no spend.
     """
 
-    uplift: tuple[float, ...]
-    target: tuple[float, ...]
-    implied: tuple[float, ...]
-    rejected: tuple[bool, ...]
-    kpi: str
-    most: float
-    spend_growth: float
-    elasticity: Elasticity | None
-    currency: str
-
-    aside: ClassVar = ("most", "elasticity", "currency")
-
-    def to_frame(self) -> pd.DataFrame:
-        e = self.elasticity or Elasticity(n=0, n_zero=0)
-        return Result.to_frame(self).assign(elasticity=e.elasticity, elasticity_low=e.low, elasticity_high=e.high)
+    columns = ("uplift", "target", "implied", "rejected")
+    aside: ClassVar = ("most", "history", "currency")
 
     def sentence(self, language: str = "en") -> str:
-        history = self.elasticity.sentence(language) if self.elasticity else say("spend_check.no_spend", language)
+        history = self.history.sentence(language) if self.history else say("spend_check.no_spend", language)
         told = {"growth": uplift(self.spend_growth, language), "most": number(self.most, language, decimals=1)}
         kind = "rejected" if True in self.rejected else "fine" if self.spend_growth > 0 else ""
         if kind == "rejected":
@@ -144,28 +119,24 @@ def check_spend(data: Source, outlook: Outlook, uplifts: Sequence[float], spend_
     found, season = None, SEASONS[outlook.grain]
     if "spend" in data.table("channel_daily").columns:
         spend = kpis.compute(data, ["spend"], grain=outlook.grain).series("spend")
-        at = pd.PeriodIndex(outlook.history_at, freq=spend.index.freq)
-        made, paid = (v.clip(lower=0).to_numpy(dtype=float) for v in (pd.Series(outlook.history), spend.reindex(at)))
+        both = outlook.history, spend.reindex(outlook.history.index)
+        made, paid = (series.clip(lower=0).to_numpy(dtype=float) for series in both)
         found = estimate_elasticity(made, paid, season=(7, season) if outlook.grain == "day" else season)
     most = max(MOST_ELASTIC, found.high if found and not found.reason else 0.0)
     targets = [outlook.reference * (1 + u) for u in uplifts]
     grows = spend_growth > 0 and outlook.total > 0
     implied = [math.log(t / outlook.total) / math.log1p(spend_growth) if grows and t > 0 else math.nan for t in targets]
-    return SpendCheck(
-        uplift=tuple(uplifts), target=tuple(targets), implied=tuple(implied), most=most, spend_growth=spend_growth,
-        rejected=tuple(e > most for e in implied), elasticity=found, kpi=outlook.kpi, currency=outlook.currency,
-    )  # fmt: skip
+    rows = zip(uplifts, targets, implied, [e > most for e in implied], strict=True)
+    past = found or Elasticity(n=0, n_zero=0)
+    slope = {"elasticity": past.elasticity, "elasticity_low": past.low, "elasticity_high": past.high}
+    told = {"kpi": outlook.kpi, "spend_growth": spend_growth, "most": most, "currency": outlook.currency}
+    return SpendCheck.of(rows, **told, **slope, history=found)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PlanReview(OfKpis):
     """Warnings on a plan: many, vanity, unmatched or cold (little engagement); `kpi` is empty for a whole channel."""
 
-    channel: tuple[str, ...]
-    kpi: tuple[str, ...]
-    warning: tuple[str, ...]
-    words: tuple[str, ...]
-    words_vi: tuple[str, ...]
+    columns = ("channel", "kpi", "warning", "words", "words_vi")
 
     def sentence(self, language: str = "en") -> str:
         kind = "some" if self.warning else "none"

@@ -3,7 +3,6 @@
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar
 
@@ -13,28 +12,20 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.errors import require
 from kpi_helpers.outlooks import OfKpis, Outlook
-from kpi_helpers.result import Result, measure, one_unit, plain, probability, say, uplift
+from kpi_helpers.result import measure, one_unit, plain, probability, say, uplift
 from kpi_helpers.targets import GRADES, allocate, allocate_levels, rank
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TargetTable(OfKpis):
-    """Uplifts over last year, graded; "not enough data" and `probability` NaN where odds cannot be computed."""
+    """Uplifts over last year, graded; "not enough data" and `probability` NaN where odds cannot be computed.
 
-    kpi: tuple[str, ...]
-    segment: tuple[str, ...]
-    reference: tuple[float, ...]
-    expected: tuple[float, ...]
-    expected_low: tuple[float, ...]
-    expected_high: tuple[float, ...]
-    uplift: tuple[float, ...]
-    target: tuple[float, ...]
-    probability: tuple[float, ...]
-    grade: tuple[str, ...]
-    confidence: float
-    currency: str
-    missing: tuple[Outlook, ...] = ()
+    `missing`: outlooks that there are not, each with its reason.
+    """
 
+    columns = (
+        "kpi", "segment", "reference", "expected", "expected_low", "expected_high", "uplift", "target", "probability",
+        "grade",
+    )  # fmt: skip
     aside: ClassVar = ("missing",)
 
     def sentence(self, language: str = "en") -> str:
@@ -59,18 +50,10 @@ def grade_outlooks(outlooks: Sequence[Outlook], uplifts: Sequence[float]) -> Tar
     return TargetTable.of(rows, confidence=outlooks[0].confidence, currency=outlooks[0].currency, missing=missing)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan(OfKpis):
-    """What to reach, by month, period and channel, in whole numbers that add up to the target at every level."""
+    """What to reach, by month, period and channel, in whole numbers that add up to the `total` at every level."""
 
-    kpi: str
-    uplift: float
-    total: int
-    currency: str
-    channel: tuple[str, ...]
-    month_at: tuple[date, ...]
-    period_at: tuple[date, ...]
-    target: tuple[int, ...]
+    columns = ("channel", "month_at", "period_at", "target")
 
     def sentence(self, language: str = "en") -> str:
         k, by = kpis.kpi(self.kpi), uplift(self.uplift, language)
@@ -106,31 +89,16 @@ def allocate_plan(whole: Outlook, channels: Sequence[Outlook], share: float) -> 
     return Plan.of(rows, kpi=whole.kpi, uplift=share, total=total, currency=whole.currency)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer(OfKpis):
     """What to commit to and how sure that is: the head of the report; `top_` is of the highest uplift asked about."""
 
-    kpi: str
-    uplift: float
-    probability: float
-    grade: str
-    target: float
-    top_uplift: float
-    top_probability: float
-    outlook: Outlook
-    as_of: date
-
     aside: ClassVar = ("outlook",)
-
-    def to_frame(self) -> pd.DataFrame:
-        o = self.outlook
-        return Result.to_frame(self).assign(expected=o.total, expected_low=o.total_low, expected_high=o.total_high)
 
     @property
     def commit(self) -> float:
         """Uplift to plan for: the safe one, or the expected change where none is safe."""
         o = self.outlook
-        return self.uplift if self.grade == "safe" else o.better * o.change if math.isfinite(o.change) else 0.0
+        return float(self.uplift if self.grade == "safe" else o.better * o.change if math.isfinite(o.change) else 0.0)
 
     def sentence(self, language: str = "en") -> str:
         return plain(self.headline(language))
@@ -160,4 +128,6 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     rows = graded.to_frame().query("kpi == @whole.kpi and segment == @whole.segment").sort_values("uplift")
     safe, top = rows[rows["grade"] == "safe"], rows.iloc[-1][["uplift", "probability"]].add_prefix("top_")
     told = (safe.iloc[-1] if len(safe) else rows.iloc[0])[["uplift", "probability", "grade", "target"]]
-    return Answer(kpi=whole.kpi, outlook=whole, as_of=as_of, **told, **top)
+    known = {"expected": whole.total, "expected_low": whole.total_low, "expected_high": whole.total_high}
+    about = {"kpi": whole.kpi, **told, **top, "as_of": as_of, **known, "outlook": whole}
+    return Answer(frame=pd.DataFrame(index=[0]), whole=about)
