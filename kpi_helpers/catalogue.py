@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, Text, asset, say
+from kpi_helpers.result import Framed, Result, Text, asset, say
 
 KINDS = ("additive", "ratio", "distinct", "mean", "quantile", "stock")
 #: An objective that the data cannot feed is carried by the next one up the funnel.
@@ -167,15 +167,11 @@ def cost_per(conversion: str) -> Kpi:
     return kpi(costs[conversion])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Suggestion(Result):
+class Suggestion(Framed):
     """Three to five KPIs for each group of channels, one row a group and KPI, most important first."""
 
+    columns = ("group", "kpi")
     ways: ClassVar = {"kpi": kpi}
-    group: tuple[str, ...]
-    kpi: tuple[str, ...]
-    objective: str
-    campaign_type: str
 
     def sentence(self, language: str = "en") -> str:
         """How many KPIs for what."""

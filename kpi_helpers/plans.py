@@ -130,4 +130,4 @@ def answer(graded: TargetTable, whole: Outlook, *, as_of: date) -> Answer:
     told = (safe.iloc[-1] if len(safe) else rows.iloc[0])[["uplift", "probability", "grade", "target"]]
     known = {"expected": whole.total, "expected_low": whole.total_low, "expected_high": whole.total_high}
     about = {"kpi": whole.kpi, **told, **top, "as_of": as_of, **known, "outlook": whole}
-    return Answer(frame=pd.DataFrame(index=[0]), whole=about)
+    return Answer.of([()], **about)

@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpi_helpers.result import month, number
+from kpi_helpers.result import month, number, say
 
 Axes = Any  # of matplotlib, which is heavy and comes when it is asked for
 
@@ -102,6 +102,15 @@ def bridge(
     axes.set_xticks(range(last + 1), words)
     axes.yaxis.set_visible(False)
     return axes
+
+
+def drawn_bridge(
+    r: Any, language: str, told: Mapping[str, str], steps: Sequence[float], numbers: Sequence[str], clear: list[bool]
+) -> str:
+    """The bridge from the value before to the one after by its `steps`, as an HTML figure; `numbers` label the bars."""
+    words, title, note = (say(f"{r.name}.{key}", language, **told) for key in ("bars", "title", "bridge"))
+    bars, alt = (r.before, steps, words.split("|"), numbers, clear), r.sentence(language)
+    return chart(lambda axes, _narrow: bridge(axes, *bars), title=title, note=note, alt=alt)
 
 
 def formula(tex: str) -> str:
