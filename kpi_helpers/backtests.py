@@ -94,12 +94,6 @@ class BackTest(Framed):
         return float(missed / total) if total > 0 else 0.0 if len(known) and missed == 0 else math.nan
 
     @property
-    def decimals(self) -> int:
-        """Decimals of the totals in a table."""
-        largest = max(map(abs, self.actual))
-        return 0 if largest >= 100 else 2 if largest >= 1 else 4
-
-    @property
     def n_inside(self) -> int:
         """Totals inside their interval, of those that have one."""
         return int(self.frame["actual"].between(self.frame["expected_low"], self.frame["expected_high"]).sum())

@@ -1,6 +1,6 @@
 """Values of any KPIs with their intervals: sums read once a table, then closed forms on the sums."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -293,6 +293,14 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
     return value, low, np.where((unit == "share") & (value <= 1), high.clip(None, 1), high)
 
 
+def in_rows(ks: Sequence[Kpi], c: Cells, told: Mapping[str, Floats]) -> pd.DataFrame:
+    """Arrays (n_cells, n_kpis) as rows: the keys of a cell, the KPI with its unit and direction, and what is told."""
+    names = {"kpi": "id", "unit": "unit", "direction": "direction"}
+    of_kpi = {name: np.repeat([getattr(k, field) for k in ks], len(c.keys)) for name, field in names.items()}
+    frame = pd.concat([c.keys] * len(ks), ignore_index=True)
+    return frame.assign(**of_kpi, **{name: values.T.ravel() for name, values in told.items()})
+
+
 def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
     """Rows of the scorecard from the sums of some KPIs."""
     if c is None or not len(c.keys):
@@ -304,11 +312,7 @@ def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
         low, high = np.where(less, gap[0], low), np.where(less, gap[1], high)
     scale = np.array([k.scale for k in ks])
     told = {"value": value * scale, "low": low * scale, "high": high * scale, "numerator": c.num, "denominator": c.den}
-    frame = pd.concat([c.keys] * len(ks), ignore_index=True).assign(**{h: v.T.ravel() for h, v in told.items()})
-    frame = frame.assign(
-        **{f: np.repeat([getattr(k, f) for k in ks], len(c.keys)) for f in ("id", "unit", "direction")}
-    )
-    frame, compared = frame.rename(columns={"id": "kpi"}), ks[0].change or ks[0].paired
+    frame, compared = in_rows(ks, c, told), ks[0].change or ks[0].paired
     if ks[0].change:
         frame = _changed(frame, str(span.of(ks[0])), span.by, level=ks[0].kind == "stock")
     ends = frame["period"].dt.to_period(GRAINS[span.of(ks[0]) or "day"]).dt.end_time.dt.date
