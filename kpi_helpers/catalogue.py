@@ -133,7 +133,6 @@ class Catalogue(Result):
         return kpi(key)
 
     def to_frame(self) -> Any:
-        """One row a KPI, its words in the language of the catalogue."""
         import pandas as pd
 
         plain = ("id", "kind", "formula", "table", "unit", "direction", "group", "source")
@@ -142,7 +141,6 @@ class Catalogue(Result):
         return pd.DataFrame(told)
 
     def sentence(self, language: str = "en") -> str:
-        """How many KPIs there are."""
         return say("catalogue.sentence", language, n=len(self))
 
 
@@ -174,7 +172,6 @@ class Suggestion(Framed):
     ways: ClassVar = {"kpi": kpi}
 
     def sentence(self, language: str = "en") -> str:
-        """How many KPIs for what."""
         told = {"n": len(self.kpi), "groups": len(set(self.group))}
         return say("suggestion.sentence", language, objective=say(f"objective.{self.objective}", language), **told)
 
@@ -190,10 +187,8 @@ def suggest(objective: str, campaign_type: str = "") -> Suggestion:
     ('visitor_lead_rate', 'conv_rate_click', 'conv_rate_session')
     """
     require_known(objective, UPSTREAM, f"objective={objective!r} is not one of {', '.join(UPSTREAM)}.")
-    require(
-        campaign_type in ("", *CAMPAIGN_TYPES),
-        f"campaign_type={campaign_type!r} is not one of {', '.join(CAMPAIGN_TYPES)}.",
-    )
+    known = campaign_type in ("", *CAMPAIGN_TYPES)
+    require(known, f"campaign_type={campaign_type!r} is not one of {', '.join(CAMPAIGN_TYPES)}.")
     chain: list[str] = [objective]
     while above := UPSTREAM[chain[-1]]:
         chain.append(above)

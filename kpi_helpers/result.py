@@ -236,13 +236,6 @@ class Result(ABC):
     aside: ClassVar[tuple[str, ...]] = ()
     ways: ClassVar[Mapping[str, Any]] = {}
 
-    @classmethod
-    def of(cls, rows: Iterable[Sequence[Any]], **whole: Any) -> Self:
-        """The answer made of `rows`, each with the fields that are not given as a `whole`, in their order."""
-        names = [f.name for f in fields(cls) if f.name not in whole]
-        columns = list(zip(*rows, strict=True)) or [()] * len(names)
-        return cls(**dict(zip(names, columns, strict=True)), **whole)
-
     @property
     def name(self) -> str:
         """Name in ``results.json``: the class in snake case."""

@@ -12,9 +12,9 @@ from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, surprise
 from kpi_helpers.calendars import SEASONS
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.mappings import PERIODS
 from kpi_helpers.outlooks import OfKpis
 from kpi_helpers.result import labelled_pill, number, say
+from kpi_helpers.scoring import last_full
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import holm
 
@@ -102,7 +102,6 @@ def scorecard(
     `ids` replace the KPIs of both `SIDES`; those that the source cannot feed are named as missing. `goals` and
     `benchmarks` are lines such as ``"ctr_ad 0.012"``, for one period of the `grain`. A row leaves its range only if
     its one-step forecast from the periods before says so after Holm's control at 5% over all rows.
-
     Raises a `KpiError` if a KPI, the grain or a line is wrong, or the source feeds no KPI at all.
     """
     require(grain in SEASONS, f"grain={grain!r} is not one of {', '.join(SEASONS)}.")
@@ -122,12 +121,6 @@ def scorecard(
     frame["status"] = [_status(row) for row in frame.itertuples()]
     told = np.where(frame["status"].isin(["worse", "better", "unusual"]), "channel", "")  # calm channels are not shown
     return Scorecard(frame=frame.assign(part=frame["side"].where(frame["segment"] == "", told)), whole=whole)
-
-
-def last_full(as_of: date, grain: str) -> pd.Period:
-    """The last period that is over by the end of a day."""
-    last = pd.Period(as_of, PERIODS[grain])
-    return last if last.end_time.date() <= as_of else last - 1
 
 
 def _known(

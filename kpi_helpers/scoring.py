@@ -41,11 +41,15 @@ def _told(key: str, **what: str) -> str:
     return say(f"score.{key}", session_language(), **what)
 
 
-def last_known(data: Source, until: date) -> date:
+def last_full(day: date, grain: str) -> pd.Period:
+    """The last period that is over by the end of a day."""
+    last = pd.Period(day, PERIODS[grain])
+    return last if last.end_time.date() <= day else last - 1
+
+
+def last_known(data: Source, until: date) -> Any:
     """Last day up to which rows are over: a week that is still running on that day is not known."""
-    last = pd.Period(until, PERIODS[data.period()])
-    ended: date = (last if last.end_time.date() <= until else last - 1).end_time.date()
-    return ended
+    return last_full(until, data.period()).end_time.date()
 
 
 def lacking(k: Kpi, held: dict[str, set[str]]) -> set[str]:
@@ -83,12 +87,9 @@ def scorecard(
 
     Returns a row a KPI, period and segment: ``kpi, period`` (first day, missing for the whole span), the columns of
     `by`, ``value, low, high, numerator, denominator, unit, direction, note``. A value that cannot be computed is
-    missing, and its note says why, such as a table without a column of `by`.
+    missing, and its note says why, such as a table without a column of `by`. Raises a `KpiError` if a KPI, the grain or
+    a dimension is unknown, or the data are coarser than the grain.
 
-    Raises a `KpiError` if a KPI, the grain or a dimension is unknown, or the data are coarser than the grain.
-
-    Examples
-    --------
     >>> scorecard("data/demo", ["open_rate"])[["value", "low", "high"]].round(3).values.tolist()
     [[0.32, 0.307, 0.332]]
     """
