@@ -44,8 +44,8 @@ def surprise(
     """What the periods before led to expect of the last one, its normal range, and how rarely one lies so far off.
 
     The spread is that of all past one-step errors, and Student's t has as many degrees of freedom as there are errors,
-    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise, as they
-    would be to `Forecast.whole`, which rests on inner quantiles. NaN where the history is too short or never moved.
+    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise. NaN
+    where the history is too short or never moved.
     """
     nothing = (math.nan,) * 4
     try:

@@ -113,6 +113,12 @@ def kpi(key: str) -> Kpi:
     return declared()[ALIASES.get(key, key)]
 
 
+class OfKpis(Framed):
+    """A result that speaks of KPIs: its HTML names them and writes them in their units."""
+
+    ways: ClassVar = {"kpi": kpi}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Catalogue(Result):
     """All KPIs, or some: sized, iterable, and by id as ``catalogue()["aov"]``."""
@@ -165,11 +171,10 @@ def cost_per(conversion: str) -> Kpi:
     return kpi(costs[conversion])
 
 
-class Suggestion(Framed):
+class Suggestion(OfKpis):
     """Three to five KPIs for each group of channels, one row a group and KPI, most important first."""
 
     columns = ("group", "kpi")
-    ways: ClassVar = {"kpi": kpi}
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": len(self.kpi), "groups": len(set(self.group))}
@@ -179,9 +184,8 @@ class Suggestion(Framed):
 def suggest(objective: str, campaign_type: str = "") -> Suggestion:
     """Propose three to five KPIs for each group of channels that serves `objective`, for a type of campaign.
 
-    KPIs of the objective come first, those that suit the campaign before the others; a group with fewer than three
-    is filled from the objectives up the funnel, then from the rest, and left out if it has none of its own. KPIs that
-    can be bought (`vanity`) and context are left out.
+    KPIs of the objective come first, those that suit the campaign before the others; a group with fewer than three is
+    filled from the objectives up the funnel, then from the rest. KPIs that can be bought (`vanity`) are left out.
 
     >>> suggest("leads", "acquisition").kpi[:3]
     ('visitor_lead_rate', 'conv_rate_click', 'conv_rate_session')

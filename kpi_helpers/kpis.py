@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import views
-from kpi_helpers.catalogue import UPSTREAM, declared
+from kpi_helpers.catalogue import UPSTREAM, OfKpis, declared
 from kpi_helpers.catalogue import Kpi as Kpi
 from kpi_helpers.catalogue import catalogue as catalogue
 from kpi_helpers.catalogue import cost_per as cost_per
@@ -19,7 +19,7 @@ from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.readings import Ask, read
-from kpi_helpers.result import Framed, Result, day, say
+from kpi_helpers.result import Result, day, say
 from kpi_helpers.scoring import GRAINS, cells, in_rows, intervals, lacking, last_known
 from kpi_helpers.scoring import feeds as feeds
 from kpi_helpers.scoring import scorecard as scorecard
@@ -34,10 +34,8 @@ OWN_RATE = {"ads": "ctr_ad", "messaging": "ctr_email"}
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KpiChoice(Result):
-    """KPIs that serve an objective and that the data can feed, per channel.
-
-    `served` is the `objective`, or the next one upstream that the data can feed. `main` is the sum that the plan is
-    made for, `kpis` are ids in order of importance.
+    """KPIs that serve the `objective`, or the next one upstream that the data can feed (`served`), by importance;
+    `main` is the sum that the plan is made for.
     """
 
     ways: ClassVar = {"kpi": kpi}
@@ -91,14 +89,12 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     return KpiChoice(objective=objective, served=served, main=main.id, kpis=(*[k.id for k in chosen], *own))
 
 
-class KpiTable(Framed):
+class KpiTable(OfKpis):
     """Values of KPIs by period (`period_at`: first day) and segment, which is empty for the whole.
 
     `numerator` and `denominator` are sums over the rows that know both. A sum was counted and has no interval.
     `n_days` are the dates that a value rests on, and `complete` says whether they are each date of the period.
     """
-
-    ways: ClassVar = {"kpi": kpi}
 
     def segments(self) -> list[str]:
         """Segments, by falling size of the first KPI."""

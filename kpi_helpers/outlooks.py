@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date, timedelta
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,18 +13,13 @@ import pandas as pd
 from kpi_helpers import kpis, plots
 from kpi_helpers.backtests import BackTest, Holidays, back_test, baseline
 from kpi_helpers.calendars import SEASONS, holiday_regressors
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.result import Framed, measure, one_unit, percent, say
+from kpi_helpers.result import measure, one_unit, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 #: what is not known of a KPI without an outlook
 UNKNOWN = dict.fromkeys(("total", "total_low", "total_high", "reference"), math.nan)
-
-
-class OfKpis(Framed):
-    """A result that speaks of KPIs: its HTML names them and writes them in their units."""
-
-    ways: ClassVar = {"kpi": kpis.kpi}
 
 
 class Outlook(OfKpis):

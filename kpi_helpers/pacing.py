@@ -11,8 +11,8 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.calendars import SEASONS, holiday_regressors
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.outlooks import OfKpis
 from kpi_helpers.result import probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import project, rank

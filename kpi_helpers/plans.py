@@ -11,8 +11,9 @@ from scipy.special import ndtri
 
 from kpi_helpers import kpis
 from kpi_helpers.calendars import SEASONS
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.outlooks import OfKpis, Outlook
+from kpi_helpers.outlooks import Outlook
 from kpi_helpers.rates import Elasticity, estimate_elasticity, shrink_rates, upstream_needs
 from kpi_helpers.result import LANGUAGES, Text, both_say, measure, number, one_unit, probability, say, uplift
 from kpi_helpers.sources import Source
@@ -27,10 +28,7 @@ MOST = 5  # KPIs on a channel
 
 
 class TargetTable(OfKpis):
-    """Uplifts over last year, graded; "not enough data" and `probability` NaN where odds cannot be computed.
-
-    `missing`: outlooks that there are not, each with its reason.
-    """
+    """Uplifts over last year, graded; `missing`: outlooks that cannot be computed, each with its reason."""
 
     columns = (
         "kpi", "segment", "reference", "expected", "expected_low", "expected_high", "uplift", "target", "probability",
@@ -158,9 +156,8 @@ class OddsTable(OfKpis):
 
 
 def targets_at(outlooks: Sequence[Outlook], odds: Sequence[float] = (0.8, 0.5, 0.2)) -> OddsTable:
-    """Set the target of each KPI at the same odds, and tell how likely all are met at once.
-
-    The correlation of what the forecasts missed on the same past dates is carried into a multivariate normal.
+    """Set the target of each KPI at the same odds, and tell how likely all are met at once: a multivariate normal with
+    the correlation of what the forecasts missed on the same past dates.
     """
     graded = [o for o in outlooks if o.graded]
     n, k, all_of = min((len(o.missed) for o in graded), default=0), len(graded), dict.fromkeys(odds, math.nan)
@@ -211,8 +208,8 @@ def needs(data: Source, plan: Plan, *, since: date, until: date) -> Needs:
 class SpendCheck(OfKpis):
     """Whether planned spend can carry each uplift: `rejected` where the elasticity that it implies exceeds `most`.
 
-    `implied` is ln(target / expected total) / ln(1 + spend growth), NaN where spend does not grow. `history`: how the
-    KPI went with spend, None where the data hold no spend.
+    `implied` is ln(target / expected total) / ln(1 + spend growth), NaN where spend does not grow; `history` the
+    `Elasticity` of the past, if known.
     """
 
     columns = ("uplift", "target", "implied", "rejected")

@@ -12,8 +12,6 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
-#: what Ibis calls the beginning of a period; weeks begin on Monday
-STARTS = {"day": "D", "week": "W", "month": "M"}
 MEASURE = re.compile(r"(?:rows|(?P<how>sum|distinct) (?P<column>\w+))(?: if (?P<conditions>.+))?")
 Signed = list[tuple[int, str]]  # 1 or -1, and what is added or taken away
 CONDITION = re.compile(r"(?P<column>\w+)(?: (?P<sign>=|!=|>=|<=) (?P<value>.+))?")
@@ -38,8 +36,8 @@ class Ask:
 class Rows:
     """Rows of a table or view, ready to be summed: `measures` are declared as in ``contracts.yaml``.
 
-    The column ``date`` is the day that a row belongs to, where rows are dated; `daily` says that each row is a sum of a
-    day, so that days are the sample; `whole` are measures known in each row.
+    ``date`` is the day that a row belongs to, if any; `daily` rows are sums of a day, so that days are the sample;
+    `whole` are measures known in each row.
     """
 
     table: ir.Table
@@ -113,7 +111,7 @@ def read(
     table = rows.within(start, end)
     keys: dict[str, Any] = {name: table[name] for name in by}
     if rows.daily or grain:
-        keys = {"date": table.date if rows.daily else table.date.truncate(STARTS[str(grain)])} | keys
+        keys = {"date": table.date if rows.daily else table.date.truncate(str(grain))} | keys
     sums, plans = _shared_sums(rows, table, asks)
     frame = (table.group_by(**keys) if keys else table).aggregate(**sums).to_pyarrow().to_pandas()
     frame = frame.astype(dict.fromkeys(sums, float))

@@ -190,10 +190,7 @@ def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, note: str = "", kind: str = "stack",
     total: bool = False, numeric: Sequence[int] = (),
 ) -> str:  # fmt: skip
-    """HTML table in the house style; the first cell of a row names it, cells may hold HTML.
-
-    `kind` is ``stack`` (cards on a phone) or ``tight``; `numeric` are the columns aligned to the right.
-    """
+    """HTML table: `kind` is ``stack`` (cards on a phone) or ``tight``, `numeric` are columns aligned to the right."""
     return str(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
 
 
@@ -266,8 +263,7 @@ class Result(ABC):
         told: dict[str, Any] = {f.__name__: partial(f, language=language) for f in spoken}
         currency = getattr(self, "currency", "")
         told |= {f.__name__: partial(f, language=language, currency=currency) for f in (measure, span)}
-        rows = getattr(self, "frame", None)
-        rows = self.to_frame() if rows is None else rows
+        rows = self.frame if isinstance(self, Framed) else self.to_frame()
         told |= {"r": self, "rows": list(rows.itertuples()), "language": language, **self.ways}
         macros = _templates().make_module(told)
         text = getattr(macros, self.name, macros.said)()

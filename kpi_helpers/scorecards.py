@@ -11,8 +11,8 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, surprise
 from kpi_helpers.calendars import SEASONS
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.outlooks import OfKpis
 from kpi_helpers.result import labelled_pill, number, say
 from kpi_helpers.scoring import last_full
 from kpi_helpers.sources import Source

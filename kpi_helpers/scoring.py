@@ -1,7 +1,6 @@
 """Values of any KPIs with their intervals: sums read once a table, then closed forms on the sums."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,8 +127,7 @@ def scorecard(
     return frame[["kpi", "period", *by, *HEADS]]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """What a scorecard covers: dimensions, grain, first and last day, coverage of its intervals."""
 
     by: tuple[str, ...]
@@ -159,12 +157,10 @@ class Batch(NamedTuple):
     level: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
+class Cells(NamedTuple):
     """Sums of KPIs (columns) by period and segment (rows `keys`): arrays (n_cells, n_kpis), NaN where unknown.
 
-    `n` counts days, `squared` compares each day with what the common ratio would make of it, `square` sums the squares
-    of the numerators of single rows.
+    `n` counts days, `squared` is how far they lie from the common ratio, `square` sums squares of single rows.
     """
 
     keys: pd.DataFrame
