@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from kpi_helpers.baselines import Forecast, forecast
 from kpi_helpers.calendars import GRAINS, SEASONS, holiday_regressors
 from kpi_helpers.cleaning import Cleaned, clean
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.result import Result, percent, say
+from kpi_helpers.result import Framed, percent, say
 from kpi_helpers.stats import Floats
 
 Holidays = Mapping[str, Sequence[date | str]]  # name -> dates, or "MM-DD" of every year
@@ -45,8 +44,8 @@ def surprise(
     """What the periods before led to expect of the last one, its normal range, and how rarely one lies so far off.
 
     The spread is that of all past one-step errors, and Student's t has as many degrees of freedom as there are errors,
-    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise, as they
-    would be to `Forecast.whole`, which rests on inner quantiles. NaN where the history is too short or never moved.
+    or as few as their kurtosis asks for (6 / (v - 4) in excess): tails that the past did show are no surprise. NaN
+    where the history is too short or never moved.
     """
     nothing = (math.nan,) * 4
     try:
@@ -67,8 +66,7 @@ def surprise(
     return centre, max(low, 0.0) if told.never_negative else low, high, p
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class BackTest(Result):
+class BackTest(Framed):
     """What the same method would have said on past dates (`origin_at`: first day that was not known), and what came.
 
     `actual`, `expected` with its interval: totals of the plan's periods; `chance` that had been given to a higher one;
@@ -76,44 +74,33 @@ class BackTest(Result):
     `mase`: mean absolute error of a period over that of the seasonal naive rule. `rule`, `weight`: of today.
     """
 
-    origin_at: tuple[date, ...]
-    actual: tuple[float, ...]
-    expected: tuple[float, ...]
-    expected_low: tuple[float, ...]
-    expected_high: tuple[float, ...]
-    chance: tuple[float, ...]
-    same_as_last_year: tuple[float, ...]
-    covered_80: float
-    covered_95: float
-    below_80: float
-    above_80: float
-    mase: float
-    rule: tuple[str, ...]
-    weight: tuple[float, ...]
-    confidence: float
-
+    columns = ("origin_at", "actual", "expected", "expected_low", "expected_high", "chance", "same_as_last_year")
     aside: ClassVar = ("rule", "weight")
     ways: ClassVar = {"ODDS": ODDS}
 
     @property
     def error(self) -> float:
         """Mean absolute error of the totals, a share of their sum."""
-        return _error(self.expected, self.actual)
+        return self._missed("expected")
 
     @property
     def error_last_year(self) -> float:
         """The same of the rule "as last year", on the dates on which it is known; NaN if on none."""
-        return _error(self.same_as_last_year, self.actual)
+        return self._missed("same_as_last_year")
+
+    def _missed(self, said: str) -> float:
+        known = self.frame[self.frame[said].notna()].astype({said: float, "actual": float})
+        missed, total = (known[said] - known["actual"]).abs().sum(), known["actual"].abs().sum()
+        return float(missed / total) if total > 0 else 0.0 if len(known) and missed == 0 else math.nan
 
     @property
     def n_inside(self) -> int:
         """Totals inside their interval, of those that have one."""
-        rows = zip(self.expected_low, self.actual, self.expected_high, strict=True)
-        return sum(low <= came <= high for low, came, high in rows)
+        return int(self.frame["actual"].between(self.frame["expected_low"], self.frame["expected_high"]).sum())
 
     def met(self, odds: float) -> int:
         """How often a target that had been set at these odds was met, of those with known odds."""
-        return sum(chance <= odds for chance in self.chance)
+        return int((self.frame["chance"] <= odds).sum())
 
     def sentence(self, language: str = "en") -> str:
         if not self.actual:
@@ -173,9 +160,3 @@ def _scored(told: Forecast, came: Floats, before: Floats, season: int) -> list[f
     scale = pd.Series(np.abs(before[lag:] - before[:-lag])).mean()
     error = np.abs(came - told.mean)[known].mean()
     return [*inside, (came < low)[known].mean(), (came > high)[known].mean(), error / scale if scale > 0 else math.nan]
-
-
-def _error(said: Sequence[float], came: Sequence[float]) -> float:
-    pairs = np.array([(s, c) for s, c in zip(said, came, strict=True) if math.isfinite(s)]).reshape(-1, 2)
-    missed, total = np.abs(pairs[:, 0] - pairs[:, 1]).sum(), np.abs(pairs[:, 1]).sum()
-    return float(missed / total) if total > 0 else 0.0 if len(pairs) and missed == 0 else math.nan

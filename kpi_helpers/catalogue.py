@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, Text, asset, say
+from kpi_helpers.result import Framed, Result, Text, asset, say
 
 KINDS = ("additive", "ratio", "distinct", "mean", "quantile", "stock")
 #: An objective that the data cannot feed is carried by the next one up the funnel.
@@ -113,6 +113,12 @@ def kpi(key: str) -> Kpi:
     return declared()[ALIASES.get(key, key)]
 
 
+class OfKpis(Framed):
+    """A result that speaks of KPIs: its HTML names them and writes them in their units."""
+
+    ways: ClassVar = {"kpi": kpi}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Catalogue(Result):
     """All KPIs, or some: sized, iterable, and by id as ``catalogue()["aov"]``."""
@@ -133,7 +139,6 @@ class Catalogue(Result):
         return kpi(key)
 
     def to_frame(self) -> Any:
-        """One row a KPI, its words in the language of the catalogue."""
         import pandas as pd
 
         plain = ("id", "kind", "formula", "table", "unit", "direction", "group", "source")
@@ -142,7 +147,6 @@ class Catalogue(Result):
         return pd.DataFrame(told)
 
     def sentence(self, language: str = "en") -> str:
-        """How many KPIs there are."""
         return say("catalogue.sentence", language, n=len(self))
 
 
@@ -167,18 +171,12 @@ def cost_per(conversion: str) -> Kpi:
     return kpi(costs[conversion])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Suggestion(Result):
+class Suggestion(OfKpis):
     """Three to five KPIs for each group of channels, one row a group and KPI, most important first."""
 
-    ways: ClassVar = {"kpi": kpi}
-    group: tuple[str, ...]
-    kpi: tuple[str, ...]
-    objective: str
-    campaign_type: str
+    columns = ("group", "kpi")
 
     def sentence(self, language: str = "en") -> str:
-        """How many KPIs for what."""
         told = {"n": len(self.kpi), "groups": len(set(self.group))}
         return say("suggestion.sentence", language, objective=say(f"objective.{self.objective}", language), **told)
 
@@ -186,18 +184,15 @@ class Suggestion(Result):
 def suggest(objective: str, campaign_type: str = "") -> Suggestion:
     """Propose three to five KPIs for each group of channels that serves `objective`, for a type of campaign.
 
-    KPIs of the objective come first, those that suit the campaign before the others; a group with fewer than three
-    is filled from the objectives up the funnel, then from the rest, and left out if it has none of its own. KPIs that
-    can be bought (`vanity`) and context are left out.
+    KPIs of the objective come first, those that suit the campaign before the others; a group with fewer than three is
+    filled from the objectives up the funnel, then from the rest. KPIs that can be bought (`vanity`) are left out.
 
     >>> suggest("leads", "acquisition").kpi[:3]
     ('visitor_lead_rate', 'conv_rate_click', 'conv_rate_session')
     """
     require_known(objective, UPSTREAM, f"objective={objective!r} is not one of {', '.join(UPSTREAM)}.")
-    require(
-        campaign_type in ("", *CAMPAIGN_TYPES),
-        f"campaign_type={campaign_type!r} is not one of {', '.join(CAMPAIGN_TYPES)}.",
-    )
+    known = campaign_type in ("", *CAMPAIGN_TYPES)
+    require(known, f"campaign_type={campaign_type!r} is not one of {', '.join(CAMPAIGN_TYPES)}.")
     chain: list[str] = [objective]
     while above := UPSTREAM[chain[-1]]:
         chain.append(above)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -12,50 +11,28 @@ from scipy.special import stdtrit
 
 from kpi_helpers import plots
 from kpi_helpers.errors import require
-from kpi_helpers.result import Result, Text, measure, number, one_unit, percent, say
+from kpi_helpers.result import Framed, measure, number, one_unit, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 #: Segments named in the table; segments with fewer denominators come last, and single sums of so few have no interval.
 SHOWN, FEWEST = 5, 30
 SUMS = ("numerator_before", "denominator_before", "numerator_after", "denominator_after")
+#: what is not known of a change without sums
+UNKNOWN = dict.fromkeys((
+    "before", "after", "total", "total_low", "total_high", "mix", "mix_low", "mix_high", "rate", "rate_low",
+    "rate_high", "volume", "numerator_mix", "numerator_rate",
+), math.nan)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Change(Result):
+class Change(Framed):
     """Why a ratio changed: shares that shifted between segments (mix), and ratios within them that moved (rate).
 
-    Segments by falling effect, small ones last; `segment_low` and `segment_high` of mix + rate. total = mix + rate;
-    `volume`, `numerator_mix` and `numerator_rate` add up to the change of the sum of numerators.
+    Segments by falling effect, small ones last: their sums, `mix`, `rate`, `low` and `high` of mix + rate. Of the
+    whole: `before`, `after`; `total` = `mix` + `rate`, each with ``_low`` and ``_high``; `volume`, `numerator_mix` and
+    `numerator_rate` add up to the change of the sum of numerators.
     """
 
-    segment: tuple[str, ...] = ()
-    numerator_before: tuple[float, ...] = ()
-    denominator_before: tuple[float, ...] = ()
-    numerator_after: tuple[float, ...] = ()
-    denominator_after: tuple[float, ...] = ()
-    segment_mix: tuple[float, ...] = ()
-    segment_rate: tuple[float, ...] = ()
-    segment_low: tuple[float, ...] = ()
-    segment_high: tuple[float, ...] = ()
-    before: float = math.nan
-    after: float = math.nan
-    total: float = math.nan
-    total_low: float = math.nan
-    total_high: float = math.nan
-    mix: float = math.nan
-    mix_low: float = math.nan
-    mix_high: float = math.nan
-    rate: float = math.nan
-    rate_low: float = math.nan
-    rate_high: float = math.nan
-    volume: float = math.nan
-    numerator_mix: float = math.nan
-    numerator_rate: float = math.nan
-    confidence: float
-    unit: str
-    currency: str = ""
-    label: Text | None = None
-    by: str = ""
+    columns = ("segment", *SUMS, "mix", "rate", "low", "high")
 
     @property
     def changed(self) -> bool:
@@ -65,12 +42,10 @@ class Change(Result):
     @property
     def simpson(self) -> bool:
         """Whether ratios within segments moved against the total, both outside noise (Simpson's paradox)."""
-        return self.changed and _clear(self.rate_low, self.rate_high) and self.rate * self.total < 0
+        return bool(self.changed and _clear(self.rate_low, self.rate_high) and self.rate * self.total < 0)
 
     def to_frame(self) -> pd.DataFrame:
-        names = ("segment", *SUMS, "segment_mix", "segment_rate", "segment_low", "segment_high")
-        frame = pd.DataFrame({name.removeprefix("segment_"): getattr(self, name) for name in names})
-        return frame.assign(total=self.total, total_low=self.total_low, total_high=self.total_high)
+        return self.frame.assign(total=self.total, total_low=self.total_low, total_high=self.total_high)
 
     def sentence(self, language: str = "en") -> str:
         told = self.told(language)
@@ -81,9 +56,10 @@ class Change(Result):
         why = ", ".join(say(f"change.{key}_{'clear' if clear[key] else 'open'}", language, **told) for key in clear)
         nothing = [key for key in clear if not told[key].strip("0.,") and not clear[key] and any(clear.values())]
         why = say(f"change.no_{nothing[-1]}", language, **told) if nothing else why
-        share = (self.segment_mix[0] + self.segment_rate[0]) / self.total
-        told |= {"segment": self.segment[0] or "–", "share": percent(share, language, decimals=0), "why": why}
-        named = len(self.segment) > 1 and 0 < share <= 1 and _clear(self.segment_low[0], self.segment_high[0])
+        first = self.frame.iloc[0]
+        share = (first["mix"] + first["rate"]) / self.total
+        told |= {"segment": first["segment"] or "–", "share": percent(share, language, decimals=0), "why": why}
+        named = len(self.frame) > 1 and 0 < share <= 1 and _clear(first["low"], first["high"])
         most = say("change.share", language, **told) if named else ""
         flag = say("change.simpson", language, **told) if self.simpson else ""
         return say("change.sentence", language, most=most, flag=flag, **told)
@@ -91,14 +67,12 @@ class Change(Result):
     def drawn(self, language: str) -> str:
         """The bridge from the value before to the one after, as an HTML figure."""
         told, clear = self.told(language), [_clear(self.mix_low, self.mix_high), _clear(self.rate_low, self.rate_high)]
-        words, title, note = (say(f"change.{key}", language, **told) for key in ("bars", "title", "bridge"))
         numbers = [told[key] for key in ("before", "mix", "rate", "after")]
-        bars, alt = (self.before, [self.mix, self.rate], words.split("|"), numbers, clear), self.sentence(language)
-        return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
+        return plots.drawn_bridge(self, language, told, [self.mix, self.rate], numbers, clear)
 
     def printed(self, language: str) -> pd.DataFrame:
         """The largest segments, all others and the total; printed numbers add up, down and across."""
-        held = self.to_frame()
+        held = self.frame
         sums = held.groupby(held.index.to_numpy().clip(max=SHOWN))[[*SUMS, "mix", "rate"]].sum()
         sums["mix"], sums["rate"] = np.split(self._printed([*sums["mix"], *sums["rate"]]), 2)
         for at in ("before", "after"):
@@ -177,12 +151,11 @@ def explain_change(
     for key, margin in zip(("total", "mix", "rate"), margins, strict=False):
         told |= {f"{key}_low": told[key] - margin, f"{key}_high": told[key] + margin}
     both, small = mix + rate, np.maximum(sums[0][1], sums[1][1]) < FEWEST
-    columns = dict(zip(SUMS, (*sums[0], *sums[1]), strict=True)) | {"segment_mix": mix, "segment_rate": rate}
-    columns |= {"segment_low": both - margins[3:], "segment_high": both + margins[3:]}
+    columns = (*sums[0], *sums[1], mix, rate, both - margins[3:], both + margins[3:])
     order = sorted(range(len(names)), key=lambda i: (small[i], -abs(both[i])))
-    record: dict[str, Any] = {key: tuple(float(v[i]) for i in order) for key, v in columns.items()}
-    record |= {key: float(v) for key, v in told.items()} | {"segment": tuple(names[i] for i in order)}
-    return Change(confidence=confidence, unit=unit, **record)
+    rows = [(names[i], *(float(column[i]) for column in columns)) for i in order]
+    whole = {key: float(v) for key, v in told.items()} | {"confidence": confidence, "unit": unit, "currency": ""}
+    return Change.of(rows, **whole, label=None, by="")
 
 
 def _read(given: Mapping[str, Sequence[Any]], names: Sequence[str], at: str) -> Floats:

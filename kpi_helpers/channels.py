@@ -14,7 +14,8 @@ from kpi_helpers import kpis
 from kpi_helpers.catalogue import declared
 from kpi_helpers.errors import require
 from kpi_helpers.result import day, one_unit, percent, say
-from kpi_helpers.scorecards import IN_POINTS, TONES, Scores, last_full
+from kpi_helpers.scorecards import IN_POINTS, TONES, Scores
+from kpi_helpers.scoring import last_full
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, moves, ratio_margin, wilson
 
@@ -120,9 +121,8 @@ class Campaigns(Scores):
         done = [s for s in self.status if s in ("met", "missed")]
         shares = zip(("share", "low", "high"), (self.met, self.met_low, self.met_high), strict=True)
         told = {name: percent(share, language, decimals=0) for name, share in shares}
-        return say(
-            "campaigns.sentence", language, n=done.count("met"), k=len(done), level=f"{self.confidence:.0%}", **told
-        )
+        told |= {"level": f"{self.confidence:.0%}"}
+        return say("campaigns.sentence", language, n=done.count("met"), k=len(done), **told)
 
 
 def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaigns:

@@ -1,6 +1,5 @@
 """What a forecast should not learn from: tracking gaps, outliers and levels that are past; each is reported."""
 
-from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpi_helpers.calendars import GRAINS, SEASONS
 from kpi_helpers.errors import require
-from kpi_helpers.result import Result, day, percent, say
+from kpi_helpers.result import Framed, day, percent, say
 from kpi_helpers.stats import Floats
 
 Flags = NDArray[np.bool_]
@@ -27,26 +26,14 @@ def _told(at: date | int, language: str) -> str:
     return day(at, language) if isinstance(at, date) else say("cleaned.at", language, n=at + 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Cleaned(Result):
+class Cleaned(Framed):
     """A series without its gaps and outliers, and every finding, by date or position from 0.
 
     `observed`, `expected`: means of the periods and of what was usual; of a break, the usual values after and before.
     `values` (n,): NaN in gaps and outliers, `n_gap` and `n_outlier` of them. `since`: start of the present level.
     """
 
-    kind: tuple[str, ...]
-    first: tuple[date | int, ...]
-    last: tuple[date | int, ...]
-    n: tuple[int, ...]
-    observed: tuple[float, ...]
-    expected: tuple[float, ...]
-    values: Floats
-    since: date | int
-    n_gap: int
-    n_outlier: int
-    grain: str
-
+    columns = ("kind", "first", "last", "n", "observed", "expected")
     aside: ClassVar = ("values", "since", "n_gap", "n_outlier", "grain")
     ways: ClassVar = {"place": _told}
 

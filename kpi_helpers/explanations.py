@@ -1,16 +1,14 @@
 """Why a KPI changed between two times of a source: daily sums by segment, explained."""
 
 import math
-from dataclasses import replace
 from datetime import date
 from typing import Any, ClassVar
 
-import pandas as pd
 from scipy.special import stdtrit
 
 from kpi_helpers import plots
 from kpi_helpers.catalogue import declared
-from kpi_helpers.changes import Change, explain_change
+from kpi_helpers.changes import UNKNOWN, Change, explain_change
 from kpi_helpers.errors import require
 from kpi_helpers.kpis import daily_sums, feeds, kpi
 from kpi_helpers.result import Framed, measure, number, one_unit, say
@@ -38,8 +36,9 @@ def explain(
         sums.append({str(s): (x[s], y[s] / k.scale) for s in x})
     words: dict[str, Any] = {"label": k.name, "currency": data.currency(), "by": by}
     if not all(sum(y.sum() for _x, y in segments.values()) > 0 for segments in sums):
-        return Change(**words, unit=k.unit, confidence=confidence)
-    return replace(explain_change(*sums, confidence=confidence, unit=k.unit), **words)
+        return Change.of([], **UNKNOWN, **words, unit=k.unit, confidence=confidence)
+    found = explain_change(*sums, confidence=confidence, unit=k.unit)
+    return Change(frame=found.frame, whole={**found.whole, **words})
 
 
 class SumChange(Framed):
@@ -76,12 +75,10 @@ class SumChange(Framed):
         told, steps, why = self.told(language), [self.volume, self.mix, self.rate], self.why
         largest = max(abs(self.before), abs(self.after))
         size, told["unit"] = one_unit(largest, kpi(self.kpi).unit, self.currency, language)
-        words, title, note = (say(f"sum_change.{key}", language, **told) for key in ("bars", "title", "bridge"))
         first, last = (number(end / size, language) for end in (self.before, self.after))
         numbers = [first, *(number(step / size, language, sign=True) for step in steps), last]
         clear = [True, why.mix_low * why.mix_high > 0, why.rate_low * why.rate_high > 0]  # both ends beside zero
-        bars, alt = (self.before, steps, words.split("|"), numbers, clear), self.sentence(language)
-        return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), title=title, note=note, alt=alt)
+        return plots.drawn_bridge(self, language, told, steps, numbers, clear)
 
 
 def explain_sum(
@@ -109,4 +106,4 @@ def explain_sum(
         if math.isclose(sum(parts.values()), now - was, rel_tol=1e-6, abs_tol=1e-6):  # the ratio knows all of the sum
             told |= {"ratio": other, "why": why, **parts}
             break
-    return SumChange(frame=pd.DataFrame(index=[0]), whole=told)
+    return SumChange.of([()], **told)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import views
-from kpi_helpers.catalogue import UPSTREAM, declared
+from kpi_helpers.catalogue import UPSTREAM, OfKpis, declared
 from kpi_helpers.catalogue import Kpi as Kpi
 from kpi_helpers.catalogue import catalogue as catalogue
 from kpi_helpers.catalogue import cost_per as cost_per
@@ -19,8 +19,8 @@ from kpi_helpers.changes import explain_change as explain_change
 from kpi_helpers.contracts import CHANNEL_DAILY
 from kpi_helpers.errors import KpiError, require
 from kpi_helpers.readings import Ask, read
-from kpi_helpers.result import Framed, Result, day, say
-from kpi_helpers.scoring import GRAINS, cells, intervals, lacking, last_known
+from kpi_helpers.result import Result, day, say
+from kpi_helpers.scoring import GRAINS, cells, in_rows, intervals, lacking, last_known
 from kpi_helpers.scoring import feeds as feeds
 from kpi_helpers.scoring import scorecard as scorecard
 from kpi_helpers.sources import Source
@@ -34,10 +34,8 @@ OWN_RATE = {"ads": "ctr_ad", "messaging": "ctr_email"}
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KpiChoice(Result):
-    """KPIs that serve an objective and that the data can feed, per channel.
-
-    `objective` was asked for; `served` is the one that the data can feed, the next one upstream if not it. `main` is
-    the sum that the plan is made for, `kpis` are ids in order of importance.
+    """KPIs that serve the `objective`, or the next one upstream that the data can feed (`served`), by importance;
+    `main` is the sum that the plan is made for.
     """
 
     ways: ClassVar = {"kpi": kpi}
@@ -57,7 +55,6 @@ class KpiChoice(Result):
         return [k for k in self.kpis if kpi(k).direction != "none"]
 
     def sentence(self, language: str = "en") -> str:
-        """Which KPIs were chosen for which objective."""
         names = ", ".join(kpi(k).name[language] for k in self.kpis)
         asked, served = (say(f"objective.{o}", language) for o in (self.objective, self.served))
         kind = "sentence" if self.objective == self.served else "upstream"
@@ -68,7 +65,6 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     """Choose at most `most` KPIs that serve `objective` and that `data` can feed, and a rate for each channel group.
 
     A source that cannot feed the objective (no orders, say) is planned for the next one up the funnel, and says so.
-
     Raises a `KpiError` if the objective is unknown, or the data can feed no KPI at all.
 
     >>> from kpi_helpers.sources import connect
@@ -93,16 +89,12 @@ def choose(data: Source, objective: str, *, most: int = 5) -> KpiChoice:
     return KpiChoice(objective=objective, served=served, main=main.id, kpis=(*[k.id for k in chosen], *own))
 
 
-class KpiTable(Framed):
-    """Values of KPIs by period and segment.
+class KpiTable(OfKpis):
+    """Values of KPIs by period (`period_at`: first day) and segment, which is empty for the whole.
 
-    `segment` is empty for the whole, `period_at` the first day; `numerator` and `denominator` are sums over the rows
-    that know both (NaN for the denominator of a sum); `value` and its interval are NaN where they cannot be computed,
-    the interval of a sum too, which was counted; `n_days` are the dates that it rests on, and `complete` says whether
-    they are each date of the period.
+    `numerator` and `denominator` are sums over the rows that know both. A sum was counted and has no interval.
+    `n_days` are the dates that a value rests on, and `complete` says whether they are each date of the period.
     """
-
-    ways: ClassVar = {"kpi": kpi}
 
     def segments(self) -> list[str]:
         """Segments, by falling size of the first KPI."""
@@ -117,7 +109,6 @@ class KpiTable(Framed):
         return known.reindex(pd.period_range(at.min(), at.max(), freq=GRAINS[self.grain])) if len(at) else known
 
     def sentence(self, language: str = "en") -> str:
-        """How many values, and over what."""
         first, last = (day(d, language) for d in (min(self.period_at), self.until_at))
         return say("kpi_table.sentence", language, n=len(self.value), k=len(set(self.kpi)), first=first, last=last)
 
@@ -130,9 +121,8 @@ def compute(
 
     `ids` are those of the catalogue; `by` is a dimension, such as ``"channel"``; `since` and `until` are the first and
     last date to read. Weeks begin on Monday; the grain ``"total"`` is the whole time in one. `confidence` is the
-    coverage of the intervals: Wilson's for a share, the delta method over days for other ratios.
-
-    Raises a `KpiError` if a KPI, grain or dimension is unknown, or the data are coarser than the grain.
+    coverage of the intervals: Wilson's for a share, the delta method over days for other ratios. Raises a `KpiError` if
+    a KPI, grain or dimension is unknown, or the data are coarser than the grain.
 
     >>> from kpi_helpers.sources import connect
     >>> table = compute(connect("data/demo"), ["ctr_ad"], grain="total", until=date(2023, 11, 30))
@@ -188,6 +178,4 @@ def _values(daily: pd.DataFrame, ks: Sequence[Kpi], confidence: float) -> pd.Dat
     counted = np.where([k.additive for k in ks], np.nan, 1.0)
     told = {"numerator": c.num, "denominator": c.den, "value": value * scale, "value_low": low * scale * counted,
             "value_high": high * scale * counted, "n_days": c.n.astype(int)}  # fmt: skip
-    keys = pd.concat([c.keys] * len(ks), ignore_index=True)
-    keys = keys.assign(kpi=np.repeat([k.id for k in ks], len(c.keys)), **{f: v.T.ravel() for f, v in told.items()})
-    return keys[["kpi", "segment", "period_at", *told]]
+    return in_rows(ks, c, told)[["kpi", "segment", "period_at", *told]]

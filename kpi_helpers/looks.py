@@ -1,7 +1,7 @@
 """A running experiment seen more than once: boundaries of planned looks, intervals for any look, cost of peeking."""
 
 import math
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, number, percent, say
+from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 MOST, FARTHEST, LEAST = 1000, 12.0, 1e-25  # looks; z beyond which no path is followed; chance that is as good as none
@@ -101,17 +101,13 @@ def followed(
     return p, low, np.minimum.accumulate(np.where(v > 0, d + half, np.inf))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class AlwaysValid(Result):
-    """Looks at a difference of rates (treatment - control) that hold however often one looks; `n` counts both arms."""
+class AlwaysValid(Framed):
+    """Looks at a difference of rates (treatment - control) that hold however often one looks; `n` counts both arms.
 
-    n: tuple[int, ...]
-    difference: tuple[float, ...]
-    p_values: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    confidence: float
-    reason: str  # "unbounded" while nothing varies; "empty" if no difference fits all looks: low and high become NaN
+    `reason` is "unbounded" while nothing varies, "empty" if no difference fits all looks: low and high become NaN.
+    """
+
+    columns: ClassVar = ("n", "difference", "p_values", "low", "high")
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": number(self.n[-1], language), "looks": str(len(self.n)), "pp": say("unit.pp", language)}

@@ -3,67 +3,36 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kpi_helpers import kpis, plots
 from kpi_helpers.backtests import BackTest, Holidays, back_test, baseline
-from kpi_helpers.baselines import Total
 from kpi_helpers.calendars import SEASONS, holiday_regressors
-from kpi_helpers.cleaning import Cleaned
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.result import Result, measure, one_unit, percent, say
+from kpi_helpers.result import measure, one_unit, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
-UNKNOWN = Total(mean=math.nan, spread_low=math.nan, spread_high=math.nan, multiplicative=False)
+#: what is not known of a KPI without an outlook
+UNKNOWN = dict.fromkeys(("total", "total_low", "total_high", "reference"), math.nan)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class OfKpis(Result):
-    """A result that speaks of KPIs: its HTML names them and writes them in their units."""
-
-    ways: ClassVar = {"kpi": kpis.kpi}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Outlook(OfKpis):
     """Where one KPI is heading in the plan's periods (`period_at`: first days) if nothing changes.
 
     `segment`: a channel, empty for all. `total`, its interval and distribution `odds`: the sum over the plan; for a
     ratio, its value. `reference`: what uplifts are put on: last year's total, or `total` where that is not fully known.
     `weights`, `missed`: what the total sums, from the first unknown period on, and what it missed on each past path.
-    `bridge`: forecast of the periods before the plan. `reason` why nothing can be forecast: ``short`` or ``ended``.
+    `history`, `bridge`: Series of what is known, and of the forecast of the periods before the plan. `cleaned`: what
+    was found in the history. `reason` why nothing can be forecast: ``short`` or ``ended``.
     """
 
-    kpi: str
-    segment: str
-    grain: str
-    confidence: float
-    currency: str
-    period_at: tuple[date, ...] = ()
-    expected: tuple[float, ...] = ()
-    expected_low: tuple[float, ...] = ()
-    expected_high: tuple[float, ...] = ()
-    last_year: tuple[float, ...] = ()
-    total: float = math.nan
-    total_low: float = math.nan
-    total_high: float = math.nan
-    odds: Total = UNKNOWN
-    cleaned: Cleaned | None = None
-    weights: tuple[float, ...] = ()
-    missed: tuple[float, ...] = ()
-    reference: float = math.nan
-    history_at: tuple[date, ...] = ()
-    history: tuple[float, ...] = ()
-    bridge_at: tuple[date, ...] = ()
-    bridge: tuple[float, ...] = ()
-    reason: str = ""
-    seasonal: bool = True
+    columns = ("period_at", "expected", "expected_low", "expected_high", "last_year")
 
     @property
     def knows_last_year(self) -> bool:
@@ -73,7 +42,7 @@ class Outlook(OfKpis):
     @property
     def graded(self) -> bool:
         """Whether odds can be given: the history was long enough for whole paths, and missed its forecasts."""
-        return not self.reason and self.odds.spread_low + self.odds.spread_high > 0
+        return not self.reason and bool(self.odds.spread_low + self.odds.spread_high > 0)
 
     @property
     def better(self) -> int:
@@ -92,12 +61,10 @@ class Outlook(OfKpis):
     @property
     def change(self) -> float:
         """Expected change against last year, a fraction."""
-        return self.total / self.reference - 1 if self.reference else math.nan
+        return float(self.total / self.reference - 1) if self.reference else math.nan
 
     def to_frame(self) -> pd.DataFrame:
-        names = ("period_at", "expected", "expected_low", "expected_high", "last_year")
-        frame = pd.DataFrame({name: getattr(self, name) for name in names})
-        return frame.assign(kpi=self.kpi, segment=self.segment, confidence=self.confidence)
+        return self.frame.assign(kpi=self.kpi, segment=self.segment, confidence=self.confidence)
 
     def told(self, language: str) -> dict[str, str]:
         """The numbers of the outlook, written out."""
@@ -124,9 +91,9 @@ class Outlook(OfKpis):
         divisor, unit = one_unit(max(self.expected_high), k.unit, self.currency, language)
         note = say("outlook.note", language, name=k.name[language], period=period, unit=unit)
         note += "" if self.seasonal else f" {say('outlook.no_season', language)}"
-        history = pd.Series(self.history, index=pd.to_datetime(self.history_at))
-        bridge = pd.DataFrame({"expected": self.bridge}, index=pd.to_datetime(self.bridge_at))
-        expected = pd.concat([bridge, self.to_frame().set_index(pd.to_datetime(self.period_at))])
+        history = self.history.set_axis(self.history.index.start_time)
+        bridge = self.bridge.set_axis(self.bridge.index.start_time).to_frame("expected")
+        expected = pd.concat([bridge, self.frame.set_index(pd.to_datetime(self.frame["period_at"]))])
         keys = ("actual", "expected", "interval", "last_year")
         words = [say(f"outlook.{key}", language, level=f"{self.confidence:.0%}") for key in keys]
         draw = partial(plots.forecast, history, expected, words=words, language=language, scale=divisor)
@@ -151,18 +118,16 @@ def outlook(
     total, total_low, total_high = (min(v, _most(key)) for v in told.total(confidence, weights=weights))
     if np.count_nonzero(weights) == 1:  # one period is the whole: one quantity, one interval
         low[-1], high[-1] = total_low / weights[-1], total_high / weights[-1]
-    before = series.reindex(future[skip:] - season).tolist()
+    before = series.reindex(future - season).tolist()
     reference = _whole(before, weights)
     mean, low, high = (part.clip(max=_most(key)).tolist() for part in (told.mean, low, high))
-    starts, begun = future.start_time.date, series.index.start_time.date
-    return Outlook(
-        kpi=key, segment=segment, grain=values.grain, confidence=confidence, currency=values.currency,
-        period_at=tuple(starts[skip:]), expected=tuple(mean[skip:]), last_year=tuple(before),
-        expected_low=tuple(low[skip:]), expected_high=tuple(high[skip:]), odds=told.whole(weights),
-        total=total, total_low=total_low, total_high=total_high, cleaned=cleaned, weights=tuple(weights.tolist()),
+    rows = list(zip(future.start_time.date, mean, low, high, before, strict=True))[skip:]
+    return Outlook.of(
+        rows, kpi=key, segment=segment, grain=values.grain, confidence=confidence, odds=told.whole(weights),
+        currency=values.currency, total=total, total_low=total_low, total_high=total_high, cleaned=cleaned, reason="",
         seasonal=told.season > 1 or len(series) >= 2 * season, reference=reference if reference > 0 else total,
-        missed=tuple(told.missed(weights).tolist()), history_at=tuple(begun), history=tuple(series.tolist()),
-        bridge_at=tuple(starts[:skip]), bridge=tuple(mean[:skip]),
+        weights=tuple(weights.tolist()), missed=tuple(told.missed(weights).tolist()), history=series,
+        bridge=pd.Series(mean[:skip], future[:skip], dtype=float),
     )  # fmt: skip
 
 
@@ -235,5 +200,5 @@ def _outlook_or_reason(
     if not ended:
         with suppress(KpiError):
             return outlook(values, key, segment=segment, as_of=as_of, confidence=confidence, **options)
-    told: dict[str, Any] = {"kpi": key, "segment": segment, "grain": values.grain, "currency": values.currency}
-    return Outlook(**told, confidence=confidence, reason="ended" if ended else "short")
+    told = UNKNOWN | {"kpi": key, "segment": segment, "grain": values.grain, "currency": values.currency}
+    return Outlook.of([], **told, confidence=confidence, reason="ended" if ended else "short", cleaned=None)

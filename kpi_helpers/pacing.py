@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -12,8 +11,8 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, baseline
 from kpi_helpers.calendars import SEASONS, holiday_regressors
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.outlooks import OfKpis
 from kpi_helpers.result import probability, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.targets import project, rank
@@ -22,7 +21,6 @@ STATUSES = ((0.8, "on track"), (0.4, "too close to call"), (0.1, "at risk"), (0.
 UNKNOWN = (math.nan,) * 7
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Pace(OfKpis):
     """The running calendar year against its target, `last_year` plus the uplift, one row a KPI.
 
@@ -30,20 +28,10 @@ class Pace(OfKpis):
     what the rest of the year must reach, relative to the target's own share of the rest (1 = on plan).
     """
 
-    kpi: tuple[str, ...]
-    actual: tuple[float, ...]
-    projected: tuple[float, ...]
-    projected_low: tuple[float, ...]
-    projected_high: tuple[float, ...]
-    last_year: tuple[float, ...]
-    target: tuple[float, ...]
-    remaining_factor: tuple[float, ...]
-    probability: tuple[float, ...]
-    status: tuple[str, ...]
-    year: int
-    uplift: float
-    confidence: float
-    currency: str
+    columns = (
+        "kpi", "actual", "projected", "projected_low", "projected_high", "last_year", "target", "remaining_factor",
+        "probability", "status",
+    )  # fmt: skip
 
     def sentence(self, language: str = "en") -> str:
         kind = "sentence" if math.isfinite(self.probability[0]) else "unknown"
@@ -99,20 +87,10 @@ def _pace_row(
     return (actual, projected, low, high, float(before.sum()), float(target), left, chance, status)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Watch(OfKpis):
     """Rates and costs whose intervals now and in the same weeks of last year do not overlap, largest change first."""
 
-    kpi: tuple[str, ...]
-    segment: tuple[str, ...]
-    before: tuple[float, ...]
-    now: tuple[float, ...]
-    now_low: tuple[float, ...]
-    now_high: tuple[float, ...]
-    better: tuple[bool, ...]
-    confidence: float
-    currency: str
-    known: bool = True
+    columns = ("kpi", "segment", "before", "now", "now_low", "now_high", "better")
 
     def sentence(self, language: str = "en") -> str:
         kind = "unknown" if not self.known else "some" if self.kpi else "none"

@@ -4,7 +4,7 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpi_helpers.result import month, number
+from kpi_helpers.result import month, number, say
 
 Axes = Any  # of matplotlib, which is heavy and comes when it is asked for
 
@@ -154,6 +154,15 @@ def looks(
     decimals = int(reach < 10)
     axes.yaxis.set_major_formatter(lambda y, _i: number(y, language, decimals=decimals, sign=True))
     return axes
+
+
+def drawn_bridge(
+    r: Any, language: str, told: Mapping[str, str], steps: Sequence[float], numbers: Sequence[str], clear: list[bool]
+) -> str:
+    """The bridge from the value before to the one after by its `steps`, as an HTML figure; `numbers` label the bars."""
+    words, title, note = (say(f"{r.name}.{key}", language, **told) for key in ("bars", "title", "bridge"))
+    bars, alt = (r.before, steps, words.split("|"), numbers, clear), r.sentence(language)
+    return chart(lambda axes, _narrow: bridge(axes, *bars), title=title, note=note, alt=alt)
 
 
 def formula(tex: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv, betaln, expit, logit, stdtrit, xlogy
 
 from kpi_helpers.errors import require
-from kpi_helpers.result import Result, measure, number, say
+from kpi_helpers.result import Framed, Result, measure, number, say
 from kpi_helpers.stats import Floats, wilson
 
 FEWEST, SHORT = 30, 60  # usable periods: for any estimate; for one that stands without the prior
@@ -18,16 +18,10 @@ LEAST_CHANGE = 0.05  # standard deviation of log spend beside season and trend
 PRIOR = (0.5, 0.3)  # mean and standard deviation of elasticities, where the history is short
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ShrunkRates(Result):
+class ShrunkRates(Framed):
     """Rates of segments drawn towards a common Beta(a, b); `pooled` (a, b infinite): one mean for all."""
 
-    mean: tuple[float, ...]
-    mean_low: tuple[float, ...]
-    mean_high: tuple[float, ...]
-    a: float
-    b: float
-    pooled: bool
+    columns = ("mean", "mean_low", "mean_high")
 
     def sentence(self, language: str = "en") -> str:
         low, high = (measure(f(self.mean), "share", language) for f in (min, max))
@@ -103,14 +97,10 @@ def _likeliest(x: Floats, n: Floats) -> tuple[float, float]:
     return tuple(np.exp(best.x[1]) * expit([best.x[0], -best.x[0]])) if finite else (math.inf, math.inf)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class FunnelNeeds(Result):
+class FunnelNeeds(Framed):
     """What must enter each step of a funnel, whole counts with 90% interval, for `target` to leave the last."""
 
-    need: tuple[int, ...]
-    need_low: tuple[int, ...]
-    need_high: tuple[int, ...]
-    target: int
+    columns = ("need", "need_low", "need_high")
 
     def sentence(self, language: str = "en") -> str:
         told = {k: number(getattr(self, k)[0], language) for k in ("need", "need_low", "need_high")}

@@ -12,9 +12,8 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
-#: what Ibis calls the beginning of a period; weeks begin on Monday
-STARTS = {"day": "D", "week": "W", "month": "M"}
 MEASURE = re.compile(r"(?:rows|(?P<how>sum|distinct) (?P<column>\w+))(?: if (?P<conditions>.+))?")
+Signed = list[tuple[int, str]]  # 1 or -1, and what is added or taken away
 CONDITION = re.compile(r"(?P<column>\w+)(?: (?P<sign>=|!=|>=|<=) (?P<value>.+))?")
 
 
@@ -37,8 +36,8 @@ class Ask:
 class Rows:
     """Rows of a table or view, ready to be summed: `measures` are declared as in ``contracts.yaml``.
 
-    The column ``date`` is the day that a row belongs to, where rows are dated; `daily` says that each row is a sum of a
-    day, so that days are the sample; `whole` are measures known in each row.
+    ``date`` is the day that a row belongs to, if any; `daily` rows are sums of a day, so that days are the sample;
+    `whole` are measures known in each row.
     """
 
     table: ir.Table
@@ -112,15 +111,13 @@ def read(
     table = rows.within(start, end)
     keys: dict[str, Any] = {name: table[name] for name in by}
     if rows.daily or grain:
-        keys = {"date": table.date if rows.daily else table.date.truncate(STARTS[str(grain)])} | keys
-    atoms = _Atoms(rows, table)
-    plans = [(ask, atoms.plan(ask)) for ask in asks]
-    sums = {name: expression for expression, name in atoms.named.values()}
+        keys = {"date": table.date if rows.daily else table.date.truncate(str(grain))} | keys
+    sums, plans = _shared_sums(rows, table, asks)
     frame = (table.group_by(**keys) if keys else table).aggregate(**sums).to_pyarrow().to_pandas()
     frame = frame.astype(dict.fromkeys(sums, float))
     found = frame[list(keys)].copy()
-    for ask, parts in plans:
-        for ending, signed in zip(("num", "den", "sq"), parts, strict=True):
+    for ask, parts in zip(asks, plans, strict=True):
+        for ending, signed in zip(("num", "den", "sq"), parts, strict=False):
             if signed:
                 found[f"{ask.name}__{ending}"] = sum(sign * frame[name] for sign, name in signed)
     if "date" in keys:
@@ -130,36 +127,27 @@ def read(
     return found.sort_values(list(keys), ignore_index=True) if keys else found
 
 
-class _Atoms:
-    """Sums that the asks share: each measure is summed once for each set of others that must be known."""
+def _shared_sums(rows: Rows, table: ir.Table, asks: Sequence[Ask]) -> tuple[dict[str, Any], list[list[Signed]]]:
+    """Sums by a short name, each measure once for each set of others that must be known; and signed names of an ask's
+    sums above the line, below it, and of its squares."""
+    each = {m: value(table, rows.measures[m]) for ask in asks for m in ask.measures}
+    named: dict[Any, tuple[str, Any]] = {}
 
-    def __init__(self, rows: Rows, table: ir.Table) -> None:
-        self.rows, self.table = rows, table
-        self.named: dict[Any, tuple[Any, str]] = {}
-        self.values: dict[str, tuple[str, Any]] = {}
+    def total(key: Any, need: frozenset[str], summed: Any, how: str = "sum") -> str:
+        known = [each[name][1].notnull() for name in sorted(need)]
+        told = summed.nunique() if how == "distinct" else summed.sum(where=reduce(and_, known) if known else None)
+        return named.setdefault((key, need), (f"a{len(named)}", told))[0]
 
-    def plan(self, ask: Ask) -> list[list[tuple[int, str]]]:
-        """Signed names of the sums above the line, below it, and of the squares."""
-        self.values |= {m: value(self.table, self.rows.measures[m]) for m in ask.measures if m not in self.values}
-        need = frozenset(m for m in ask.measures if self.values[m][0] == "sum" and m not in self.rows.whole)
-        above, below = ([self._sum(m, need) for m in side] for side in (ask.above, ask.below))
-        return [above, below, [self._square(ask, need)] if ask.squares else []]
-
-    def _sum(self, signed: str, need: frozenset[str]) -> tuple[int, str]:
-        name, sign = signed.lstrip("-"), -1 if signed.startswith("-") else 1
-        how, each = self.values[name]
-        need = need - {name} if how != "distinct" else frozenset()
-        told = each.nunique() if how == "distinct" else each.sum(where=self._known(need))
-        return sign, self._named((name, need), told)
-
-    def _square(self, ask: Ask, need: frozenset[str]) -> tuple[int, str]:
-        x = sum((-1 if m.startswith("-") else 1) * self.values[m.lstrip("-")][1] for m in ask.above)
-        told = (x.cast("float64") * x.cast("float64")).sum(where=self._known(need))
-        return 1, self._named((ask.above, need), told)
-
-    def _known(self, need: frozenset[str]) -> Any:
-        known = [self.values[name][1].notnull() for name in sorted(need)]
-        return reduce(and_, known) if known else None
-
-    def _named(self, key: Any, told: Any) -> str:
-        return self.named.setdefault(key, (told, f"a{len(self.named)}"))[1]
+    plans = []
+    for ask in asks:
+        need = frozenset(m for m in ask.measures if each[m][0] == "sum" and m not in rows.whole)
+        above, below = ([(-1 if m[0] == "-" else 1, m.lstrip("-")) for m in side] for side in (ask.above, ask.below))
+        plan: list[Signed] = []
+        for side in (above, below):
+            others = {m: frozenset() if each[m][0] == "distinct" else need - {m} for _sign, m in side}
+            plan.append([(sign, total(m, others[m], each[m][1], each[m][0])) for sign, m in side])
+        if ask.squares:
+            x: Any = sum(sign * each[m][1] for sign, m in above)
+            plan.append([(1, total(ask.above, need, x.cast("float64") * x.cast("float64")))])
+        plans.append(plan)
+    return dict(named.values()), plans

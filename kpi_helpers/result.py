@@ -190,23 +190,17 @@ def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, note: str = "", kind: str = "stack",
     total: bool = False, numeric: Sequence[int] = (),
 ) -> str:  # fmt: skip
-    """HTML table in the house style; the first cell of a row names it, cells may hold HTML.
-
-    `kind` is ``stack`` (cards on a phone) or ``tight``; `numeric` are the columns aligned to the right.
-    """
-    return _finished(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
-
-
-def _grid_of_lines(
-    text: str, caption: str, note: str = "", kind: str = "stack", total: bool = False, numeric: Sequence[int] = ()
-) -> str:
-    """A table as a template writes it: heads first, a row a line, cells between bars."""
-    head, *rows = ([cell.strip(" ") for cell in line.split("|")] for line in text.split("\n") if line.strip(" "))
+    """HTML table: `kind` is ``stack`` (cards on a phone) or ``tight``, `numeric` are columns aligned to the right."""
     return str(_templates().module.grid(head, rows, caption, note, kind, total, numeric))
 
 
-def _finished(text: str) -> str:
-    return re.sub(" *\n *", "", text).replace(KEPT, "\n")
+def _table_of_lines(told: Mapping[str, Any], text: str, *, heads: str = "", caption: str = "", **how: Any) -> str:
+    """A table as a template writes it: a row a line, cells between bars; see ``results.html.j2``."""
+    r, language = told["r"], told["language"]
+    head = (heads or say(f"{r.name}.heads", language)).split("|")
+    rows = [[cell.strip(" ") for cell in line.split("|")] for line in text.split("\n") if line.strip(" ")]
+    caption = caption or r.sentence(language)
+    return table(head, rows, caption=caption, **how) if rows else f"<p>{html.escape(caption)}</p>"
 
 
 @cache
@@ -215,7 +209,11 @@ def _templates() -> Any:
 
     made = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
     made.filters["inline"] = lambda text: re.sub(r"\s*\n\s*", "", text)  # a macro within a cell
-    made.filters |= {"table": _grid_of_lines, "abs": abs, "kept": lambda text: text.replace("\n", KEPT)}
+    made.filters |= {
+        "table": jinja2.pass_context(_table_of_lines),
+        "abs": abs,
+        "kept": lambda text: text.replace("\n", KEPT),
+    }
     made.filters["e"] = lambda text: html.escape(text).replace("\n", KEPT).replace("|", "&#124;")
     made.tests["finite"] = math.isfinite
     made.globals |= {"zip": zip, "tone": TONES.get, "labelled_pill": labelled_pill}
@@ -234,13 +232,6 @@ class Result(ABC):
 
     aside: ClassVar[tuple[str, ...]] = ()
     ways: ClassVar[Mapping[str, Any]] = {}
-
-    @classmethod
-    def of(cls, rows: Iterable[Sequence[Any]], **whole: Any) -> Self:
-        """The answer made of `rows`, each with the fields that are not given as a `whole`, in their order."""
-        names = [f.name for f in fields(cls) if f.name not in whole]
-        columns = list(zip(*rows, strict=True)) or [()] * len(names)
-        return cls(**dict(zip(names, columns, strict=True)), **whole)
 
     @property
     def name(self) -> str:
@@ -272,9 +263,11 @@ class Result(ABC):
         told: dict[str, Any] = {f.__name__: partial(f, language=language) for f in spoken}
         currency = getattr(self, "currency", "")
         told |= {f.__name__: partial(f, language=language, currency=currency) for f in (measure, span)}
-        told |= {"r": self, "rows": list(self.to_frame().itertuples()), "language": language, **self.ways}
+        rows = self.frame if isinstance(self, Framed) else self.to_frame()
+        told |= {"r": self, "rows": list(rows.itertuples()), "language": language, **self.ways}
         macros = _templates().make_module(told)
-        return _finished(getattr(macros, self.name, macros.said)())
+        text = getattr(macros, self.name, macros.said)()
+        return re.sub(" *\n *", "", text).replace(KEPT, "\n")
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         made = {language: self.html(language) for language in LANGUAGES}
@@ -293,6 +286,15 @@ class Framed(Result):
 
     frame: "pd.DataFrame"
     whole: Mapping[str, Any]
+
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Any]], **whole: Any) -> Self:
+        """The answer made of `rows`, each with the fields that the class names as its `columns`."""
+        import pandas as pd
+
+        return cls(frame=pd.DataFrame(list(rows), columns=list(cls.columns)), whole=whole)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("frame", "whole") or not (name in self.whole or name in self.frame):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar
 
@@ -12,10 +11,10 @@ import pandas as pd
 from kpi_helpers import kpis
 from kpi_helpers.backtests import Holidays, surprise
 from kpi_helpers.calendars import SEASONS
+from kpi_helpers.catalogue import OfKpis
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.mappings import PERIODS
-from kpi_helpers.outlooks import OfKpis
-from kpi_helpers.result import Framed, labelled_pill, number, say
+from kpi_helpers.result import labelled_pill, number, say
+from kpi_helpers.scoring import last_full
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import holm
 
@@ -38,8 +37,7 @@ COLUMNS = (
 IN_POINTS = ("share", "change", "pp", "points")  # these move by a difference, all else by a quotient
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class OfScores(OfKpis):
+class Scores(OfKpis):
     """A result of this page: its HTML has pills of its own, changes in words and sparklines."""
 
     ways: ClassVar = {
@@ -47,10 +45,6 @@ class OfScores(OfKpis):
         "points": lambda row: _points(row), "IN_POINTS": IN_POINTS,
         "moved_words": lambda *told, **how: moved_words(*told, **how),
     }  # fmt: skip
-
-
-class Scores(Framed, OfScores):
-    """Rows of this page as a frame."""
 
 
 class Scorecard(Scores):
@@ -62,7 +56,7 @@ class Scorecard(Scores):
     user's, NaN without. `history`: the last periods, the newest last. `missing`: KPIs that the source cannot feed.
     """
 
-    aside: ClassVar = ("history", "missing", "main", "grain", "currency")
+    aside: ClassVar = ("history", "part", "missing", "main", "grain", "currency")
 
     @property
     def outside(self) -> list[int]:
@@ -82,6 +76,10 @@ class Scorecard(Scores):
         """The KPI to explain: that of the row to call about, or else the main one."""
         found = [self.kpi[i] for i in self.outside if kpis.kpi(self.kpi[i]).tables == {"channel_daily"}]
         return str([*found, self.main][0])
+
+    def call(self) -> "Call":
+        """The head of the report."""
+        return Call(frame=self.frame, whole=self.whole)
 
     def sentence(self, language: str = "en") -> str:
         told = {"n": len(self.outside), "k": sum(map(math.isfinite, self.p)), "red": self.below_last}
@@ -104,7 +102,6 @@ def scorecard(
     `ids` replace the KPIs of both `SIDES`; those that the source cannot feed are named as missing. `goals` and
     `benchmarks` are lines such as ``"ctr_ad 0.012"``, for one period of the `grain`. A row leaves its range only if
     its one-step forecast from the periods before says so after Holm's control at 5% over all rows.
-
     Raises a `KpiError` if a KPI, the grain or a line is wrong, or the source feeds no KPI at all.
     """
     require(grain in SEASONS, f"grain={grain!r} is not one of {', '.join(SEASONS)}.")
@@ -121,13 +118,9 @@ def scorecard(
     whole = {"main": chosen.main, "grain": grain, "period_at": last.start_time.date(), "until_at": last.end_time.date()}
     whole |= {"confidence": confidence, "currency": data.currency()}
     whole["missing"] = tuple((k, ", ".join(lacking[k])) for k in wanted if lacking[k])
-    return Scorecard(frame=frame.assign(status=[_status(row) for row in frame.itertuples()]), whole=whole)
-
-
-def last_full(as_of: date, grain: str) -> pd.Period:
-    """The last period that is over by the end of a day."""
-    last = pd.Period(as_of, PERIODS[grain])
-    return last if last.end_time.date() <= as_of else last - 1
+    frame["status"] = [_status(row) for row in frame.itertuples()]
+    told = np.where(frame["status"].isin(["worse", "better", "unusual"]), "channel", "")  # calm channels are not shown
+    return Scorecard(frame=frame.assign(part=frame["side"].where(frame["segment"] == "", told)), whole=whole)
 
 
 def _known(
@@ -199,13 +192,8 @@ def _lines(given: Sequence[str], name: str) -> dict[str, float]:
     return read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Call(OfScores):
+class Call(Scorecard):
     """Which rows of a scorecard left their own range, and the one to call about first: the head of the report."""
-
-    card: Scorecard
-
-    aside: ClassVar = ("card",)
 
     @property
     def name(self) -> str:
@@ -213,22 +201,22 @@ class Call(OfScores):
         return "answer"
 
     def to_frame(self) -> pd.DataFrame:
-        return self.card.to_frame().iloc[self.card.outside].drop(columns=["confidence"])
+        return super().to_frame().iloc[self.outside].drop(columns=["confidence"])
 
     def sentence(self, language: str = "en") -> str:
         return " ".join(self.parts(language))
 
+    def standing(self, language: str) -> str:
+        """The sentence of the whole scorecard."""
+        return super().sentence(language)
+
     def parts(self, language: str) -> list[str]:
         """The sentences of the headline."""
-        c, outside = self.card, self.card.outside
-        told = {
-            "n": len(outside),
-            "k": sum(map(math.isfinite, c.p)),
-            "when": say(f"scorecard.last {c.grain}", language),
-        }
+        outside, known = self.outside, sum(map(math.isfinite, self.p))
+        told = {"n": len(outside), "k": known, "when": say(f"scorecard.last {self.grain}", language)}
         if not outside:
-            return [say("call.none" if told["k"] else "call.unknown", language, **told)]
-        first = say(f"call.{c.status[outside[0]]}", language, name=c.named(outside[0], language))
+            return [say("call.none" if known else "call.unknown", language, **told)]
+        first = say(f"call.{self.status[outside[0]]}", language, name=self.named(outside[0], language))
         return [say("call.some", language, **told), first]
 
 
@@ -239,10 +227,10 @@ def moved_words(moved: float, unit: str, language: str, *, bare: bool = False) -
     return text if bare or not math.isfinite(moved) else text + after
 
 
-def _points(row: Mapping[str, Any]) -> dict[str, Any]:
+def _points(row: Any) -> dict[str, Any]:
     """Marks of a sparkline in a box of 136 by 36: its line, which breaks at gaps, its last point, its range."""
-    history = np.array(row["history"])
-    ends = np.array([*history, row["usual_low"], row["usual_high"]])
+    history = np.array(row.history)
+    ends = np.array([*history, row.usual_low, row.usual_high])
     least, room = np.nanmin(ends), np.ptp(ends[np.isfinite(ends)]) or 1.0
     x, y = np.linspace(3, 123, SHOWN), 33 - 30 * (ends - least) / room
     gap = ~np.isfinite(np.append(np.nan, history[:-1]))

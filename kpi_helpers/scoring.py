@@ -1,7 +1,6 @@
 """Values of any KPIs with their intervals: sums read once a table, then closed forms on the sums."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,11 +40,15 @@ def _told(key: str, **what: str) -> str:
     return say(f"score.{key}", session_language(), **what)
 
 
-def last_known(data: Source, until: date) -> date:
+def last_full(day: date, grain: str) -> pd.Period:
+    """The last period that is over by the end of a day."""
+    last = pd.Period(day, PERIODS[grain])
+    return last if last.end_time.date() <= day else last - 1
+
+
+def last_known(data: Source, until: date) -> Any:
     """Last day up to which rows are over: a week that is still running on that day is not known."""
-    last = pd.Period(until, PERIODS[data.period()])
-    ended: date = (last if last.end_time.date() <= until else last - 1).end_time.date()
-    return ended
+    return last_full(until, data.period()).end_time.date()
 
 
 def lacking(k: Kpi, held: dict[str, set[str]]) -> set[str]:
@@ -83,12 +86,9 @@ def scorecard(
 
     Returns a row a KPI, period and segment: ``kpi, period`` (first day, missing for the whole span), the columns of
     `by`, ``value, low, high, numerator, denominator, unit, direction, note``. A value that cannot be computed is
-    missing, and its note says why, such as a table without a column of `by`.
+    missing, and its note says why, such as a table without a column of `by`. Raises a `KpiError` if a KPI, the grain or
+    a dimension is unknown, or the data are coarser than the grain.
 
-    Raises a `KpiError` if a KPI, the grain or a dimension is unknown, or the data are coarser than the grain.
-
-    Examples
-    --------
     >>> scorecard("data/demo", ["open_rate"])[["value", "low", "high"]].round(3).values.tolist()
     [[0.32, 0.307, 0.332]]
     """
@@ -127,8 +127,7 @@ def scorecard(
     return frame[["kpi", "period", *by, *HEADS]]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """What a scorecard covers: dimensions, grain, first and last day, coverage of its intervals."""
 
     by: tuple[str, ...]
@@ -158,12 +157,10 @@ class Batch(NamedTuple):
     level: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
+class Cells(NamedTuple):
     """Sums of KPIs (columns) by period and segment (rows `keys`): arrays (n_cells, n_kpis), NaN where unknown.
 
-    `n` counts days, `squared` compares each day with what the common ratio would make of it, `square` sums the squares
-    of the numerators of single rows.
+    `n` counts days, `squared` is how far they lie from the common ratio, `square` sums squares of single rows.
     """
 
     keys: pd.DataFrame
@@ -293,6 +290,14 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
     return value, low, np.where((unit == "share") & (value <= 1), high.clip(None, 1), high)
 
 
+def in_rows(ks: Sequence[Kpi], c: Cells, told: Mapping[str, Floats]) -> pd.DataFrame:
+    """Arrays (n_cells, n_kpis) as rows: the keys of a cell, the KPI with its unit and direction, and what is told."""
+    names = {"kpi": "id", "unit": "unit", "direction": "direction"}
+    of_kpi = {name: np.repeat([getattr(k, field) for k in ks], len(c.keys)) for name, field in names.items()}
+    frame = pd.concat([c.keys] * len(ks), ignore_index=True)
+    return frame.assign(**of_kpi, **{name: values.T.ravel() for name, values in told.items()})
+
+
 def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
     """Rows of the scorecard from the sums of some KPIs."""
     if c is None or not len(c.keys):
@@ -304,11 +309,7 @@ def _scored(ks: Sequence[Kpi], c: Cells | None, span: Span) -> pd.DataFrame:
         low, high = np.where(less, gap[0], low), np.where(less, gap[1], high)
     scale = np.array([k.scale for k in ks])
     told = {"value": value * scale, "low": low * scale, "high": high * scale, "numerator": c.num, "denominator": c.den}
-    frame = pd.concat([c.keys] * len(ks), ignore_index=True).assign(**{h: v.T.ravel() for h, v in told.items()})
-    frame = frame.assign(
-        **{f: np.repeat([getattr(k, f) for k in ks], len(c.keys)) for f in ("id", "unit", "direction")}
-    )
-    frame, compared = frame.rename(columns={"id": "kpi"}), ks[0].change or ks[0].paired
+    frame, compared = in_rows(ks, c, told), ks[0].change or ks[0].paired
     if ks[0].change:
         frame = _changed(frame, str(span.of(ks[0])), span.by, level=ks[0].kind == "stock")
     ends = frame["period"].dt.to_period(GRAINS[span.of(ks[0]) or "day"]).dt.end_time.dt.date

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -13,29 +12,21 @@ from scipy.special import ndtr, ndtri
 
 from kpi_helpers.errors import require
 from kpi_helpers.rates import shrink_rates as shrink_rates
-from kpi_helpers.result import Result, number, probability, say, uplift
+from kpi_helpers.result import Framed, number, probability, say, uplift
 from kpi_helpers.stats import Floats, chance_above
 
 GRADES = ((0.5, "safe"), (0.2, "stretch"), (0.05, "ambitious"), (0.0, "unrealistic"))  # lowest probability of each
 MOST_ELASTIC = 1.5  # no target may imply a higher elasticity, unless history supports it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class TargetGrades(Result):
+class TargetGrades(Framed):
     """Odds of each `target`, the mean times one plus its `uplift` (0.10 = 10% better: of a cost, 10% lower).
 
     `implied_elasticity`: ln(1 + uplift) / ln(1 + spend growth), NaN unless spend grows; `rejected` where it exceeds
     `most_elastic`: 1.5 or, if higher, the upper 95% bound of the elasticity.
     """
 
-    uplift: tuple[float, ...]
-    target: tuple[float, ...]
-    probability: tuple[float, ...]
-    grade: tuple[str, ...]
-    implied_elasticity: tuple[float, ...]
-    rejected: tuple[bool, ...]
-    most_elastic: float
-    spend_growth: float
+    columns = ("uplift", "target", "probability", "grade", "implied_elasticity", "rejected")
 
     def sentence(self, language: str = "en") -> str:
         graded, refused = list[str](), list[str]()

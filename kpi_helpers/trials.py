@@ -1,7 +1,6 @@
 """Experiments without any effect, run thousands of times: how often does a test raise a false alarm?"""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import bdtrik
@@ -9,23 +8,17 @@ from scipy.special import bdtrik
 from kpi_helpers import contrasts
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.moments import Columns, adjusted, ratio_variance
-from kpi_helpers.result import Result, number, percent, say
+from kpi_helpers.result import Framed, number, percent, say
 
 ALPHA, DRAWN, WEEKS, RATES = 0.05, 500_000, 4, {"rate": 1, "many metrics": 20}  # DRAWN units at once; rows of a store
 KINDS = (*RATES, "mean", "skewed", "ratio", "adjusted", "wrong unit")
 USERS = np.array([(0, 1, 0.25), (1, 1, 0.2), (0, 2, 0.2), (1, 2, 0.1), (2, 2, 0.05), (0, 6, 0.1), (2, 6, 0.1)])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class FalseAlarms(Result):
+class FalseAlarms(Framed):
     """Share of runs with p < 0.05 by tail, where an exact test's lies between `low` and `high` 99 times in 100."""
 
-    tail: tuple[str, ...]
-    share: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    runs: int
-    inside: bool
+    columns: ClassVar = ("tail", "share", "low", "high")
 
     def sentence(self, language: str = "en") -> str:
         told = {name: percent(v, language) for name, v in zip(self.tail, self.share, strict=True)}

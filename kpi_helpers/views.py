@@ -13,7 +13,7 @@ from ibis import _
 
 from kpi_helpers.contracts import TABLES
 from kpi_helpers.mappings import PERIODS
-from kpi_helpers.readings import STARTS, Rows
+from kpi_helpers.readings import Rows
 from kpi_helpers.result import asset
 from kpi_helpers.sources import Source
 
@@ -27,8 +27,7 @@ DAY = 86_400
 class View:
     """A made table as ``views.yaml`` declares it, and how it is made.
 
-    `make` takes the source, the dimensions wanted, the grain (None is the whole span) and the last day, and returns
-    rows with the columns ``date``, the dimensions and what `measures` name.
+    `make` takes the source, the dimensions wanted, the grain (None is the whole span) and the last day.
     """
 
     make: Callable[[Source, Sequence[str], str | None, date | None], ir.Table]
@@ -88,7 +87,7 @@ def _judged(told: ir.Table, days: int) -> dict[str, Any]:
 
 def _start(day: Any, grain: str | None) -> Any:
     """First day of the period; one day for the whole span."""
-    return day.truncate(STARTS[grain]) if grain else ibis.literal(date(1900, 1, 1))
+    return day.truncate(grain) if grain else ibis.literal(date(1900, 1, 1))
 
 
 def _buyers(data: Source, by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
@@ -100,7 +99,7 @@ def _buyers(data: Source, by: Sequence[str], grain: str | None, _end: date | Non
 
 
 def _returning(data: Source, by: Sequence[str], grain: str | None, _end: date | None) -> ir.Table:
-    unit = STARTS[grain or "month"]
+    unit: Any = grain or "month"
     seen = _bought(data).mutate(start=_.ordered_at.cast("date").truncate(unit)).select("customer_id", "start", *by)
     seen = seen.distinct()
     nxt = seen.start.lead().over(ibis.window(group_by=["customer_id", *by], order_by="start"))

@@ -1,11 +1,10 @@
-"""`kpi_helpers.feasibility`: what to warn about before a plan is agreed."""
+"""`kpi_helpers.plans`: what to warn about before a plan is agreed."""
 
-import pandas as pd
 import pytest
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.feasibility import ACTIVITIES, review_plan
 from kpi_helpers.kpis import catalogue
+from kpi_helpers.plans import ACTIVITIES, review_plan
 from kpi_helpers.result import LANGUAGES
 
 ENGAGED = {"Facebook": (500, 10_000), "Zalo OA": (600, 10_000), "Email": (550, 10_000), "Display": (50, 10_000)}
@@ -82,14 +81,6 @@ def test_half_of_the_usual_engagement_is_the_bound_and_few_counts_do_not_decide(
     assert not cold(0, 3)  # 0 of 3 says little: the rate is drawn to the others
     assert not review_plan({"Display": ["clicks"]}, grades=grades, engagement={"Display": (1, 900)}).warning
     assert not review_plan({"Other": ["clicks"]}, grades={("Other", "clicks"): "ambitious"}, engagement=ENGAGED).warning
-
-
-def test_grades_may_come_as_a_table():
-    frame = pd.DataFrame({"channel": ["Display"], "kpi": ["clicks"], "grade": ["unrealistic"], "uplift": [0.5]})
-
-    assert review_plan({"Display": ["clicks"]}, grades=frame, engagement=ENGAGED).warning == ("cold",)
-    with pytest.raises(KpiError, match="two grades for a channel and KPI"):
-        review_plan({"Display": ["clicks"]}, grades=pd.concat([frame, frame]))
 
 
 def test_every_warning_speaks_both_languages_and_is_escaped():

@@ -56,6 +56,11 @@ def by_segment(change, column):
     return change.to_frame().set_index("segment")[column].to_dict()
 
 
+def told_of(change, **words):
+    """The same change with words of its own."""
+    return replace(change, whole=change.whole | words)
+
+
 class TestPublished:
     def test_g2(self):
         change = explain_change(*G2)
@@ -75,7 +80,7 @@ class TestPublished:
     def test_funnel(self):
         # section 3c: "fell 0.57 points (0.77 -> 0.19 %, 95 % interval -0.70 to -0.44); all of it is lower rates,
         # none is mix; mobile accounts for 69 %"
-        change = replace(explain_change(*FUNNEL), label=Text("Conversion rate", "Tỷ lệ chuyển đổi"), by="channel")
+        change = told_of(explain_change(*FUNNEL), label=Text("Conversion rate", "Tỷ lệ chuyển đổi"), by="channel")
 
         assert change.mix == 0
         assert str(change) == (
@@ -303,7 +308,7 @@ class TestNoise:
             variance += np.einsum("ik,ij,jk->k", gradient, covariance, gradient)
 
         found = [change.mix_high - change.mix, change.rate_high - change.rate]
-        found += [(high - low) / 2 for low, high in zip(change.segment_low, change.segment_high, strict=True)]
+        found += [(high - low) / 2 for low, high in zip(change.low, change.high, strict=True)]
         assert found == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-5)
 
     def test_interval_of_days_is_that_of_the_ratio(self):
@@ -409,7 +414,7 @@ class TestShown:
             {"<b>": ([31e7, 29e7], [500, 500]), "y": ([9.9e7, 10.1e7], [300, 300])},
         )
         change = explain_change(before, after, unit="money")
-        change = replace(change, currency="VND", label=Text("Order value", "Giá trị đơn"), by="campaign")
+        change = told_of(change, currency="VND", label=Text("Order value", "Giá trị đơn"), by="campaign")
 
         assert "₫600,000 → ₫500,000" in str(change)
         assert "<b>" not in change.html() and "&lt;b&gt;" in change.html()

@@ -10,7 +10,7 @@ import pytest
 import small_shop
 from scipy.stats import binom
 
-from kpi_helpers import channels, editions, explanations, lessons, scorecards
+from kpi_helpers import channels, editions, explanations, lessons
 from kpi_helpers.backtests import surprise
 from kpi_helpers.channels import campaigns, drill, growth, roles
 from kpi_helpers.errors import KpiError
@@ -166,12 +166,12 @@ def test_a_short_history_of_one_table_says_what_cannot_be_told(tiny):
     card = scorecard(tiny, as_of=date(2026, 2, 15))
 
     assert set(card.status) == {"unknown"} and card.outside == []
-    assert "too short" in scorecards.Call(card=card).sentence()
+    assert "too short" in card.call().sentence()
     assert ("open_rate", "channel_daily.hard_bounces, channel_daily.sent, channel_daily.soft_bounces, "
             "channel_daily.unique_opens") in card.missing  # fmt: skip
     assert campaigns(tiny, as_of=date(2026, 2, 15)).sentence().startswith("Success of campaigns cannot be computed")
     assert "touchpoints" in roles(tiny, "revenue", as_of=date(2026, 2, 15)).sentence()
-    for result in (card, scorecards.Call(card=card), campaigns(tiny, as_of=date(2026, 2, 15))):
+    for result in (card, card.call(), campaigns(tiny, as_of=date(2026, 2, 15))):
         assert all(result.html(language) for language in LANGUAGES)
 
 
@@ -285,7 +285,7 @@ def test_drill_refuses_other_tables(demo):
 def test_every_result_speaks_both_languages(demo, card):
     made = [growth(demo, ["orders", "ctr_ad"], as_of=DEMO_DAY), campaigns(demo, as_of=DEMO_DAY)]
     made += [roles(demo, "revenue", as_of=DEMO_DAY), drill(demo, "revenue", as_of=DEMO_DAY)]
-    for result in (card, scorecards.Call(card=card), *made):
+    for result in (card, card.call(), *made):
         en, vi = (result.html(language) for language in LANGUAGES)
         assert en != vi and "None" not in en and "nan" not in en.replace("finance", "")
     assert 'role="img" aria-label="Last 13 periods' in card.html("en")
