@@ -86,8 +86,9 @@ def followed(
 
     Parameters, Raises and source as in `always_valid`.
 
-    >>> [float(v[-1].round(4)) for v in followed(np.array([0.0174]), np.array([3.8e-5]), np.array([1e4]))]
-    [0.1064, -0.0012, 0.036]
+    >>> told = np.array([0.0174]), np.array([(0.0996 * 0.9004 + 0.117 * 0.883) / 5000]), np.array([10_000])
+    >>> [float(v[-1].round(6)) for v in followed(*told, planned_n=5000)]  # gbstats: .102626, -.001620, .036420
+    [0.102626, -0.00162, 0.03642]
     """
     cost, tuned = -2 * math.log(1 - checked_confidence(confidence)), max(n[-1], 1) if planned_n is None else planned_n
     require(tuned > 0 and (mixture_sd is None or mixture_sd > 0), "planned_n and mixture_sd must be above 0.")
