@@ -5,7 +5,7 @@ its kin, analyse tables of units with `analyse`, watch with `sequential_boundari
 them all on experiments without an effect with `false_alarms`.
 """
 
-from kpi_helpers.analyses import Decision, analyse
+from kpi_helpers.analyses import analyse
 from kpi_helpers.comparisons import (
     adjust_p_values,
     check_split,
@@ -20,6 +20,7 @@ from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
 from kpi_helpers.trials import false_alarms
 from kpi_helpers.units import history, mean, rate, ratio, standard
+from kpi_helpers.verdicts import Decision
 from kpi_helpers.watching import watch
 
 __all__ = [

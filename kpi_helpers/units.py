@@ -68,6 +68,10 @@ class Metric:
         unit = "pp" if change and self.unit == "share" else self.unit
         return measure(value, unit, language, "") if math.isfinite(value) else say("compare.unbounded", language)
 
+    def gain(self, low: Any, high: Any) -> tuple[Any, Any]:
+        """Bounds of what is won, whichever way is better."""
+        return (low, high) if self.better == "up" else (-high, -low)
+
     @property
     def role(self) -> str:
         """Guardrail, primary or secondary."""
