@@ -257,7 +257,7 @@ def read_sums(
     whole = {name: all(units.table[c.lstrip("-")].type().is_integer() for c in name.split(".")) for name in values}
     shifts = {
         name: float(round(v) if whole[name] else f"{v:.12g}") for name, v in ((k, v or 0.0) for k, v in means.items())
-    }
+    } | {".".join(m.columns[0]): 0.0 for m in metrics if m.kind == "rate"}
     values |= {c: values[c].clip(low, high) for c, (low, high, _n) in (caps or {}).items()}
     moved = {name: value - shifts[name] for name, value in values.items()}
 
