@@ -184,7 +184,7 @@ class _Part:
         require(len(self.levels) <= MOST_LEVELS, f"{by} has {len(self.levels)} values: too many for segments.")
         self.guards, sign = metric.role == "guardrail", 1 if metric.better == "up" else -1
         side = {1: "larger", -1: "smaller"}[sign] if self.guards else "two-sided"
-        self.p = self.contrast(alternative=side, null=-sign * (metric.margin or 0)).p
+        self.p = self.contrast(alpha=np.nan, alternative=side, null=-sign * (metric.margin or 0)).p  # without bounds
         self.adjusted, self.alpha = self.p.copy(), np.full(self.p.shape, np.nan)
 
     def arms(self) -> tuple[Columns, Columns]:
