@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import chdtrc, ndtr, ndtri
+from scipy.special import chdtrc, ndtr, ndtri, stdtrit
 
 from kpi_helpers import contrasts
 from kpi_helpers.comparisons import SplitCheck, check_split
@@ -21,7 +21,7 @@ from kpi_helpers.verdicts import Analysis
 
 MOST_VARIANTS, MOST_LEVELS, POWER = 10, 1000, 0.8
 #: error in one tail that skewness may add to 2.5% before it is told
-SKEWED = 0.005
+SKEWED = 0.01
 
 
 def analyse(
@@ -117,7 +117,7 @@ class Part:
         require(len(self.levels) <= MOST_LEVELS, f"{by} has {len(self.levels)} values: too many for segments.")
         self.guards, sign = metric.role == "guardrail", 1 if metric.better == "up" else -1
         side = {1: "larger", -1: "smaller"}[sign] if self.guards else "two-sided"
-        self.p = self.contrast(alternative=side, null=-sign * (metric.margin or 0)).p
+        self.p = self.contrast(alpha=np.nan, alternative=side, null=-sign * (metric.margin or 0)).p  # without bounds
         self.adjusted, self.alpha = self.p.copy(), np.full(self.p.shape, np.nan)
 
     def arms(self) -> tuple[Columns, Columns]:
@@ -149,13 +149,23 @@ class Part:
                 made = contrasts.means(*arms, pooled=self.metric.pooled, **options)
         return made
 
+    def spread(self) -> tuple[Floats, Floats]:
+        """Difference of each level and treatment, with its variance where both have their own."""
+        if self.metric.kind == "rate":
+            p, n = self.columns[1][..., 0], self.columns[0]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                own = p * (1 - p) / n
+            return p[:, 1:] - p[:, :1], own[:, :1] + own[:, 1:]
+        found = self.contrast(alpha=0.05)
+        return found.difference, ((found.high - found.low) / 2 / stdtrit(found.df, 0.025)) ** 2
+
     def frame(self) -> pd.DataFrame:
         """Rows of the analysis: each level and treatment."""
         found, (first, second) = self.contrast(alpha=self.alpha), self.values()
         levels, names = [np.asarray(v, dtype=object) for v in (self.levels, self.variants[1:])]
         grid = {"segment": np.repeat(levels, len(names)), "variant": np.tile(names, len(levels))}
         n, q = self.columns[0], -ndtri(self.alpha / 2)
-        error = error_of(found, self.alpha)
+        error = np.sqrt(self.spread()[1])
         chance, loss = self.bayes(found, error)
         told = {
             "control_value": first, "treatment_value": second, "difference": found.difference,
@@ -191,11 +201,6 @@ class Part:
         return contrasts.bayes_rates(*arms)
 
 
-def error_of(found: Contrast, alpha: Any) -> Floats:
-    """Standard error of a difference, from the width of its interval."""
-    return np.asarray((found.high - found.low) / -ndtri(np.asarray(alpha) / 2) / 2)
-
-
 def _control_errors(parts: Iterable[Part], alpha: float, correction: str) -> None:
     """Adjust p-values within families: primary and secondary metrics, and each metric by one dimension."""
     families: dict[Any, list[Part]] = {}
@@ -222,17 +227,15 @@ def _interactions(parts: Iterable[Part]) -> pd.DataFrame:
     for part in parts:
         if part.by is None:
             continue
-        found = part.contrast(alpha=0.05)
-        error, n = error_of(found, 0.05), part.columns[0]
+        difference, variance = part.spread()
         for t, variant in enumerate(part.variants[1:]):
-            d, v = found.difference[:, t], error[:, t] ** 2
-            known = np.isfinite(d) & (v > 0)
-            d, v, units = d[known], v[known], (n[:, 0] + n[:, t + 1])[known]
-            share = units / units.sum()
-            q, total = ((d - (d / v).sum() / (1 / v).sum()) ** 2 / v).sum(), (share * d).sum()
-            spread = np.sqrt((share**2 * v).sum())
-            p = (chdtrc(len(d) - 1, q) if len(d) > 1 else np.nan, 2 * ndtr(-abs(total) / spread))
-            rows.append((part.metric.name, variant, part.by, int(known.sum()), p[0], total, spread, p[1]))
+            d, v, n = difference[:, t], variance[:, t], part.columns[0][:, [0, t + 1]].sum(axis=1)
+            known, tested = np.isfinite(d) & np.isfinite(v), np.isfinite(d) & (v > 0)
+            share, e, w = n[known] / n[known].sum(), d[tested], 1 / v[tested]
+            q, total = (w * (e - (w * e).sum() / w.sum()) ** 2).sum(), (share * d[known]).sum()
+            error = np.sqrt((share**2 * v[known]).sum())
+            p = (chdtrc(len(e) - 1, q) if len(e) > 1 else np.nan, 2 * ndtr(-abs(total) / error) if error else np.nan)
+            rows.append((part.metric.name, variant, part.by, len(e), p[0], total, error, p[1]))
     names = ["metric", "variant", "dimension", "segments", "p_value", "difference", "error", "p_difference"]
     frame = pd.DataFrame(rows, columns=names)
     return frame.assign(p_adjusted=corrected(frame["p_value"].astype(float))[0] if len(frame) else [])
@@ -241,13 +244,15 @@ def _interactions(parts: Iterable[Part]) -> pd.DataFrame:
 def lopsided(columns: Columns, third: Floats) -> Floats:
     """Error that skewness adds to one tail of Welch's test at 5%, by one term of Edgeworth's expansion.
 
-    From the moments of the control and the treatments; arms of one size and shape cancel. Hall (1992), The Bootstrap
-    and Edgeworth Expansion, section 2.6.
+    Of one shape for control and treatment, since that of each is known too badly: arms of one size cancel. Hall (1992),
+    The Bootstrap and Edgeworth Expansion, section 2.6.
     """
-    n, _means, covariance = columns
-    v, m3, z = covariance[..., 0, 0] / n, third / n**2, 1.96
+    n, z = columns[0], 1.96
+    first, rest = n[:, :1], n[:, 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        skew = (m3[:, 1:] - m3[:, :1]) / (v[:, :1] + v[:, 1:]) ** 1.5
+        v, m3 = ((n * m)[:, :1] + (n * m)[:, 1:] for m in (columns[2][..., 0, 0], third))
+        shape = np.sqrt(first + rest) * m3 / v**1.5  # skewness of both together
+        skew = shape * (1 / rest**2 - 1 / first**2) / (1 / first + 1 / rest) ** 1.5
     return np.asarray(np.abs(skew) * (2 * z**2 + 1) / 6 * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
 
 

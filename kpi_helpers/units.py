@@ -320,22 +320,25 @@ def read_sums(
     sample = units.table.limit(SAMPLE).select(**values)  # a rough mean, so that squares keep their digits
     means = sample.aggregate(**{name: sample[name].mean() for name in values}).to_pyarrow().to_pylist()[0]
     whole = {name: all(units.table[c.lstrip("-")].type().is_integer() for c in name.split(".")) for name in values}
-    shifts = {
-        name: float(round(v) if whole[name] else f"{v:.12g}") for name, v in ((k, v or 0.0) for k, v in means.items())
-    }
+    shifts = {  # of small whole numbers and of rates none is needed
+        name: float((round(v) if abs(v) > 1000 else 0) if whole[name] else f"{v:.12g}")
+        for name, v in ((k, v or 0.0) for k, v in means.items())
+    } | {".".join(m.columns[0]): 0.0 for m in metrics if m.kind == "rate"}
     values |= {c: values[c].clip(low, high) for c, (low, high, _n) in (caps or {}).items()}
-    moved = {name: value - shifts[name] for name, value in values.items()}
+    moved = {name: value - shifts[name] if shifts[name] else value for name, value in values.items()}
+
+    plain = {name: units.table[name] if name in units.table.columns else value for name, value in values.items()}
 
     def scan(asked: Sequence[Metric], rows: Any = None) -> pd.DataFrame:
         sums: dict[str, Any] = {}
         for metric in asked:
             names = [".".join(c) for c in metric.columns]
-            sums |= {f"n {name}": moved[name].count(where=rows) for name in names}
+            sums |= {f"n {name}": plain[name].count(where=rows) for name in names}
             sums |= {name: moved[name].sum(where=rows) for name in names}
             pairs = combinations_with_replacement(names, 2)
             sums |= {f"{a} * {b}": (moved[a] * moved[b]).sum(where=rows) for a, b in pairs}
             if metric.skewed:
-                sums[f"{names[0]} cubed"] = (moved[names[0]] ** 2 * moved[names[0]]).sum(where=rows)
+                sums[f"{names[0]} cubed"] = (moved[names[0]] * moved[names[0]] * moved[names[0]]).sum(where=rows)
         by = list(dict.fromkeys([*keys, units.variant]))
         grouped = units.table.group_by(by).aggregate(rows=units.table.count(), **sums).order_by(by)
         frame: pd.DataFrame = grouped.to_pyarrow().to_pandas()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import plots
-from kpi_helpers.analyses import Part, error_of, variants_of
+from kpi_helpers.analyses import Part, variants_of
 from kpi_helpers.errors import require_known
 from kpi_helpers.looks import followed, peeking, sequential_boundaries
 from kpi_helpers.result import Framed, percent, say
@@ -94,9 +94,7 @@ def watch(
     found, n = part.contrast(alpha=1 - checked_confidence(confidence)), part.columns[0].sum(axis=1)
     end = float(n[-1]) if planned_n is None else planned_n
     told = {"looked_at": part.levels, "n": n, "difference": found.difference, "low": found.low, "high": found.high}
-    frame = pd.DataFrame(
-        {name: np.ravel(v) for name, v in told.items()} | {"error": error_of(found, 1 - confidence)[:, 0]}
-    )
+    frame = pd.DataFrame({name: np.ravel(v) for name, v in told.items()} | {"error": np.sqrt(part.spread()[1])[:, 0]})
     frame = frame[np.diff(n, prepend=0) >= end / 1000].reset_index(drop=True)  # looks with nothing new tell nothing
     d, error, n = (frame[name].to_numpy(float) for name in ("difference", "error", "n"))
     z = sequential_boundaries(np.minimum(n / end, 1), confidence=confidence)

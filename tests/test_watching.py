@@ -49,8 +49,7 @@ def test_boundaries_and_always_valid_intervals_are_those_of_looks():
     valid = experiments.always_valid(control, treatment)
     z = experiments.sequential_boundaries(np.array(seen.n) / seen.n[-1])
 
-    # watch takes the error from the width of the score interval, always_valid the unpooled one: 1% apart at most
-    assert seen.valid_low[-1] == pytest.approx(valid.low[-1], abs=2e-3)
+    assert seen.valid_low == pytest.approx(valid.low, rel=1e-9)
     assert (seen.planned_high[-1] - seen.difference[-1]) / seen.error[-1] == pytest.approx(z[-1], rel=1e-9)
     assert all(low <= plain for low, plain in zip(seen.planned_low, seen.low, strict=True)) and last["a"][1] > 0
     assert seen.cost == experiments.peeking(len(seen.n))
