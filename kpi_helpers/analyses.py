@@ -232,7 +232,8 @@ def _interactions(parts: Iterable[Part]) -> pd.DataFrame:
             d, v, n = difference[:, t], variance[:, t], part.columns[0][:, [0, t + 1]].sum(axis=1)
             known, tested = np.isfinite(d) & np.isfinite(v), np.isfinite(d) & (v > 0)
             share, e, w = n[known] / n[known].sum(), d[tested], 1 / v[tested]
-            q, total = (w * (e - (w * e).sum() / w.sum()) ** 2).sum(), (share * d[known]).sum()
+            q = (w * (e - (w * e).sum() / (w.sum() or np.nan)) ** 2).sum()
+            total = (share * d[known]).sum() if known.any() else np.nan
             error = np.sqrt((share**2 * v[known]).sum())
             p = (chdtrc(len(e) - 1, q) if len(e) > 1 else np.nan, 2 * ndtr(-abs(total) / error) if error else np.nan)
             rows.append((part.metric.name, variant, part.by, len(e), p[0], total, error, p[1]))

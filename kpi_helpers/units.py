@@ -256,12 +256,15 @@ class Sums(NamedTuple):
     def moments(self, metric: Metric, by: str | None, variants: Sequence[Any]) -> Told:
         """What one metric tells of each level of the key `by` (one, without) and each variant."""
         frame, names = self.frames[metric.name], [".".join(c) for c in metric.columns]
-        wide = (
-            frame.assign(whole="").groupby([by or "whole", self.variant]).sum(numeric_only=True).unstack(self.variant)  # noqa: PD010
-        )
+        place, levels = pd.factorize(frame[by], sort=True) if by else (np.zeros(len(frame), dtype=int), [""])
+        arm = pd.Index(variants).get_indexer(frame[self.variant])
+        cell, shape = place * len(variants) + arm, (len(levels), len(variants))
+        known = (place >= 0) & (arm >= 0)
 
         def grid(name: str) -> Floats:
-            return np.asarray(wide[name].reindex(columns=list(variants)).fillna(0), dtype=float)
+            value = frame[name].fillna(0).to_numpy(dtype=float)
+            added: Floats = np.bincount(cell[known], value[known], shape[0] * shape[1]).astype(float)
+            return added.reshape(shape)
 
         n, totals = grid(f"n {names[0]}"), np.stack([grid(name) for name in names], axis=-1)
         products = np.empty((*totals.shape, len(names)))
@@ -280,7 +283,7 @@ class Sums(NamedTuple):
                 else 0 * n
             )
         shifted = means + np.array([self.shifts[name] for name in names])
-        return Told(list(wide.index), (n, shifted, covariance), third, grid("rows") - n)
+        return Told(list(levels), (n, shifted, covariance), third, grid("rows") - n)
 
     def cumulated(self, key: str) -> "Sums":
         """The same with each level of `key` holding all up to it, such as days since the start."""

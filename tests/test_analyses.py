@@ -197,6 +197,19 @@ def test_segments_are_the_analysis_of_their_own_units():
         pd.testing.assert_frame_equal(part[told].reset_index(drop=True), alone[told], rtol=1e-9)
 
 
+def test_units_without_a_segment_count_in_the_whole_only():
+    data = people()
+    holes = data.assign(segment=data["segment"].where(data["id"] % 4 > 0))
+    frame = analyse(holes, **WHO, metrics=[rate("bought")], segments=["segment"]).to_frame()
+
+    whole, parts = frame[frame["dimension"] == ""], frame[frame["dimension"] == "segment"]
+    assert whole[["n_control", "n_treatment"]].to_numpy().sum() == len(data) + (data["arm"] == "a").sum()
+    assert set(parts["segment"]) == {"north", "south", "west"}
+    assert (
+        parts[parts["variant"] == "b"]["n_treatment"].sum() == ((holes["arm"] == "b") & holes["segment"].notna()).sum()
+    )
+
+
 def test_capped_means_are_scipy_on_clipped_data():
     data = people(arms=("a", "b"))
     made = analyse(data, **WHO, metrics=[mean("spend"), rate("bought")], cap=0.99)
@@ -474,7 +487,10 @@ def test_small_counts_and_no_variation_are_told():
     few = analyse(counted((3, 500), (9, 500)), **WHO, metrics=[rate("left")])
     warned("small_counts", few, "fewer than five units.*method='exact'", "chưa tới năm đơn vị.*method='exact'")
 
-    none = analyse(people().assign(bought=0, spend=7.5), **WHO, metrics=[rate("bought"), mean("spend")])
+    flat = people().assign(bought=0, spend=7.5)
+    none = analyse(flat, **WHO, metrics=[rate("bought"), mean("spend")], segments=["segment"])
+    assert none.interactions["p_value"].isna().all()
+    assert none.interactions["p_difference"].isna().all()
     warned("no_variation", none, "cannot be computed, because the outcome is the same", "không thể tính, vì")
     assert set(none.to_frame()["decision"]) == {"cannot"}
     assert none.to_frame()["p_value"].isna().all()
