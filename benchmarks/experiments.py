@@ -66,6 +66,8 @@ def make(path: Path, units: int) -> None:
 def bare(path: Path) -> Callable[[], object]:
     """The scan that any analysis of these metrics needs: counts, sums, squares and products by variant."""
     import duckdb
+    import pandas as pd  # noqa: F401  what any closed form beside it would load, so that memory compares
+    import scipy.special  # noqa: F401
 
     sums = [f"sum({c}), sum({c}::DOUBLE * {c})" for c in SUMS] + [f"sum({a}::DOUBLE * {b})" for a, b in PRODUCTS]
     sql = f"SELECT variant, count(*), {', '.join(sums)} FROM '{path}' GROUP BY variant"
@@ -75,6 +77,8 @@ def bare(path: Path) -> Callable[[], object]:
 def bare_units(path: Path) -> Callable[[], object]:
     """The check that a row is a unit."""
     import duckdb
+    import pandas as pd  # noqa: F401
+    import scipy.special  # noqa: F401
 
     return lambda: duckdb.sql(
         f"SELECT count(*), sum(n) FROM (SELECT count(*) n FROM '{path}' GROUP BY \"user\")"
