@@ -1,22 +1,23 @@
 """An experiment analysed: guards first, then every metric, variant and segment, and what to do."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import chdtrc, ndtr, ndtri, stdtrit
+from scipy.special import fdtrc, ndtr, ndtri, stdtrit
 
 from kpi_helpers import contrasts
 from kpi_helpers.comparisons import SplitCheck, check_split
 from kpi_helpers.contrasts import Contrast
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.looks import peeking
+from kpi_helpers.metrics import ROWS, Metric, metric_of
 from kpi_helpers.moments import Columns, adjusted, ratio_variance
-from kpi_helpers.result import Text, both_say, number, percent
+from kpi_helpers.result import LANGUAGES, Text, both_say, number, percent
 from kpi_helpers.stats import Floats, checked_confidence, corrected
-from kpi_helpers.units import Metric, Sums, Units, metric_of, open_units, read_caps, read_sums
+from kpi_helpers.units import Sums, Units, open_units, read_caps, read_sums
 from kpi_helpers.verdicts import Analysis
 
 MOST_VARIANTS, MOST_LEVELS, POWER = 10, 1000, 0.8
@@ -58,18 +59,21 @@ def analyse(
 
     Examples
     --------
-    >>> from kpi_helpers.units import rate
+    >>> from kpi_helpers.metrics import rate
     >>> rows = pd.DataFrame({"id": range(8000), "arm": ["a", "b"] * 4000, "bought": [0, 0, 0, 1] * 2000})
     >>> analyse(rows, unit="id", variant="arm", control="a", metrics=[rate("bought")]).verdicts
     {'b': 'ship'}
     """
     checked_confidence(confidence)
+    require(looks >= 1, f"looks={looks}: the result that is being read is one.")
     asked = _asked(metrics)
     units = open_units(table, unit=unit, variant=variant, metrics=asked, keys=segments)
+    rule = f"cap={cap} cuts the outcome of a unit, but units have several rows here: give one row a unit."
+    require(cap is None or not units.repeated, rule)
     asked = [metric.of_rows() for metric in asked] if units.repeated else asked
     caps = read_caps(units, asked, cap)
     sums = read_sums(units, asked, segments, caps)
-    counts = sums.frames[asked[0].name].groupby(variant)["rows"].sum()
+    counts = sums.frames[asked[0].name].groupby(variant)[ROWS].sum()
     variants = variants_of(counts, control, variant)
     named = {str(v): int(n) for v, n in counts.items()}
     shares = {str(v): share for v, share in planned.items()} if isinstance(planned, Mapping) else planned
@@ -80,7 +84,7 @@ def analyse(
     frame = pd.concat([part.frame() for part in parts], ignore_index=True)
     whole = {"split": split, "interactions": _interactions(parts), "caps": caps, "metrics": {m.name: m for m in asked}}
     first = sums.frames[asked[0].name]
-    units.n_unassigned = int(first.loc[first[variant].isna(), "rows"].sum())
+    units.n_unassigned = int(first.loc[first[variant].isna(), ROWS].sum())
     whole["warnings"] = _warnings(units, parts, split, caps, looks, confidence)
     frame["decision"] = "invalid" if split.alarm else frame["decision"]
     return Analysis(frame=frame, whole=whole)
@@ -98,14 +102,14 @@ def _asked(metrics: Sequence[Metric | str] | Mapping[str, Metric | str]) -> list
     return asked
 
 
-def variants_of(counts: pd.Series, control: Any, column: str) -> list[Any]:
+def variants_of(counts: pd.Series, control: Any, column: str) -> list[str]:
     """The control, then the others."""
     found = list(counts.index)
     rule = f"{column} has {len(found)} values, more than {MOST_VARIANTS}: is it the column of the variant?"
     require(len(found) <= MOST_VARIANTS, rule)
-    require_known(control, found, f"control={control!r} is no value of {column}.")
+    require_known(str(control), found, f"control={control!r} is no value of {column}.")
     require(len(found) > 1, f"{column} has one value only, {control!r}: there is nothing to compare it with.")
-    return [control, *(v for v in found if v != control)]
+    return [str(control), *(v for v in found if v != str(control))]
 
 
 class Part:
@@ -143,21 +147,24 @@ class Part:
                 made = contrasts.means(first, second, base=base, **options)
             elif self.metric.kind == "ratio":
                 arms = ((m[..., 0] / m[..., 1], ratio_variance(m, c), n) for n, m, c in self.arms())
-                made = contrasts.means(*arms, **options)
+                made = contrasts.means(*arms, pooled=self.metric.pooled, **options)
             else:
                 arms = ((m[..., 0], c[..., 0, 0], n) for n, m, c in self.arms())
                 made = contrasts.means(*arms, pooled=self.metric.pooled, **options)
         return made
 
-    def spread(self) -> tuple[Floats, Floats]:
-        """Difference of each level and treatment, with its variance where both have their own."""
+    def spread(self, prior: float = 0.0) -> tuple[Floats, Floats, Floats]:
+        """Difference of each level and treatment, its variance, each arm with its own, and degrees of freedom.
+
+        `prior` successes and failures are added to each arm of a rate, which without any knows no variance.
+        """
         if self.metric.kind == "rate":
-            p, n = self.columns[1][..., 0], self.columns[0]
+            rate, n = self.columns[1][..., 0], self.columns[0]
             with np.errstate(divide="ignore", invalid="ignore"):
-                own = p * (1 - p) / n
-            return p[:, 1:] - p[:, :1], own[:, :1] + own[:, 1:]
+                own = (p := (rate * n + prior) / (n + 2 * prior)) * (1 - p) / n
+            return rate[:, 1:] - rate[:, :1], own[:, :1] + own[:, 1:], n[:, :1] + n[:, 1:] - 2
         found = self.contrast(alpha=0.05)
-        return found.difference, ((found.high - found.low) / 2 / stdtrit(found.df, 0.025)) ** 2
+        return found.difference, ((found.high - found.low) / 2 / stdtrit(found.df, 0.025)) ** 2, found.df
 
     def frame(self) -> pd.DataFrame:
         """Rows of the analysis: each level and treatment."""
@@ -219,27 +226,43 @@ def _control_errors(parts: Iterable[Part], alpha: float, correction: str) -> Non
 
 
 def _interactions(parts: Iterable[Part]) -> pd.DataFrame:
-    """By dimension: does the difference depend on the segment (Cochran's Q), and the post-stratified total.
+    """By dimension: does the difference depend on the segment, and the post-stratified total.
 
-    The total weighs each segment's difference by its share of units; Cochran (1954), Biometrics 10:417-451.
+    The test is Welch's for means of unequal variance, applied to the differences (1951, Biometrika 38:330-336); the
+    total weighs each segment's difference by its share of units.
     """
     rows = []
     for part in parts:
         if part.by is None:
             continue
-        difference, variance = part.spread()
+        (difference, variance, _df), (_d, smoothed, freedom) = part.spread(), part.spread(prior=1)
         for t, variant in enumerate(part.variants[1:]):
             d, v, n = difference[:, t], variance[:, t], part.columns[0][:, [0, t + 1]].sum(axis=1)
-            known, tested = np.isfinite(d) & np.isfinite(v), np.isfinite(d) & (v > 0)
-            share, e, w = n[known] / n[known].sum(), d[tested], 1 / v[tested]
-            q = (w * (e - (w * e).sum() / (w.sum() or np.nan)) ** 2).sum()
-            total = (share * d[known]).sum() if known.any() else np.nan
-            error = np.sqrt((share**2 * v[known]).sum())
-            p = (chdtrc(len(e) - 1, q) if len(e) > 1 else np.nan, 2 * ndtr(-abs(total) / error) if error else np.nan)
-            rows.append((part.metric.name, variant, part.by, len(e), p[0], total, error, p[1]))
+            known = np.isfinite(d) & np.isfinite(v)
+            share = n[known] / n[known].sum()
+            total, error = (share * d[known]).sum(), np.sqrt((share**2 * v[known]).sum())
+            p_total = 2 * ndtr(-abs(total) / error) if error else np.nan
+            varied = (v[known] > 0).any()
+            p = heterogeneity(d[known], smoothed[known, t], freedom[known, t]) if varied else np.nan
+            rows.append((part.metric.name, variant, part.by, int(known.sum()), p, total, error, p_total))
     names = ["metric", "variant", "dimension", "segments", "p_value", "difference", "error", "p_difference"]
     frame = pd.DataFrame(rows, columns=names)
     return frame.assign(p_adjusted=corrected(frame["p_value"].astype(float))[0] if len(frame) else [])
+
+
+def heterogeneity(value: Floats, variance: Floats, freedom: Floats) -> float:
+    """p-value that estimates (k,) are all of one value, from their variances and degrees of freedom; Welch (1951).
+
+    >>> round(heterogeneity(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.5, 0.5]), np.array([9.0, 9.0, 9.0])), 4)
+    0.1742
+    """
+    tested = (variance > 0) & (freedom > 0)
+    x, w, k = value[tested], 1 / variance[tested], int(tested.sum())
+    if k < 2:
+        return np.nan
+    off = ((1 - w / w.sum()) ** 2 / freedom[tested]).sum()
+    f = (w * (x - (w * x).sum() / w.sum()) ** 2).sum() / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * off)
+    return float(fdtrc(k - 1, (k**2 - 1) / (3 * off), f))
 
 
 def lopsided(columns: Columns, third: Floats) -> Floats:
@@ -260,50 +283,48 @@ def lopsided(columns: Columns, third: Floats) -> Floats:
 def _warnings(
     units: Units, parts: Sequence[Part], split: SplitCheck, caps: Mapping[str, Any], looks: int, confidence: float
 ) -> dict[str, Text]:
-    """What a reader must know before the result, by code."""
-    told: dict[str, Text] = {}
-    if split.warning:
-        told["split"] = Text(split.sentence("en"), split.sentence("vi"))
+    """What a reader must know before the result, by code; several of one code follow each other."""
+    found: list[tuple[str, dict[str, Any]]] = []
     if units.n_units is None:
-        told["unit_unchecked"] = both_say("warn.unit_unchecked")
+        found.append(("unit_unchecked", {}))
     if units.n_unassigned:
-        told["unassigned"] = both_say("warn.unassigned", n=units.n_unassigned)
+        found.append(("unassigned", {"n": units.n_unassigned}))
     if units.n_both:
-        told["both_variants"] = both_say("warn.both_variants", n=units.n_both, total=units.n_units)
+        found.append(("both_variants", {"n": units.n_both, "total": units.n_units}))
     if units.repeated:
-        told["duplicate_units"] = both_say("warn.duplicate_units", n=units.n_rows, total=units.n_units)
+        found.append(("duplicate_units", {"n": units.n_rows, "total": units.n_units}))
     if looks > 1:
-        rate = Text(
-            *(percent(peeking(looks, confidence=confidence), language, decimals=0) for language in ("en", "vi"))
-        )
-        told["looks"] = both_say("warn.looks", n=looks, rate=rate)
+        cost = peeking(looks, confidence=confidence)
+        found.append(("looks", {"n": looks, "rate": Text(*(percent(cost, la, decimals=0) for la in LANGUAGES))}))
     for part in (part for part in parts if part.by is None):
-        told |= _of_metric(part)
-    for name, (low, high, n) in caps.items():
-        ends = Text(*(f"{number(low, lang)}–{number(high, lang)}" for lang in ("en", "vi")))
-        told["capped"] = both_say("warn.capped", metric=name, range=ends, n=n)
+        name = Text(*(part.metric.named(language) for language in LANGUAGES))
+        found += [(code, {"metric": name, **told}) for code, told in _of_metric(part)]
+    for outcome, (low, high, n) in caps.items():
+        ends = Text(*(f"{number(low, language)}–{number(high, language)}" for language in LANGUAGES))
+        found.append(("capped", {"metric": outcome, "range": ends, "n": n}))
+    told = {"split": Text(*(split.sentence(language) for language in LANGUAGES))} if split.warning else {}
+    for code, words in found:
+        said = both_say(f"warn.{code}", **words)
+        told[code] = Text(f"{told[code].en} {said.en}", f"{told[code].vi} {said.vi}") if code in told else said
     return told
 
 
-def _of_metric(part: Part) -> dict[str, Text]:
-    """Warnings that one metric gives."""
-    (n, means, covariance), told = part.columns, {}
-    name = Text(part.metric.named("en"), part.metric.named("vi"))
+def _of_metric(part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Codes of the warnings that one metric gives, with what they tell."""
+    n, means, covariance = part.columns
     if part.missing.sum():
         whole = n + part.missing
         p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p.min()
-        key = "missing_unequal" if p < 0.001 else "missing"
-        told[key] = both_say(f"warn.{key}", metric=name, n=int(part.missing.sum()), total=int(whole.sum()))
+        yield "missing_unequal" if p < 0.001 else "missing", {"n": int(part.missing.sum()), "total": int(whole.sum())}
     if (lopsided(part.columns, part.third) > SKEWED).any():
-        told["skew"] = both_say("warn.skew", metric=name)
+        yield "skew", {}
     if part.metric.kind == "adjusted":
         v = np.diagonal(covariance, axis1=-2, axis2=-1)
         first, *others = ((means[:, [k], 1:], v[:, [k], 1:], n[:, [k], None]) for k in range(n.shape[1]))
         if min(contrasts.means(first, other).p.min() for other in others) < 0.001:
-            told["pre_balance"] = both_say("warn.pre_balance", metric=name)
+            yield "pre_balance", {}
     x = means[..., 0] * n
     if part.metric.kind == "rate" and (np.minimum(x, n - x) < 5).any() and not np.isnan(part.p).all():
-        told["small_counts"] = both_say("warn.small_counts", metric=name)
+        yield "small_counts", {}
     if np.isnan(part.p).any():
-        told["no_variation"] = both_say("warn.no_variation", metric=name)
-    return told
+        yield "no_variation", {}

@@ -56,19 +56,31 @@ class Comparison(Result):
     def sentence(self, language: str = "en") -> str:
         if self.reason:
             return say(f"compare.not.{self.reason}", language)
-        written = {name: self._written(getattr(self, name), language) for name in ("control_value", "treatment_value")}
-        for name in ("difference", "difference_low", "difference_high"):
-            written[name] = self._written(getattr(self, name), language, sign=True)
-        for name in ("lift", "lift_low", "lift_high"):
-            written[name] = bounded(getattr(self, name), language)
+        values = {name: self._written(getattr(self, name), language) for name in ("control_value", "treatment_value")}
+        ends = ("difference", "difference_low", "difference_high")
+        values |= {name: self._written(getattr(self, name), language, change=True) for name in ends}
+        values |= {name: bounded(getattr(self, name), language) for name in ("lift", "lift_low", "lift_high")}
         level = percent(self.confidence, language, decimals=0)
-        return say("compare.sentence", language, confidence=level, p=p_words(self.p_value, language), **written)
+        said = say(
+            f"compare.{self.alternative}", language, confidence=level, p=p_words(self.p_value, language), **values
+        )
+        if self.margin:
+            said += say(
+                "compare.margin", language, margin=self._written(self.margin, language, change=True).lstrip("+")
+            )
+        elif self.alternative == "two-sided" and math.isfinite(self.lift):
+            said += say("compare.lift", language, **values)
+        return said + "."
 
-    def _written(self, value: float, language: str, *, sign: bool = False) -> str:
-        if self.kind == "rate" or math.isinf(value):
-            return bounded(value, language, decimals=2, sign=sign)
-        digits = 2 - math.floor(math.log10(abs(self.control_value) or 1))
-        return number(value, language, decimals=max(0, min(6, digits)), sign=sign)
+    def _written(self, value: float, language: str, *, change: bool = False) -> str:
+        largest = max(abs(self.control_value), abs(self.treatment_value), 1e-9)
+        if math.isinf(value):
+            return say("compare.unbounded", language)
+        if self.kind != "rate":
+            digits = 2 - math.floor(math.log10(largest))
+            return number(value, language, decimals=max(0, min(6, digits)), sign=change)
+        said = percent(value, language, decimals=max(2, min(7, -1 - math.floor(math.log10(largest)))), sign=change)
+        return said.replace("%", say("unit.pp", language)) if change else said
 
 
 def bounded(value: float, language: str = "en", *, decimals: int = 1, sign: bool = True) -> str:
@@ -114,10 +126,7 @@ def compare_rates(
     >>> round(result.difference_low, 4), round(result.difference_high, 4)
     (0.0533, 0.3377)
     """
-    for name, (x, n) in (("control", control), ("treatment", treatment)):
-        whole = all(math.isfinite(v) and v == int(v) for v in (x, n))
-        rule = "need whole numbers with 0 <= successes <= trials and trials >= 1. Were the two swapped?"
-        require(whole and 0 <= x <= n >= 1, f"{name}=({x}, {n}) cannot be (successes, trials): {rule}")
+    control, treatment = _counts("control", control), _counts("treatment", treatment)
     require(method in ("score", "exact"), f"method={method!r} is not one of score, exact.")
     require(margin is None or margin < 1, f"margin={margin} is a difference of rates. Write 0.01 for one point.")
     size = (control[1] + 1) * (treatment[1] + 1)
@@ -128,7 +137,7 @@ def compare_rates(
     test = contrasts.rates if method == "score" else contrasts.exact_rates
     options = _options(confidence, alternative, margin)
     successes, trials = control[0] + treatment[0], control[1] + treatment[1]
-    reason = {0: "none", trials: "all"}.get(successes, "")
+    reason = {0: "none", trials: "all"}.get(successes, "") if margin is None else ""
     rates = control[0] / control[1], treatment[0] / treatment[1]
     return _told(test(control, treatment, **options), "rate", rates, reason, confidence, alternative, margin, method)
 
@@ -190,6 +199,19 @@ def compare_adjusted_means(
     return _of_means("adjusted", control, treatment, confidence, alternative, margin, "adjusted")
 
 
+def _counts(name: str, arm: tuple[Any, Any]) -> tuple[int, int]:
+    """Successes and trials as whole numbers."""
+    try:
+        x, n = (int(v) for v in arm)
+        fine = (x, n) == tuple(arm) and 0 <= x <= n >= 1
+    except (TypeError, ValueError, OverflowError):
+        fine = False
+    rule = "need whole numbers with 0 <= successes <= trials and trials >= 1. Were the two swapped?"
+    told = f"({arm[0]}, {arm[1]})" if isinstance(arm, tuple) and len(arm) == 2 else repr(arm)
+    require(fine, f"{name}={told} cannot be (successes, trials): {rule}")
+    return x, n
+
+
 def _options(confidence: float, alternative: str, margin: float | None) -> dict[str, Any]:
     """Error, side and null of a question."""
     contrasts.tails(0.05, alternative)
@@ -205,12 +227,16 @@ def _of_means(
     kind: str, control: Moments, treatment: Moments, confidence: float, alternative: str, margin: float | None,
     method: str,
 ) -> Comparison:  # fmt: skip
+    needed = {"ratio": RatioMoments, "adjusted": CovariateMoments}.get(kind, Moments)
+    fine = all(isinstance(arm, needed) for arm in (control, treatment))
+    require(fine, f"An arm must be {needed.__name__}. Make one by {needed.__name__}.from_sums.")
     options, more = _options(confidence, alternative, margin), {}
     first, second = (arm.arm for arm in (control, treatment))
     values = control.value, treatment.value
     if kind == "adjusted":
         (first, second, base), theta, reduction = adjusted(control.columns, treatment.columns)
-        require(bool((theta != 0).all()), "A covariate has the same value for every unit: leave it out.")
+        spread = np.diagonal(control.covariance)[1:] + np.diagonal(treatment.covariance)[1:]
+        require(bool((spread > 0).all()), "A covariate has the same value for every unit of an arm: leave it out.")
         options["base"], values = base, (float(base[0]), float(base[0] + second[0] - first[0]))
         more = {"theta": tuple(theta.tolist()), "variance_reduction": float(reduction)}
     made = contrasts.means(first, second, pooled=method == "pooled", **options)
@@ -312,6 +338,6 @@ def adjust_p_values(p_values: ArrayLike, method: str = "holm") -> Floats:
     >>> adjust_p_values([0.04, 0.001, 0.03, 0.02, 0.5]).tolist()
     [0.09, 0.005, 0.09, 0.08, 0.5]
     """
-    p = np.asarray(p_values, dtype=float)
+    p = np.atleast_1d(np.asarray(p_values, dtype=float))
     require(bool((np.isnan(p) | ((p >= 0) & (p <= 1))).all()), f"p_values={p.tolist()} must lie in [0, 1].")
     return corrected(p, method)[0]

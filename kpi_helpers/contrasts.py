@@ -37,6 +37,8 @@ def tails(alpha: ArrayLike, alternative: str) -> tuple[Floats, Floats]:
     """Error below the lower and above the upper bound; a one-sided question has none on its other side."""
     require(alternative in ALTERNATIVES, f"alternative={alternative!r} is not one of {', '.join(ALTERNATIVES)}.")
     a = np.asarray(alpha, dtype=float)
+    fine = alternative == "two-sided" or not (a >= 0.5).any()
+    require(fine, "A one-sided question needs a confidence above 0.5: at 0.5 its bound is the estimate itself.")
     return {"two-sided": (a / 2, a / 2), "larger": (a, 0 * a), "smaller": (0 * a, a)}[alternative]
 
 
@@ -127,9 +129,12 @@ def _root(by: Distance, end: Floats, near: Floats, z: Floats, *arms: Floats) -> 
         gap, error = by(at, *arms)
         return gap + z * error
 
+    asked = np.isfinite(z)  # a one-sided question has no bound on its other side
+    if not asked.any():
+        return end
     exact = {"xatol": 0, "xrtol": 1e-14, "fatol": 0, "frtol": 0}
-    found = find_root(excess, (end, near), args=(z, *arms), tolerances=exact)
-    return np.where(found.success | np.isnan(near), found.x, end)
+    found = find_root(excess, (end, near), args=(np.where(asked, z, 0), *arms), tolerances=exact)
+    return np.where((asked & found.success) | np.isnan(near), found.x, end)
 
 
 def means(
@@ -222,7 +227,7 @@ def exact_rates(
     chosen = {"two-sided": min(1.0, 2 * min(p.values())), "larger": p[1], "smaller": p[-1]}[alternative]
     low = _bound(_by_difference, 1, float(below), null, float(plain.difference), *arms)
     high = _bound(_by_difference, -1, float(above), null, float(plain.difference), *arms)
-    part = float((1 + plain.lift) / (2 + plain.lift)) if plain.lift < np.inf else 1.0
+    part = 1.0 if plain.lift == np.inf else float((1 + plain.lift) / (2 + plain.lift))
     ends = [_bound(_by_ratio, side, float(level), 0.5, part, *arms) for side, level in ((1, below), (-1, above))]
     with np.errstate(divide="ignore", invalid="ignore"):
         lift_low, lift_high = np.asarray(ends) / (1 - np.asarray(ends)) - 1 if part == part else (np.nan, np.nan)

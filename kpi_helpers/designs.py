@@ -86,7 +86,10 @@ def plan_rates(
     told = f"The plan cannot be computed, because the history has variance {variance}: it needs units that differ."
     require(variance is None or (math.isfinite(value) and 0 < variance < math.inf), told)
     require_known(alternative, ("two-sided", "larger", "smaller"), f"alternative={alternative!r} is not known.")
-    require(metrics >= 1 and 0 < allocation < math.inf, f"{metrics=} must be 1 or more, {allocation=} above 0.")
+    require(
+        metrics >= 1 and metrics == int(metrics) and 0 < allocation < math.inf,
+        f"{metrics=} must be 1 or more, {allocation=} above 0.",
+    )
     level, both = (1 - checked_confidence(confidence)) / metrics, alternative == "two-sided"
     require(level < power < 1, f"power={power} must lie above the false alarms, {level:.3g}, and below 1, as 0.8 does.")
     told = f"margin={margin} is a loss still allowed: above 0, with an effect and alternative larger or smaller."

@@ -17,9 +17,10 @@ from kpi_helpers.comparisons import (
 from kpi_helpers.contrasts import bayes_means, bayes_rates
 from kpi_helpers.designs import plan_means, plan_rates
 from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
+from kpi_helpers.metrics import mean, rate, ratio, standard
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
 from kpi_helpers.trials import false_alarms
-from kpi_helpers.units import history, mean, rate, ratio, standard
+from kpi_helpers.units import history, reached
 from kpi_helpers.verdicts import Decision
 from kpi_helpers.watching import watch
 
@@ -46,6 +47,7 @@ __all__ = [
     "plan_rates",
     "rate",
     "ratio",
+    "reached",
     "sequential_boundaries",
     "standard",
     "watch",

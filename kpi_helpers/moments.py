@@ -58,7 +58,9 @@ class Moments:
     @classmethod
     def _of(cls, n: int, totals: Sequence[Any], products: Sequence[Sequence[Any]], shift: Any = 0) -> Self:
         told = [n, *totals, *(p for row in products for p in row)]
-        require(n >= 1 and all(map(math.isfinite, told)), f"Sums {told} must be finite numbers of at least one unit.")
+        numbers = all(isinstance(v, int | float | Decimal | np.number) for v in told)
+        fine = numbers and all(map(math.isfinite, told)) and n == int(n) >= 1
+        require(fine, f"Sums {told} must be finite numbers, of a whole number of units, at least one.")
         exact = all(isinstance(v, int | Decimal) for v in told)
         kind = Fraction if exact else float
         t, q = [kind(v) for v in totals], [[kind(v) for v in row] for row in products]
@@ -164,7 +166,9 @@ def adjusted(control: Columns, treatment: Columns) -> tuple[tuple[Arm, Arm, Arm]
     n, apart = n0 + n1, m1 - m0
     within = (n0 - 1)[..., None, None] * c0 + (n1 - 1)[..., None, None] * c1
     whole = within + (n0 * n1 / n)[..., None, None] * apart[..., :, None] * apart[..., None, :]
-    theta = _solved(whole[..., 1:, 1:], whole[..., 1:, 0])
+    spread = np.diagonal(within, axis1=-2, axis2=-1)[..., 1:] > LEFT * np.diagonal(whole, axis1=-2, axis2=-1)[..., 1:]
+    known = spread[..., :, None] & spread[..., None, :]  # a constant in each arm tells nothing of a unit
+    theta = solved(np.where(known, whole[..., 1:, 1:], 0), np.where(spread, whole[..., 1:, 0], 0))
     line = np.concatenate([np.ones((*theta.shape[:-1], 1)), -theta], axis=-1)  # y - theta x, as weights
     part = np.concatenate([0 * line[..., :1], -theta], axis=-1)
     share = (n1 / n)[..., None]
@@ -183,7 +187,7 @@ def adjusted(control: Columns, treatment: Columns) -> tuple[tuple[Arm, Arm, Arm]
     return (first, second, (value, variance, together)), theta, reduction
 
 
-def _solved(a: Floats, b: Floats) -> Floats:
+def solved(a: Floats, b: Floats) -> Floats:
     """Solutions of a x = b for covariances `a`; a constant has 0, columns that repeat each other share theirs."""
     spread = np.sqrt(np.diagonal(a, axis1=-2, axis2=-1))
     scale = np.where(spread > 0, spread, 1)

@@ -1,8 +1,7 @@
 """Units of an experiment, read: who was in which variant, and the sums that its metrics need, in one scan."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations_with_replacement
 from operator import and_
@@ -15,140 +14,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from kpi_helpers.catalogue import kpi
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.moments import Columns, CovariateMoments, Moments, RatioMoments
-from kpi_helpers.result import Text, both_say, measure, say
+from kpi_helpers.metrics import ROWS, Metric
+from kpi_helpers.moments import Columns, Moments, RatioMoments, solved
 from kpi_helpers.stats import Floats
 
 SAMPLE = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """What is measured of each unit: signed columns of the outcome, then of a denominator or of covariates.
-
-    `better` is "up" or "down"; with a `margin`, the loss allowed, it is a guardrail. `worthwhile` is the least lift
-    that would be worth it, a fraction.
-    """
-
-    kind: str
-    name: str
-    columns: tuple[tuple[str, ...], ...]
-    primary: bool = False
-    label: Text | None = None
-    unit: str = "ratio"
-    better: str = "up"
-    margin: float | None = None
-    worthwhile: float = 0.0
-    pooled: bool = False
-
-    def __post_init__(self) -> None:
-        require(self.better in ("up", "down"), f"{self.name}: better={self.better!r} is not one of up, down.")
-        fine = self.margin is None or self.margin > 0
-        require(fine, f"{self.name}: margin={self.margin} must be above 0: the loss allowed.")
-
-    def of_rows(self) -> "Metric":
-        """The same where rows of a unit were added up: a rate or mean of rows is a ratio of sums over units."""
-        rule = f"{self.name} is adjusted by what was known of a unit: give one row a unit."
-        require(self.kind != "adjusted", rule)
-        return self if self.kind == "ratio" else replace(self, kind="ratio", columns=(*self.columns, ("n_rows",)))
-
-    @property
-    def skewed(self) -> bool:
-        """Whether its values may be skewed enough to mislead Welch's test."""
-        return self.kind in ("mean", "adjusted") and not self.pooled
-
-    def named(self, language: str) -> str:
-        """Its label in a language, or else its name."""
-        return str(self.label[language]) if self.label else self.name
-
-    def written(self, value: float, language: str, *, change: bool = False) -> str:
-        """A value, or a change, in the unit of the metric."""
-        unit = "pp" if change and self.unit == "share" else self.unit
-        return measure(value, unit, language, "") if math.isfinite(value) else say("compare.unbounded", language)
-
-    def gain(self, low: Any, high: Any) -> tuple[Any, Any]:
-        """Bounds of what is won, whichever way is better."""
-        return (low, high) if self.better == "up" else (-high, -low)
-
-    @property
-    def role(self) -> str:
-        """Guardrail, primary or secondary."""
-        return "guardrail" if self.margin is not None else "primary" if self.primary else "secondary"
-
-
-def rate(column: str, *, name: str = "", **options: Any) -> Metric:
-    """Share of units of which `column` is 1 (or true), such as those that converted; options as in `Metric`.
-
-    >>> rate("converted", primary=True).role
-    'primary'
-    """
-    return Metric(kind="rate", name=name or column, columns=((column,),), unit="share", **options)
-
-
-def mean(column: str, pre: str | Sequence[str] | None = None, *, name: str = "", **options: Any) -> Metric:
-    """Mean of `column` over units; `pre` are columns known before the start, which then sharpen it (CUPED).
-
-    `pooled` takes one variance for both arms. Options as in `Metric`.
-
-    >>> mean("revenue", pre="revenue_before").kind
-    'adjusted'
-    """
-    before = [pre] if isinstance(pre, str) else list(pre or [])
-    require(column not in before, f"{column} cannot sharpen itself: pre takes what was known before the start.")
-    columns = ((column,), *((c,) for c in before))
-    return Metric(kind="adjusted" if before else "mean", name=name or column, columns=columns, **options)
-
-
-def ratio(numerator: str, denominator: str, *, name: str = "", **options: Any) -> Metric:
-    """Sum of `numerator` by sum of `denominator`, such as orders per session of customers that were randomised.
-
-    >>> ratio("orders", "sessions").name
-    'orders/sessions'
-    """
-    columns = ((numerator,), (denominator,))
-    return Metric(kind="ratio", name=name or f"{numerator}/{denominator}", columns=columns, **options)
-
-
-def standard(columns: Sequence[str]) -> list[Metric]:
-    """The metrics of the contract ``experiment_units`` that these columns feed.
-
-    >>> [metric.name for metric in standard(["unit_id", "variant", "converted", "revenue"])]
-    ['converted', 'revenue']
-    """
-    pre, labels = ("revenue_before" if "revenue_before" in columns else None), {}
-    for name in ("converted", "revenue", "sessions", "unsubscribed"):
-        labels[name] = both_say(f"metric.{name}")
-    made = [
-        rate("converted", label=labels["converted"]), mean("revenue", pre, label=labels["revenue"], unit="money"),
-        mean("sessions", label=labels["sessions"]),
-        rate("unsubscribed", label=labels["unsubscribed"], better="down", margin=0.005),
-    ]  # fmt: skip
-    return [metric for metric in made if metric.name in columns]
-
-
-def metric_of(given: Metric | str, **options: Any) -> Metric:
-    """A metric, or a KPI of the catalogue by its id: a ratio of its columns, or their mean over units.
-
-    >>> metric_of("order_rate_session").columns
-    (('orders',), ('sessions',))
-    """
-    if isinstance(given, Metric):
-        return given
-    declared = kpi(given)
-    plain = declared.kind in ("additive", "ratio", "mean") and not (declared.less or declared.change)
-    require(plain, f"{given} is no sum or ratio of sums of units: name its columns with rate, mean or ratio.")
-    options |= {"better": "down"} if declared.direction == "down" else {}
-    columns = tuple(c for c in (declared.numerator, declared.denominator) if c)
-    return Metric(
-        kind="ratio" if len(columns) > 1 else "mean",
-        name=declared.id,
-        label=declared.name,
-        unit=declared.unit,
-        columns=columns,
-        **options,
-    )
 
 
 @dataclass(slots=True)
@@ -180,11 +51,13 @@ def open_units(
     columns = sorted({c.lstrip("-") for m in metrics for signed in m.columns for c in signed})
     for name in filter(None, (unit, variant, *keys, *columns)):
         require_known(name, rows.columns, f"The table has no column {name!r}.")
+    twice = {unit, variant} & {*keys, *columns} | set(keys) & set(columns) | {unit} & {variant}
+    require(not twice, f"{', '.join(map(str, twice))} cannot be two of unit, variant, segment and metric at once.")
     if unit is None:
         return Units(rows, variant)
-    per_unit = rows.group_by(unit).aggregate(n=rows.count())
+    per_unit = rows.group_by(unit).aggregate(**{ROWS: rows.count()})
     counted = per_unit.aggregate(
-        n_rows=per_unit.n.sum(), n_units=per_unit.count(), unnamed=per_unit[unit].isnull().sum()
+        n_rows=per_unit[ROWS].sum(), n_units=per_unit.count(), unnamed=per_unit[unit].isnull().sum()
     )
     n_rows, n_units, unnamed = counted.to_pyarrow().to_pylist()[0].values()
     require(bool(n_rows), "The table has no rows.")
@@ -192,10 +65,11 @@ def open_units(
     if n_rows == n_units:
         return Units(rows, variant, n_rows, n_units)
     sums = {c: _number(rows, (c,)).sum() for c in columns} | {k: rows[k].min() for k in keys}
-    sums |= {variant: rows[variant].min(), "other": rows[variant].max(), "n_rows": rows.count()}
+    sums |= {variant: rows[variant].min(), " other": rows[variant].max(), ROWS: rows.count()}
     whole = rows.group_by(unit).aggregate(**sums)
-    both = whole[variant] != whole.other
-    return Units(whole.filter(~both), variant, n_rows, n_units, int(whole.filter(both).count().to_pyarrow().as_py()))
+    both = whole[variant] != whole[" other"]
+    n_both = int(whole.filter(both).count().to_pyarrow().as_py())
+    return Units(whole.filter(~both.fill_null(False)), variant, n_rows, n_units, n_both)
 
 
 def _table(given: Any) -> ir.Table:
@@ -266,7 +140,7 @@ class Sums(NamedTuple):
             added: Floats = np.bincount(cell[known], value[known], shape[0] * shape[1]).astype(float)
             return added.reshape(shape)
 
-        n, totals = grid(f"n {names[0]}"), np.stack([grid(name) for name in names], axis=-1)
+        n, totals = grid(f"n {names[0]}"), np.stack([grid(f"Σ {name}") for name in names], axis=-1)
         products = np.empty((*totals.shape, len(names)))
         for (i, a), (j, b) in combinations_with_replacement(enumerate(names), 2):
             products[..., i, j] = products[..., j, i] = grid(f"{a} * {b}")
@@ -283,7 +157,7 @@ class Sums(NamedTuple):
                 else 0 * n
             )
         shifted = means + np.array([self.shifts[name] for name in names])
-        return Told(list(levels), (n, shifted, covariance), third, grid("rows") - n)
+        return Told(list(levels), (n, shifted, covariance), third, grid(ROWS) - n)
 
     def cumulated(self, key: str) -> "Sums":
         """The same with each level of `key` holding all up to it, such as days since the start."""
@@ -297,16 +171,33 @@ class Sums(NamedTuple):
 def history(table: Any, metric: Metric, *, unit: str | None) -> Moments:
     """Moments of a metric over all units of a past, to plan from: `value` and the `variance` of one unit.
 
+    >>> from kpi_helpers.metrics import mean
     >>> past = pd.DataFrame({"id": [1, 2, 3, 4], "spent": [0.0, 10.0, 0.0, 30.0]})
     >>> history(past, mean("spent"), unit="id").value
     10.0
     """
-    rows = _table(table).mutate(variant=ibis.literal("all"))
-    units = open_units(rows, unit=unit, variant="variant", metrics=[metric])
+    rows = _table(table).mutate(**{" all": ibis.literal("all")})
+    units = open_units(rows, unit=unit, variant=" all", metrics=[metric])
     metric = metric.of_rows() if units.repeated else metric
     n, means, covariance = (v[0, 0] for v in read_sums(units, [metric]).moments(metric, None, ["all"]).columns)
-    kind = RatioMoments if metric.kind == "ratio" else CovariateMoments if metric.kind == "adjusted" else Moments
+    if metric.kind == "adjusted":  # what its covariates leave
+        left = covariance[0, 0] - solved(covariance[1:, 1:], covariance[1:, 0]) @ covariance[1:, 0]
+        means, covariance = means[:1], np.array([[left]])
+    kind = RatioMoments if metric.kind == "ratio" else Moments
     return kind(n=float(n), means=means, covariance=covariance)
+
+
+def reached(table: Any, day: str) -> list[int]:
+    """Units seen in the first 1, 2, ... days, one row each, to tell how long a plan takes; empty without such a column.
+
+    >>> reached(pd.DataFrame({"at": pd.to_datetime(["2026-03-01", "2026-03-01", "2026-03-02"])}), "at")
+    [2, 3]
+    """
+    rows = _table(table)
+    if day not in rows.columns:
+        return []
+    days = rows.group_by(rows[day].cast("date").name("day")).aggregate(n=rows.count()).order_by("day")
+    return [int(n) for n in np.cumsum(days.to_pyarrow()["n"].to_pylist())]
 
 
 def read_sums(
@@ -337,16 +228,19 @@ def read_sums(
         for metric in asked:
             names = [".".join(c) for c in metric.columns]
             sums |= {f"n {name}": plain[name].count(where=rows) for name in names}
-            sums |= {name: moved[name].sum(where=rows) for name in names}
+            sums |= {f"Σ {name}": moved[name].sum(where=rows) for name in names}
             pairs = combinations_with_replacement(names, 2)
             sums |= {f"{a} * {b}": (moved[a] * moved[b]).sum(where=rows) for a, b in pairs}
             if metric.skewed:
                 sums[f"{names[0]} cubed"] = (moved[names[0]] * moved[names[0]] * moved[names[0]]).sum(where=rows)
         by = list(dict.fromkeys([*keys, units.variant]))
-        grouped = units.table.group_by(by).aggregate(rows=units.table.count(), **sums).order_by(by)
+        grouped = units.table.group_by(by).aggregate(**{ROWS: units.table.count()}, **sums).order_by(by)
         frame: pd.DataFrame = grouped.to_pyarrow().to_pandas()
-        told = {key: frame[key].astype(object).where(frame[key].notna(), "–") for key in by if key != units.variant}
-        return frame.assign(**told)
+        for key in by:  # a variant is named as it is written; who has none stays without
+            known = frame[key].notna()
+            frame[key] = frame[key].astype(object).where(known, None if key == units.variant else "–")
+        named = frame[units.variant].map(str, na_action="ignore")
+        return frame.assign(**{units.variant: named})
 
     frames, shared = {}, scan(metrics)
     for metric in metrics:
@@ -354,11 +248,11 @@ def read_sums(
         halved = any((shared[f"n {name}"] != shared[f"n {names[0]}"]).any() for name in names)
         known = reduce(and_, (values[name].notnull() for name in names))
         frames[metric.name] = frame = scan([metric], known) if halved else shared
-        wrong = [name for name in names if not np.isfinite(frame[name].fillna(0).to_numpy(float)).all()]
+        wrong = [name for name in names if (~np.isfinite(frame[f"Σ {name}"]) & (frame[f"n {name}"] > 0)).any()]
         require(
             not wrong, f"{', '.join(wrong)} holds NaN or infinity: make such cells empty, so that they can be counted."
         )
-        ones = (frame[f"{names[0]} * {names[0]}"].fillna(0) == frame[names[0]].fillna(0).abs()).all()
+        ones = (frame[f"{names[0]} * {names[0]}"].fillna(0) == frame[f"Σ {names[0]}"].fillna(0)).all()
         rule = f"{metric.name} is a rate, but {names[0]} holds other values than 0 and 1. Take mean() or ratio()."
         require(metric.kind != "rate" or bool(ones), rule)
     return Sums(frames, shifts, units.variant)

@@ -37,51 +37,56 @@ class Analysis(Framed):
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """What to do with each treatment: ship, small, guard, wait, keep, unclear, cannot or invalid."""
-        return {
-            str(v): self._verdict(rows)
-            for v, rows in self.frame[self.frame["dimension"] == ""].groupby("variant", sort=False)
-        }
+        """What to do with each treatment: ship, small, guard, wait, keep, safe, unclear, cannot or invalid."""
+        return {variant: verdict for variant, (verdict, _row) in self.decided().items()}
 
-    def _verdict(self, rows: pd.DataFrame) -> str:
-        said = {role: list(own["decision"]) for role, own in rows.groupby("role")}
-        main, guards = said.get("primary", []), said.get("guardrail", [])
+    def decided(self) -> dict[str, tuple[str, Any]]:
+        """The verdict on each treatment, and the row that it stands on."""
+        whole = self.frame[self.frame["dimension"] == ""]
+        return {str(v): self._verdict(list(rows.itertuples())) for v, rows in whole.groupby("variant", sort=False)}
+
+    def _verdict(self, rows: list[Any]) -> tuple[str, Any]:
+        main = [row for row in rows if row.role == "primary"] or rows
+        guards = {row.decision for row in rows if row.role == "guardrail"}
+        found = {row.decision: row for row in reversed(main)}
         if self.split.alarm:
-            return "invalid"
-        if not {"better", "worse"} & set(main):
-            return "cannot" if set(main) == {"cannot"} else "unclear"
-        if "worse" in main:
-            return "keep"
-        if "broken" in guards:
-            return "guard"
-        if set(guards) - {"holds"}:
-            return "wait"
-        wanted = [(self.metrics[row.metric], row) for row in rows[rows["role"] == "primary"].itertuples()]
-        sure = [m.gain(row.lift_low, row.lift_high)[0] >= m.worthwhile for m, row in wanted]
-        return "ship" if all(sure) else "small"
+            return "invalid", main[0]
+        if main[0].role == "guardrail":  # only guardrails: is it safe?
+            return "guard" if "broken" in guards else "wait" if guards - {"holds"} else "safe", main[0]
+        if "worse" in found:
+            return "keep", found["worse"]
+        if "better" not in found:
+            return "unclear" if "unclear" in found else "cannot", main[0]
+        if guards - {"holds"}:
+            return "guard" if "broken" in guards else "wait", found["better"]
+        row = found["better"]
+        metric = self.metrics[row.metric]
+        least = metric.gain(row.lift_low, row.lift_high)[0]
+        return "small" if metric.worthwhile and not least >= metric.worthwhile else "ship", row
 
     def sentence(self, language: str = "en") -> str:
         if self.split.alarm:
             return str(self.split.sentence(language))
-        main = self.frame[(self.frame["dimension"] == "") & (self.frame["role"] != "guardrail")]
-        rows = {
-            row.variant: row for row in main.iloc[::-1].sort_values("role", ascending=False, kind="stable").itertuples()
-        }
+        told = self.decided().items()
         return " ".join(
-            say(f"verdict.{v}", language, variant=name, **self.told(rows[name], language))
-            for name, v in self.verdicts.items()
+            say(f"verdict.{v}", language, variant=name, **self.told(row, language)) for name, (v, row) in told
         )
 
     def told(self, row: Any, language: str) -> dict[str, str]:
-        """Numbers of a row in words."""
-        words = {k: bounded(getattr(row, k), language) for k in ("lift", "lift_low", "lift_high")}
-        seen = row.detectable / abs(row.control_value) if row.control_value else np.nan
-        words |= {
-            "metric": self.metrics[row.metric].named(language),
-            "p": p_words(row.p_adjusted, language),
-            "detectable": percent(seen, language),
-        }
-        return words | {"confidence": level(row.confidence, language)}
+        """Numbers of a row in words; of a lift that cannot be formed the difference stands in its place."""
+        metric = self.metrics[row.metric]
+        ends = {"difference": row.difference, "low": row.difference_low, "high": row.difference_high}
+        words = {name: metric.written(value, language, change=True) for name, value in ends.items()}
+        lifts = {"lift": row.lift, "lift_low": row.lift_low, "lift_high": row.lift_high}
+        formed = bool(np.isfinite(row.lift))
+        words |= {name: bounded(value, language) for name, value in lifts.items()}
+        if not formed:
+            words |= {"lift": words["difference"], "lift_low": words["low"], "lift_high": words["high"]}
+        seen = bounded(row.detectable / row.control_value, language, sign=False) if formed else ""
+        words |= {"control": metric.written(row.control_value, language), "confidence": level(row.confidence, language)}
+        words |= {"treatment": metric.written(row.treatment_value, language), "metric": metric.named(language)}
+        seen = seen or metric.written(row.detectable, language, change=True)
+        return words | {"p": p_words(row.p_adjusted, language), "detectable": seen}
 
     def drawn(self, language: str) -> str:
         """Lifts of all metrics, and of the main one by segment, as an HTML figure."""

@@ -7,12 +7,13 @@ import pandas as pd
 
 from kpi_helpers import plots
 from kpi_helpers.analyses import Part, variants_of
-from kpi_helpers.errors import require_known
+from kpi_helpers.errors import require, require_known
 from kpi_helpers.looks import followed, peeking, sequential_boundaries
+from kpi_helpers.metrics import ROWS, Metric, metric_of
 from kpi_helpers.result import Framed, percent, say
 from kpi_helpers.result import day as written_day
 from kpi_helpers.stats import checked_confidence
-from kpi_helpers.units import Metric, metric_of, open_units, read_sums
+from kpi_helpers.units import open_units, read_sums
 
 
 class Watched(Framed):
@@ -85,19 +86,24 @@ def watch(
     asked = metric_of(metric)
     units = open_units(table, unit=unit, variant=variant, metrics=[asked], keys=[day])
     asked = asked.of_rows() if units.repeated else asked
-    units.table = units.table.mutate(**{day: units.table[day].cast("date")})
+    dtype = units.table[day].type()
+    require(dtype.is_date() or dtype.is_timestamp(), f"{day} holds {dtype}: give days or times.")
+    known = units.table.filter(units.table[day].notnull())
+    units.table = known.mutate(**{day: known[day].cast("date")})
     sums = read_sums(units, [asked], [day])
-    others = variants_of(sums.frames[asked.name].groupby(variant)["rows"].sum(), control, variant)[1:]
-    chosen = others[0] if treatment is None else treatment
+    others = variants_of(sums.frames[asked.name].groupby(variant)[ROWS].sum(), control, variant)[1:]
+    chosen = others[0] if treatment is None else str(treatment)
     require_known(chosen, others, f"treatment={treatment!r} is no value of {variant} beside the control.")
-    part = Part(asked, sums.cumulated(day), day, [control, chosen])
+    part = Part(asked, sums.cumulated(day), day, [str(control), chosen])
     found, n = part.contrast(alpha=1 - checked_confidence(confidence)), part.columns[0].sum(axis=1)
-    end = float(n[-1]) if planned_n is None else planned_n
+    require(planned_n is None or planned_n > 0, f"planned_n={planned_n} must be above 0: units of both arms.")
+    end = float(max(n[-1], planned_n or 0))
     told = {"looked_at": part.levels, "n": n, "difference": found.difference, "low": found.low, "high": found.high}
     frame = pd.DataFrame({name: np.ravel(v) for name, v in told.items()} | {"error": np.sqrt(part.spread()[1])[:, 0]})
-    frame = frame[np.diff(n, prepend=0) >= end / 1000].reset_index(drop=True)  # looks with nothing new tell nothing
+    share = np.floor(1000 * frame["n"] / end).clip(1) / 1000  # within a thousandth of the plan the last look counts
+    frame = frame[~share.duplicated(keep="last")].reset_index(drop=True)
     d, error, n = (frame[name].to_numpy(float) for name in ("difference", "error", "n"))
-    z = sequential_boundaries(np.minimum(n / end, 1), confidence=confidence)
+    z = sequential_boundaries(share.drop_duplicates(), confidence=confidence)
     _p, low, high = followed(d, error**2, n, planned_n=end, confidence=confidence)
     frame = frame.assign(planned_low=d - z * error, planned_high=d + z * error, valid_low=low, valid_high=high)
     cost = peeking(len(frame), confidence=confidence)

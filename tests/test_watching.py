@@ -47,7 +47,7 @@ def test_boundaries_and_always_valid_intervals_are_those_of_looks():
     days = [rows[rows["at"].dt.date <= day].groupby("arm")["bought"].agg(["sum", "count"]) for day in seen.looked_at]
     control, treatment = (([d.loc[a, "sum"] for d in days], [d.loc[a, "count"] for d in days]) for a in "ab")
     valid = experiments.always_valid(control, treatment)
-    z = experiments.sequential_boundaries(np.array(seen.n) / seen.n[-1])
+    z = experiments.sequential_boundaries(np.floor(1000 * np.array(seen.n) / seen.n[-1]) / 1000)
 
     assert seen.valid_low == pytest.approx(valid.low, rel=1e-9)
     assert (seen.planned_high[-1] - seen.difference[-1]) / seen.error[-1] == pytest.approx(z[-1], rel=1e-9)
@@ -90,8 +90,8 @@ def test_a_broken_split_shows_no_result():
     )
 
     assert set(found.decision) == {"invalid"} and found.verdicts == {"b": "invalid"}
-    assert "do not read" in found.sentence() and '<svg class="wide"' not in found.html()
-    assert experiments.Decision(analysis=found).sentence() == "Do not read this test: its split is broken."
+    assert "do not use" in found.sentence() and '<svg class="wide"' not in found.html()
+    assert experiments.Decision(analysis=found).sentence() == "Do not use this test: its split is broken."
 
 
 @pytest.mark.parametrize(("exercise", "mistake"), [("last_week_lift", "whole"), ("five_percent", "both")])
@@ -100,3 +100,18 @@ def test_exercises_name_the_likely_mistake(exercise, mistake):
 
     assert lessons.check(exercise, answers["right"]).heard == "right"
     assert lessons.check(exercise, answers[mistake]).heard == mistake
+
+
+@pytest.mark.parametrize("planned", [1000, 4000, 10**6])
+def test_a_plan_may_be_missed_by_far(planned):
+    seen = experiments.watch(units(), metric=experiments.rate("bought"), day="at", planned_n=planned, **COLUMNS)
+
+    assert seen.n[-1] == 6000 and np.isfinite(seen.valid_low[-1])
+
+
+def test_a_day_that_is_no_day_is_refused_and_an_empty_one_left_out():
+    rows = units(900)
+    with pytest.raises(KpiError, match="give days or times"):
+        experiments.watch(rows.assign(at="monday"), metric=experiments.rate("bought"), day="at", **COLUMNS)
+    holes = rows.assign(at=rows["at"].where(rows["id"] > 9))
+    assert experiments.watch(holes, metric=experiments.rate("bought"), day="at", **COLUMNS).n[-1] == 890
