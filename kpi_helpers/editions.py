@@ -125,7 +125,7 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
     cells = []
     for i, c in enumerate(notebook["cells"]):
         made = [tag for tag in tags(c) if tag in ("injected-parameters", "papermill-error-cell-tag")]
-        ident = f"{made[0]}-{i}" if made else c.get("id")  # papermill draws its own at random
+        ident = f"{made[0]}-{i}" if made else c.get("id") or f"c{i:02d}"  # papermill draws its own
         metadata, text = {"tags": tags(c)} if tags(c) else {}, source_of(c).splitlines(True)
         clean = {"cell_type": c["cell_type"], "id": ident, "metadata": metadata, "source": text}
         if c["cell_type"] == "code":

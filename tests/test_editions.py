@@ -95,6 +95,7 @@ def test_every_notebook_of_the_project_has_commented_parameters():
             "str | None",
             "int",
             "float",
+            "float | None",
             "bool",
             "list[float]",
             "list[str]",
