@@ -20,7 +20,7 @@ from kpi_helpers.looks import always_valid, peeking, sequential_boundaries
 from kpi_helpers.metrics import mean, rate, ratio, standard
 from kpi_helpers.moments import CovariateMoments, Moments, RatioMoments
 from kpi_helpers.trials import false_alarms
-from kpi_helpers.units import history, reached
+from kpi_helpers.units import history, of_experiment, reached
 from kpi_helpers.verdicts import Decision
 from kpi_helpers.watching import watch
 
@@ -42,6 +42,7 @@ __all__ = [
     "false_alarms",
     "history",
     "mean",
+    "of_experiment",
     "peeking",
     "plan_means",
     "plan_rates",

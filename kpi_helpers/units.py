@@ -256,3 +256,20 @@ def read_sums(
         rule = f"{metric.name} is a rate, but {names[0]} holds other values than 0 and 1. Take mean() or ratio()."
         require(metric.kind != "rate" or bool(ones), rule)
     return Sums(frames, shifts, units.variant)
+
+
+def of_experiment(table: ir.Table, name: str) -> ir.Table:
+    """Rows of one experiment of a table that may hold several; without a `name` it must hold one only.
+
+    >>> rows = ibis.memtable(pa.table({"experiment": ["new page", "new page", "old"], "n": [1, 2, 3]}))
+    >>> of_experiment(rows, "new page").count().to_pyarrow().as_py()
+    2
+    """
+    if "experiment" not in table.columns:
+        return table
+    known = sorted(filter(None, table.experiment.as_table().distinct().to_pyarrow()["experiment"].to_pylist()))
+    require(bool(name) or len(known) < 2, f"The table holds {len(known)} experiments. Name one of {', '.join(known)}.")
+    if not name:
+        return table
+    require_known(name, known, f"There is no experiment {name!r}.")
+    return table.filter(table.experiment == name)

@@ -1,7 +1,9 @@
 """An experiment as it shows itself: day by day, and as the head of a report."""
 
+import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy import stats as scipy_stats
 
@@ -115,3 +117,14 @@ def test_a_day_that_is_no_day_is_refused_and_an_empty_one_left_out():
         experiments.watch(rows.assign(at="monday"), metric=experiments.rate("bought"), day="at", **COLUMNS)
     holes = rows.assign(at=rows["at"].where(rows["id"] > 9))
     assert experiments.watch(holes, metric=experiments.rate("bought"), day="at", **COLUMNS).n[-1] == 890
+
+
+def test_one_experiment_of_several_is_named():
+    rows = ibis.memtable(pa.table({"experiment": ["new page", "old page", "old page"], "n": [1, 2, 3]}))
+
+    assert experiments.of_experiment(rows, "old page").count().to_pyarrow().as_py() == 2
+    with pytest.raises(KpiError, match="Did you mean new page"):
+        experiments.of_experiment(rows, "new pge")
+    with pytest.raises(KpiError, match="holds 2 experiments"):
+        experiments.of_experiment(rows, "")
+    assert experiments.of_experiment(rows.drop("experiment"), "any").count().to_pyarrow().as_py() == 3
