@@ -91,10 +91,10 @@ class Analysis(Framed):
     def drawn(self, language: str) -> str:
         """Lifts of all metrics, and of the main one by segment, as an HTML figure."""
         frame = self.frame[np.isfinite(self.frame["lift"].astype(float))]
-        frame = frame[(frame["dimension"] == "") | (frame["role"] == "primary")].head(MOST_DRAWN)
+        one = len(set(frame["variant"])) == 1
+        frame = frame[(frame["dimension"] == "") | ((frame["role"] == "primary") & one)].head(MOST_DRAWN)
         if frame.empty:
             return ""
-        one = len(set(frame["variant"])) == 1
         words = [self.labelled(row, language, one) for row in frame.itertuples()]
         columns = {"values": frame["lift"], "low": frame["lift_low"], "high": frame["lift_high"]}
         told: dict[str, Any] = {name: column.astype(float).tolist() for name, column in columns.items()}
@@ -131,7 +131,12 @@ class Decision(Result):
         return pd.DataFrame({"variant": list(verdicts), "verdict": list(verdicts.values())})
 
     def sentence(self, language: str = "en") -> str:
-        said = (say(f"headline.{v}", language, variant=name) for name, v in self.analysis.verdicts.items())
+        decided = self.analysis.decided()
+        ship = {name: row for name, (verdict, row) in decided.items() if verdict == "ship"}
+        if len(ship) > 1:  # of several that win the largest effect; the others are in the table
+            best = max(ship, key=lambda name: abs(ship[name].difference))
+            return say("headline.best", language, variant=best, n=len(ship))
+        said = (say(f"headline.{v}", language, variant=name) for name, (v, _row) in decided.items())
         return " ".join(dict.fromkeys(said))
 
     def weekly(self, language: str = "en") -> str:

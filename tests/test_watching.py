@@ -128,3 +128,15 @@ def test_one_experiment_of_several_is_named():
     with pytest.raises(KpiError, match="holds 2 experiments"):
         experiments.of_experiment(rows, "")
     assert experiments.of_experiment(rows.drop("experiment"), "any").count().to_pyarrow().as_py() == 3
+
+
+def test_of_several_winners_the_head_names_the_best():
+    rows = units(9000, lift=0.05)
+    rng = np.random.default_rng(1)
+    third = rows.assign(arm="c", id=rows["id"] + 10_000, bought=(rng.random(len(rows)) < 0.3).astype(int))
+    found = experiments.analyse(
+        pd.concat([rows, third]), metrics=[experiments.rate("bought")], planned={"a": 1, "b": 1, "c": 2}, **COLUMNS
+    )
+
+    assert found.verdicts == {"b": "ship", "c": "ship"}
+    assert experiments.Decision(analysis=found).sentence() == "Ship c: 2 variants beat the control, it by most."
