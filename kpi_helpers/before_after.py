@@ -6,13 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 import ibis
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
 from ibis import _
 from scipy.special import bdtrc, stdtr, stdtrit
 
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, measure, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
+from kpi_helpers.units import as_table
 
 
 class Panel(NamedTuple):
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 def read_panel(
     table: Any, *, unit: str, at: str, value: str, treated: str, start: date | str, end: date | str = date.max
 ) -> Panel:
-    """Sum `value` by unit and stretch of time in the engine of `table`, an Ibis table, or of a DataFrame.
+    """Sum `value` by unit and stretch of time in the engine of `table`: an Ibis table, a DataFrame, or the path of a Parquet or CSV file.
 
     Columns: `unit` is what was treated as a whole (region, store), `at` a day or time, `treated` 1 or true, else 0 or
     false. `start` and `end` are the first and last day of treatment. Rows of a unit and day add up; a unit-day without
@@ -45,9 +45,7 @@ def read_panel(
         first, last = (date.fromisoformat(str(d)[:10]) for d in (start, end))
     except ValueError:
         raise KpiError(f"start={start}, end={end}: these must be days. Write YYYY-MM-DD.") from None
-    if isinstance(table, pd.DataFrame):
-        table = ibis.memtable(pa.Table.from_pandas(table, preserve_index=False))
-    require(isinstance(table, ibis.Table), f"table is a {type(table).__name__}. Give an Ibis table or a DataFrame.")
+    table = as_table(table)
     for column in (unit, at, value, treated):
         require_known(column, table.columns, f"The table has no column {column}.")
     kind = table[treated].type()

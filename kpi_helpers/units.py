@@ -19,7 +19,7 @@ from kpi_helpers.metrics import ROWS, Metric
 from kpi_helpers.moments import Columns, Moments, RatioMoments, solved
 from kpi_helpers.stats import Floats
 
-SAMPLE = 10_000
+SAMPLE, UNEVEN = 10_000, 1.1  # rows for a rough mean; the largest variant by the smallest
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ def open_units(
     `given` is an Ibis table, a DataFrame or the path of a Parquet or CSV file; with `unit` None each row is one. `keys`
     are segments and days, of which a unit keeps its first. One query; two more where units have several rows.
     """
-    rows = _table(given)
+    rows = as_table(given)
     columns = sorted({c.lstrip("-") for m in metrics for signed in m.columns for c in signed})
     for name in filter(None, (unit, variant, *keys, *columns)):
         require_known(name, rows.columns, f"The table has no column {name!r}.")
@@ -72,7 +72,12 @@ def open_units(
     return Units(whole.filter(~both.fill_null(False)), variant, n_rows, n_units, n_both)
 
 
-def _table(given: Any) -> ir.Table:
+def as_table(given: Any) -> ir.Table:
+    """An Ibis table of itself, a DataFrame or the path of a Parquet or CSV file.
+
+    >>> as_table(pd.DataFrame({"n": [1, 2]})).count().to_pyarrow().as_py()
+    2
+    """
     if isinstance(given, ir.Table):
         return given
     if isinstance(given, pd.DataFrame):
@@ -151,11 +156,12 @@ class Sums(NamedTuple):
             left[flat[..., :, None] | flat[..., None, :]] = 0  # what rounding leaves of a constant
             covariance = left / (n - 1)[..., None, None]
             off = means[..., 0]
-            third = (
-                grid(f"{names[0]} cubed") / n - 3 * off * products[..., 0, 0] / n + 2 * off**3
-                if metric.skewed
-                else 0 * n
+            cubes = (
+                grid(cubed) / n
+                if (cubed := f"{names[0]} cubed") in frame and metric.skewed
+                else np.full(n.shape, np.nan)
             )
+            third = cubes - 3 * off * products[..., 0, 0] / n + 2 * off**3
         shifted = means + np.array([self.shifts[name] for name in names])
         return Told(list(levels), (n, shifted, covariance), third, grid(ROWS) - n)
 
@@ -176,7 +182,7 @@ def history(table: Any, metric: Metric, *, unit: str | None) -> Moments:
     >>> history(past, mean("spent"), unit="id").value
     10.0
     """
-    rows = _table(table).mutate(**{" all": ibis.literal("all")})
+    rows = as_table(table).mutate(**{" all": ibis.literal("all")})
     units = open_units(rows, unit=unit, variant=" all", metrics=[metric])
     metric = metric.of_rows() if units.repeated else metric
     n, means, covariance = (v[0, 0] for v in read_sums(units, [metric]).moments(metric, None, ["all"]).columns)
@@ -193,7 +199,7 @@ def reached(table: Any, day: str) -> list[int]:
     >>> reached(pd.DataFrame({"at": pd.to_datetime(["2026-03-01", "2026-03-01", "2026-03-02"])}), "at")
     [2, 3]
     """
-    rows = _table(table)
+    rows = as_table(table)
     if day not in rows.columns:
         return []
     days = rows.group_by(rows[day].cast("date").name("day")).aggregate(n=rows.count()).order_by("day")
@@ -223,7 +229,7 @@ def read_sums(
 
     plain = {name: units.table[name] if name in units.table.columns else value for name, value in values.items()}
 
-    def scan(asked: Sequence[Metric], rows: Any = None) -> pd.DataFrame:
+    def scan(asked: Sequence[Metric], rows: Any = None, *, cubed: bool = False) -> pd.DataFrame:
         sums: dict[str, Any] = {}
         for metric in asked:
             names = [".".join(c) for c in metric.columns]
@@ -231,7 +237,7 @@ def read_sums(
             sums |= {f"Σ {name}": moved[name].sum(where=rows) for name in names}
             pairs = combinations_with_replacement(names, 2)
             sums |= {f"{a} * {b}": (moved[a] * moved[b]).sum(where=rows) for a, b in pairs}
-            if metric.skewed:
+            if metric.skewed and cubed:
                 sums[f"{names[0]} cubed"] = (moved[names[0]] * moved[names[0]] * moved[names[0]]).sum(where=rows)
         by = list(dict.fromkeys([*keys, units.variant]))
         grouped = units.table.group_by(by).aggregate(**{ROWS: units.table.count()}, **sums).order_by(by)
@@ -243,11 +249,14 @@ def read_sums(
         return frame.assign(**{units.variant: named})
 
     frames, shared = {}, scan(metrics)
+    size = shared.groupby(units.variant)[ROWS].sum()
+    uneven = bool(size.max() > UNEVEN * size.min())  # only then does skewness mislead, so only then is it read
+    shared = scan(metrics, cubed=True) if uneven else shared
     for metric in metrics:
         names = [".".join(c) for c in metric.columns]
         halved = any((shared[f"n {name}"] != shared[f"n {names[0]}"]).any() for name in names)
         known = reduce(and_, (values[name].notnull() for name in names))
-        frames[metric.name] = frame = scan([metric], known) if halved else shared
+        frames[metric.name] = frame = scan([metric], known, cubed=uneven) if halved else shared
         wrong = [name for name in names if (~np.isfinite(frame[f"Σ {name}"]) & (frame[f"n {name}"] > 0)).any()]
         require(
             not wrong, f"{', '.join(wrong)} holds NaN or infinity: make such cells empty, so that they can be counted."
