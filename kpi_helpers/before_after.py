@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 def read_panel(
     table: Any, *, unit: str, at: str, value: str, treated: str, start: date | str, end: date | str = date.max
 ) -> Panel:
-    """Sum `value` by unit and stretch of time in the engine of `table`: an Ibis table, a DataFrame, or the path of a Parquet or CSV file.
+    """Sum `value` by unit and stretch of time in the engine; `table` is what `units.as_table` takes, a file too.
 
     Columns: `unit` is what was treated as a whole (region, store), `at` a day or time, `treated` 1 or true, else 0 or
     false. `start` and `end` are the first and last day of treatment. Rows of a unit and day add up; a unit-day without

@@ -380,7 +380,7 @@ def test_reader_says_what_is_wrong():
         read_panel(whole.assign(amount=np.nan), **SMALL)
     with pytest.raises(KpiError, match=r"start=16/02/2015, .* must be days. Write YYYY-MM-DD"):
         read_panel(whole, **SMALL | {"start": "16/02/2015"})
-    with pytest.raises(KpiError, match=r"table is a str. Give an Ibis table or a DataFrame"):
+    with pytest.raises(KpiError, match=r"'sales.csv' is no file, DataFrame or Ibis table"):
         read_panel("sales.csv", **SMALL)
     with pytest.raises(KpiError, match=r"no column amout. Did you mean amount"):
         read_panel(whole, **SMALL | {"value": "amout"})
