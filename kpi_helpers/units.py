@@ -6,18 +6,18 @@ from functools import reduce
 from itertools import combinations_with_replacement
 from operator import and_
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ibis
-import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
 
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.metrics import ROWS, Metric
 from kpi_helpers.moments import Columns, Moments, RatioMoments, solved
 from kpi_helpers.stats import Floats
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
 
 SAMPLE, UNEVEN = 10_000, 1.1  # rows for a rough mean; the largest variant by the smallest
 
@@ -26,7 +26,7 @@ SAMPLE, UNEVEN = 10_000, 1.1  # rows for a rough mean; the largest variant by th
 class Units:
     """An experiment's rows, checked: each is a unit, or `repeated` says that rows of a unit were added up to one."""
 
-    table: ir.Table
+    table: "ir.Table"
     variant: str
     n_rows: int | None = None
     n_units: int | None = None
@@ -72,13 +72,16 @@ def open_units(
     return Units(whole.filter(~both.fill_null(False)), variant, n_rows, n_units, n_both)
 
 
-def as_table(given: Any) -> ir.Table:
+def as_table(given: Any) -> "ir.Table":
     """An Ibis table of itself, a DataFrame or the path of a Parquet or CSV file.
 
     >>> as_table(pd.DataFrame({"n": [1, 2]})).count().to_pyarrow().as_py()
     2
     """
-    if isinstance(given, ir.Table):
+    import ibis
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    if isinstance(given, ibis.Table):
         return given
     if isinstance(given, pd.DataFrame):
         return ibis.memtable(pa.Table.from_pandas(given, preserve_index=False))
@@ -86,7 +89,7 @@ def as_table(given: Any) -> ir.Table:
     return ibis.read_csv(given) if ".csv" in Path(given).name else ibis.read_parquet(given)
 
 
-def _number(table: ir.Table, signed: Sequence[str]) -> Any:
+def _number(table: "ir.Table", signed: Sequence[str]) -> Any:
     """Sum of signed columns, as floats: whole numbers stay exact up to 2⁵³."""
     parts = []
     for name in signed:
@@ -156,11 +159,8 @@ class Sums(NamedTuple):
             left[flat[..., :, None] | flat[..., None, :]] = 0  # what rounding leaves of a constant
             covariance = left / (n - 1)[..., None, None]
             off = means[..., 0]
-            cubes = (
-                grid(cubed) / n
-                if (cubed := f"{names[0]} cubed") in frame and metric.skewed
-                else np.full(n.shape, np.nan)
-            )
+            cubed, unread = f"{names[0]} cubed", np.full(n.shape, np.nan)
+            cubes = grid(cubed) / n if cubed in frame and metric.skewed else unread
             third = cubes - 3 * off * products[..., 0, 0] / n + 2 * off**3
         shifted = means + np.array([self.shifts[name] for name in names])
         return Told(list(levels), (n, shifted, covariance), third, grid(ROWS) - n)
@@ -182,6 +182,8 @@ def history(table: Any, metric: Metric, *, unit: str | None) -> Moments:
     >>> history(past, mean("spent"), unit="id").value
     10.0
     """
+    import ibis
+
     rows = as_table(table).mutate(**{" all": ibis.literal("all")})
     units = open_units(rows, unit=unit, variant=" all", metrics=[metric])
     metric = metric.of_rows() if units.repeated else metric
@@ -267,10 +269,10 @@ def read_sums(
     return Sums(frames, shifts, units.variant)
 
 
-def of_experiment(table: ir.Table, name: str) -> ir.Table:
+def of_experiment(table: "ir.Table", name: str) -> "ir.Table":
     """Rows of one experiment of a table that may hold several; without a `name` it must hold one only.
 
-    >>> rows = ibis.memtable(pa.table({"experiment": ["new page", "new page", "old"], "n": [1, 2, 3]}))
+    >>> rows = as_table(pd.DataFrame({"experiment": ["new page", "new page", "old"], "n": [1, 2, 3]}))
     >>> of_experiment(rows, "new page").count().to_pyarrow().as_py()
     2
     """
