@@ -21,10 +21,6 @@ from kpi_helpers.units import Sums, Units, open_units, read_caps, read_sums
 from kpi_helpers.verdicts import Analysis
 
 MOST_VARIANTS, MOST_LEVELS, POWER = 10, 1000, 0.8
-VALUES = (  # what a row tells of its contrast, in its order
-    "control_value", "treatment_value", "difference", "difference_low", "difference_high", "lift", "lift_low",
-    "lift_high",
-)  # fmt: skip
 #: error in one tail that skewness may add to 2.5% before it is told
 SKEWED = 0.01
 
@@ -110,7 +106,9 @@ class Part:
         require(len(self.levels) <= MOST_LEVELS, f"{by} has {len(self.levels)} values: too many for segments.")
         self.guards, sign = metric.role == "guardrail", 1 if metric.better == "up" else -1
         side = {1: "larger", -1: "smaller"}[sign] if self.guards else "two-sided"
-        self.p = self.contrast(alpha=np.nan, alternative=side, null=-sign * (metric.margin or 0)).p  # without bounds
+        self.p = self.contrast(
+            alpha=np.nan, alternative=side, null=-sign * (metric.margin or 0)
+        ).p_value  # without bounds
         self.adjusted, self.alpha = self.p.copy(), np.full(self.p.shape, np.nan)
 
     def arms(self) -> tuple[Columns, Columns]:
@@ -134,7 +132,11 @@ class Part:
                 own = (p := (rate * n + prior) / (n + 2 * prior)) * (1 - p) / n
             return rate[:, 1:] - rate[:, :1], own[:, :1] + own[:, 1:], n[:, :1] + n[:, 1:] - 2
         found = self.contrast(alpha=0.05)
-        return found.difference, ((found.high - found.low) / 2 / stdtrit(found.df, 0.025)) ** 2, found.df
+        return (
+            found.difference,
+            ((found.difference_high - found.difference_low) / 2 / stdtrit(found.degrees_of_freedom, 0.025)) ** 2,
+            found.degrees_of_freedom,
+        )
 
     def frame(self) -> pd.DataFrame:
         """Rows of the analysis: each level and treatment."""
@@ -144,7 +146,7 @@ class Part:
         n, q = self.columns[0], -ndtri(self.alpha / 2)
         error = np.sqrt(self.spread()[1])
         chance, loss = self.bayes(found, error)
-        told = dict(zip(VALUES, found, strict=False)) | {
+        told = {k: v for k, v in found._asdict().items() if k != "degrees_of_freedom"} | {
             "p_value": self.p, "p_adjusted": self.adjusted,
             "confidence": 1 - self.alpha, "decision": self.decisions(found), "detectable": (q + ndtri(POWER)) * error,
             "chance_better": chance, "expected_loss": loss, "n_control": n[:, :1], "n_treatment": n[:, 1:],
@@ -156,7 +158,7 @@ class Part:
 
     def decisions(self, found: Contrast) -> Any:
         """The word for each comparison; it and the interval are one."""
-        low, high = self.metric.gain(found.low, found.high)
+        low, high = self.metric.gain(found.difference_low, found.difference_high)
         if self.guards:
             margin = self.metric.margin or 0
             said = np.where(low > -margin, "holds", np.where(high < -margin, "broken", "open"))
@@ -281,14 +283,14 @@ def _of_metric(part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
     n, means, covariance = part.columns
     if part.missing.sum():
         whole = n + part.missing
-        p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p.min()
+        p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p_value.min()
         yield "missing_unequal" if p < 0.001 else "missing", {"n": int(part.missing.sum()), "total": int(whole.sum())}
     if (lopsided(part.columns, part.third) > SKEWED).any():
         yield "skew", {}
     if part.metric.kind == "adjusted":
         v = np.diagonal(covariance, axis1=-2, axis2=-1)
         first, *others = ((means[:, [k], 1:], v[:, [k], 1:], n[:, [k], None]) for k in range(n.shape[1]))
-        if min(contrasts.means(first, other).p.min() for other in others) < 0.001:
+        if min(contrasts.means(first, other).p_value.min() for other in others) < 0.001:
             yield "pre_balance", {}
     x = means[..., 0] * n
     if part.metric.kind == "rate" and (np.minimum(x, n - x) < 5).any() and not np.isnan(part.p).all():

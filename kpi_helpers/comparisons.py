@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ from kpi_helpers import contrasts
 from kpi_helpers.contrasts import Contrast
 from kpi_helpers.errors import require
 from kpi_helpers.moments import Columns, CovariateMoments, Moments, RatioMoments, adjusted, ratio_variance
-from kpi_helpers.result import Result, number, percent, say
+from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence, corrected
 
 EXACT_MOST = 40_000  # pairs of counts; beyond, the score test is accurate and the exact one slow
@@ -37,34 +37,18 @@ def contrast(kind: str, control: Columns, treatment: Columns, *, pooled: bool = 
         return contrasts.means(first, second, base=base, pooled=pooled, **options)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Comparison(Result):
+class Comparison(Framed):
     """Treatment against control: rates and differences of rates as fractions, else in the unit of the outcome.
 
-    `lift` is the difference as a fraction of the control's value; an infinite bound says that this cannot be told from
-    zero. The interval leaves out the null (0, or the edge of the margin) where, and only where, `p_value` is below one
-    less `confidence`. What cannot be computed is NaN and `reason` says why. `theta` (one a covariate) and
+    ``control_value, treatment_value, difference, difference_low, difference_high, lift, lift_low, lift_high, p_value,
+    degrees_of_freedom``, and what was asked: ``kind, confidence, alternative, margin, method``. `lift` is the
+    difference as a fraction of the control's value; an infinite bound says that this cannot be told from zero. The
+    interval leaves out the null (0, or the edge of the margin) where, and only where, `p_value` is below one less
+    `confidence`. What cannot be computed is NaN and `reason` says why. `theta` (one a covariate) and
     `variance_reduction` are of an adjustment, whose lift divides by the control's adjusted mean.
     """
 
-    kind: str
-    control_value: float
-    treatment_value: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    lift: float
-    lift_low: float
-    lift_high: float
-    p_value: float
-    degrees_of_freedom: float
-    confidence: float
-    alternative: str
-    margin: float | None
-    method: str
-    reason: str = ""
-    theta: tuple[float, ...] = ()
-    variance_reduction: float = math.nan
+    aside: ClassVar = ("theta",)
 
     control_rate = control_mean = control_ratio = property(lambda self: self.control_value, doc="Value of the control.")
     treatment_rate = treatment_mean = treatment_ratio = property(lambda self: self.treatment_value, doc="Its value.")
@@ -136,7 +120,7 @@ def compare_rates(
     made = test(control, treatment, **_options(confidence, alternative, margin))
     successes, trials = control[0] + treatment[0], control[1] + treatment[1]
     reason = {0: "none", trials: "all"}.get(successes, "") if margin is None else ""
-    return _told("rate", made, confidence, alternative, margin, method, reason)
+    return _told("rate", made, reason, confidence=confidence, alternative=alternative, margin=margin, method=method)
 
 
 def compare_means(control: Moments, treatment: Moments, *, method: str = "welch", **options: Any) -> Comparison:
@@ -182,7 +166,8 @@ def compare_adjusted_means(control: CovariateMoments, treatment: CovariateMoment
     spread = np.diagonal(control.covariance)[1:] + np.diagonal(treatment.covariance)[1:]
     require(bool((spread > 0).all()), "A covariate has the same value for every unit of an arm: leave it out.")
     _arms, theta, reduction = adjusted(control.columns, treatment.columns)
-    return replace(made, theta=tuple(theta.tolist()), variance_reduction=float(reduction))
+    told = {"theta": tuple(theta.tolist()), "variance_reduction": float(reduction)}
+    return replace(made, whole={**made.whole, **told})
 
 
 def _counts(name: str, arm: tuple[Any, Any]) -> tuple[int, int]:
@@ -217,36 +202,31 @@ def _of_means(
     require(fine, f"An arm must be {needed.__name__}. Make one by {needed.__name__}.from_sums.")
     options = _options(confidence, alternative, margin)
     made = contrast(kind, control.columns, treatment.columns, pooled=method == "pooled", **options)
-    reason = "few" if min(control.n, treatment.n) < 2 else "flat" if math.isnan(made.p) else ""
-    return _told(kind, made, confidence, alternative, margin, method, reason)
+    reason = "few" if min(control.n, treatment.n) < 2 else "flat" if math.isnan(made.p_value) else ""
+    return _told(kind, made, reason, confidence=confidence, alternative=alternative, margin=margin, method=method)
 
 
-def _told(kind: str, made: Contrast, *question: Any) -> Comparison:
-    """The answer, in the order of its fields; without a p-value if there is a reason for that."""
-    values: list[Any] = [float(v) for v in made]
-    told = Comparison(kind, *values, *question)
-    return replace(told, p_value=math.nan) if told.reason else told
+def _told(kind: str, made: Contrast, reason: str, **question: Any) -> Comparison:
+    """The answer to a question; without a p-value if there is a reason for that."""
+    told: dict[str, Any] = {name: float(v) for name, v in made._asdict().items()}
+    told |= {"reason": reason, "theta": (), "variance_reduction": math.nan}
+    return Comparison.of([()], kind=kind, **question, **(told | ({"p_value": math.nan} if reason else {})))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SplitCheck(Result):
-    """Units found in each variant against those planned; below `threshold` something else than chance split them."""
+class SplitCheck(Framed):
+    """Units found in each variant against those planned; `p_value` below `threshold`: not chance split them so."""
 
-    variant: tuple[str, ...]
-    n_units: tuple[int, ...]
-    n_planned: tuple[float, ...]
-    p_value: float
-    threshold: float
+    columns: ClassVar = ("variant", "n_units", "n_planned")
 
     @property
     def alarm(self) -> bool:
         """The split is broken: no result should be read."""
-        return self.p_value < self.threshold
+        return bool(self.p_value < self.threshold)
 
     @property
     def warning(self) -> bool:
         """Seldom by chance: worth a look at how units were assigned and logged."""
-        return self.p_value < max(0.01, self.threshold)
+        return bool(self.p_value < max(0.01, self.threshold))
 
     def sentence(self, language: str = "en") -> str:
         key = "alarm" if self.alarm else "warning" if self.warning else "fine"
@@ -285,8 +265,7 @@ def check_split(
     require(0 < threshold < 1, f"threshold={threshold} is not in (0, 1). 0.001 is usual.")
     expected = found.sum() * shares / shares.sum()
     p = float(chdtrc(len(found) - 1, ((found - expected) ** 2 / expected).sum()))
-    told = {"variant": tuple(names), "n_units": tuple(int(n) for n in found), "n_planned": tuple(expected.tolist())}
-    return SplitCheck(**told, p_value=p, threshold=threshold)
+    return SplitCheck.of(zip(names, found.astype(int), expected, strict=True), p_value=p, threshold=threshold)
 
 
 def adjust_p_values(p_values: ArrayLike, method: str = "holm") -> Floats:

@@ -24,16 +24,16 @@ class Contrast(NamedTuple):
     All of one shape; NaN where nothing can be computed. A lift without an end has an infinite bound.
     """
 
-    control: Floats
-    treatment: Floats
+    control_value: Floats
+    treatment_value: Floats
     difference: Floats
-    low: Floats
-    high: Floats
+    difference_low: Floats
+    difference_high: Floats
     lift: Floats
     lift_low: Floats
     lift_high: Floats
-    p: Floats
-    df: Floats
+    p_value: Floats
+    degrees_of_freedom: Floats
 
 
 def tails(alpha: ArrayLike, alternative: str) -> tuple[Floats, Floats]:
@@ -63,8 +63,8 @@ def rates(
     coverage and the error of the test; `null` in (-1, 1), the difference that p speaks of. NaN where trials are 0.
 
     >>> c = rates((1000, 10000), (1100, 10000))
-    >>> round(float(c.p), 6), round(float(c.low), 6), round(float(c.high), 6)
-    (0.021075, 0.001504, 0.018505)
+    >>> [round(float(v), 6) for v in (c.p_value, c.difference_low, c.difference_high)]
+    [0.021075, 0.001504, 0.018505]
     """
     given = (np.asarray(a, dtype=float) for a in (*control, *treatment, alpha, null))
     x0, n0, x1, n1, alpha, null = np.broadcast_arrays(*given)
@@ -190,7 +190,7 @@ def exact_rates(
     Barnard (1947), Biometrika 34:123-138. Parameters as in `rates`.
 
     >>> c = exact_rates((7, 15), (12, 15), alternative="larger")
-    >>> round(float(c.p), 4)
+    >>> round(float(c.p_value), 4)
     0.0341
     """
     plain, (below, above) = rates(control, treatment), tails(alpha, alternative)
@@ -203,7 +203,8 @@ def exact_rates(
     ends = [_bound(_by_ratio, side, float(level), 0.5, part, *arms) for side, level in ((1, below), (-1, above))]
     with np.errstate(divide="ignore", invalid="ignore"):
         lift_low, lift_high = np.asarray(ends) / (1 - np.asarray(ends)) - 1 if part == part else (np.nan, np.nan)
-    told = {"low": low, "high": high, "lift_low": lift_low, "lift_high": lift_high, "p": chosen}
+    told = {"difference_low": low, "difference_high": high, "lift_low": lift_low, "lift_high": lift_high}
+    told |= {"p_value": chosen}
     return plain._replace(**{name: np.asarray(v, dtype=float) for name, v in told.items()})
 
 

@@ -50,7 +50,7 @@ def false_alarms(
     else:
         arms = [_arm(kind, rng, m, runs, correlation) for m in n]
         found = contrast(kind if kind in ("ratio", "adjusted") else "mean", *arms, pooled=pooled)
-    p, up = (np.atleast_2d(v) for v in (np.nan_to_num(found.p, nan=1), found.difference > 0))
+    p, up = (np.atleast_2d(v) for v in (np.nan_to_num(found.p_value, nan=1), found.difference > 0))
     alarm, up = p.min(axis=0) < ALPHA, up[p.argmin(axis=0), np.arange(runs)]
     share = np.array([seen.mean() for seen in (alarm, alarm & ~up, alarm & up)])
     low, high = np.ceil(bdtrik([[0.005], [0.995]], runs, ALPHA / np.array([1, 2, 2]))) / runs
