@@ -9,12 +9,12 @@ import pandas as pd
 from scipy.special import fdtrc, ndtr, ndtri, stdtrit
 
 from kpi_helpers import contrasts
-from kpi_helpers.comparisons import SplitCheck, check_split
+from kpi_helpers.comparisons import SplitCheck, check_split, contrast
 from kpi_helpers.contrasts import Contrast
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.looks import peeking
 from kpi_helpers.metrics import ROWS, Metric, metric_of
-from kpi_helpers.moments import Columns, adjusted, ratio_variance
+from kpi_helpers.moments import Columns
 from kpi_helpers.result import LANGUAGES, Text, both_say, number, percent
 from kpi_helpers.stats import Floats, checked_confidence, corrected
 from kpi_helpers.units import Sums, Units, open_units, read_caps, read_sums
@@ -32,33 +32,18 @@ def analyse(
 ) -> Analysis:  # fmt: skip
     """Analyse an experiment from the rows of its units, in one scan and one check of the units.
 
-    Parameters
-    ----------
-    table : Ibis table, DataFrame or path of a Parquet or CSV file
-        One row a unit; rows of one unit are added up and that is told, units in several variants are left out.
-    unit, variant : str
-        Columns; with `unit` None each row is one.
-    control : value of `variant` that others are compared with
-    metrics : sequence or mapping of name to `units.rate`, `units.mean`, `units.ratio`, or KPI ids of the catalogue
-        The first is the primary one unless others say so; those with a margin are guardrails.
-    segments : sequence of str
-        Columns known before the start; each is read by itself, with its interaction and its post-stratified total.
-    planned : mapping of variant to share, or shares in the order of the sorted variants, optional
-    cap : float in (0.5, 1), optional
-        Quantile of all units to which outcomes of means are cut, at both ends if some are negative.
-    confidence : float
-        Of each family: primary and secondary metrics, and each metric by one dimension; `correction` as in
-        `adjust_p_values`. A guardrail must hold by itself; its interval has one side of that confidence.
-    looks : int
-        How often the result was looked at with the intention to stop.
+    Parameters: `table`, an Ibis table, a DataFrame or the path of a Parquet or CSV file, one row a unit (rows of one
+    unit are added up and that is told, units in several variants are left out); `unit` and `variant`, columns; with
+    `unit` None each row is one; `control`, the variant that others are compared with; `metrics`, a sequence or mapping
+    by name of `rate`, `mean`, `ratio` or KPI ids of the catalogue, of which the first is the primary one unless others
+    say so, and those with a margin are guardrails; `segments`, columns known before the start, each read by itself,
+    with its interaction and its post-stratified total; `planned`, shares by variant or in the order of the sorted
+    variants; `cap` in (0.5, 1), the quantile of all units to which outcomes of means are cut, at both ends if some are
+    negative; `confidence` of each family (primary and secondary metrics, and each metric by one dimension) and its
+    `correction` as in `adjust_p_values` (a guardrail must hold by itself: its interval has one side of that
+    confidence); `looks`, how often the result was looked at with the intention to stop. Raises `KpiError` if a column
+    or the control is not there, a value is not what its metric says, or there is one variant only.
 
-    Raises
-    ------
-    KpiError
-        If a column or the control is not there, a value is not what its metric says, or there is one variant only.
-
-    Examples
-    --------
     >>> from kpi_helpers.metrics import rate
     >>> rows = pd.DataFrame({"id": range(8000), "arm": ["a", "b"] * 4000, "bought": [0, 0, 0, 1] * 2000})
     >>> analyse(rows, unit="id", variant="arm", control="a", metrics=[rate("bought")]).verdicts
@@ -121,7 +106,9 @@ class Part:
         require(len(self.levels) <= MOST_LEVELS, f"{by} has {len(self.levels)} values: too many for segments.")
         self.guards, sign = metric.role == "guardrail", 1 if metric.better == "up" else -1
         side = {1: "larger", -1: "smaller"}[sign] if self.guards else "two-sided"
-        self.p = self.contrast(alpha=np.nan, alternative=side, null=-sign * (metric.margin or 0)).p  # without bounds
+        self.p = self.contrast(
+            alpha=np.nan, alternative=side, null=-sign * (metric.margin or 0)
+        ).p_value  # without bounds
         self.adjusted, self.alpha = self.p.copy(), np.full(self.p.shape, np.nan)
 
     def arms(self) -> tuple[Columns, Columns]:
@@ -129,29 +116,10 @@ class Part:
         n, means, covariance = self.columns
         return (n[:, :1], means[:, :1], covariance[:, :1]), (n[:, 1:], means[:, 1:], covariance[:, 1:])
 
-    def values(self) -> tuple[Floats, Floats]:
-        """What both arms of each comparison are compared by."""
-        if self.metric.kind == "adjusted":
-            (first, second, base), _theta, _off = adjusted(*self.arms())
-            return base[0], base[0] + second[0] - first[0]
-        value = self.columns[1][..., 0] / (self.columns[1][..., 1] if self.metric.kind == "ratio" else 1)
-        return value[:, :1] + 0 * value[:, 1:], value[:, 1:]
-
     def contrast(self, **options: Any) -> Contrast:
         """Each treatment against the control, (levels, treatments)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if self.metric.kind == "rate":
-                made = contrasts.rates(*((np.round(n * m[..., 0]), n) for n, m, _c in self.arms()), **options)
-            elif self.metric.kind == "adjusted":
-                (first, second, base), _theta, _off = adjusted(*self.arms())
-                made = contrasts.means(first, second, base=base, **options)
-            elif self.metric.kind == "ratio":
-                arms = ((m[..., 0] / m[..., 1], ratio_variance(m, c), n) for n, m, c in self.arms())
-                made = contrasts.means(*arms, pooled=self.metric.pooled, **options)
-            else:
-                arms = ((m[..., 0], c[..., 0, 0], n) for n, m, c in self.arms())
-                made = contrasts.means(*arms, pooled=self.metric.pooled, **options)
-        return made
+        pooled = self.metric.pooled and self.metric.kind != "adjusted"
+        return contrast(self.metric.kind, *self.arms(), pooled=pooled, **options)
 
     def spread(self, prior: float = 0.0) -> tuple[Floats, Floats, Floats]:
         """Difference of each level and treatment, its variance, each arm with its own, and degrees of freedom.
@@ -164,32 +132,33 @@ class Part:
                 own = (p := (rate * n + prior) / (n + 2 * prior)) * (1 - p) / n
             return rate[:, 1:] - rate[:, :1], own[:, :1] + own[:, 1:], n[:, :1] + n[:, 1:] - 2
         found = self.contrast(alpha=0.05)
-        return found.difference, ((found.high - found.low) / 2 / stdtrit(found.df, 0.025)) ** 2, found.df
+        return (
+            found.difference,
+            ((found.difference_high - found.difference_low) / 2 / stdtrit(found.degrees_of_freedom, 0.025)) ** 2,
+            found.degrees_of_freedom,
+        )
 
     def frame(self) -> pd.DataFrame:
         """Rows of the analysis: each level and treatment."""
-        found, (first, second) = self.contrast(alpha=self.alpha), self.values()
+        found = self.contrast(alpha=self.alpha)
         levels, names = [np.asarray(v, dtype=object) for v in (self.levels, self.variants[1:])]
         grid = {"segment": np.repeat(levels, len(names)), "variant": np.tile(names, len(levels))}
         n, q = self.columns[0], -ndtri(self.alpha / 2)
         error = np.sqrt(self.spread()[1])
         chance, loss = self.bayes(found, error)
-        told = {
-            "control_value": first, "treatment_value": second, "difference": found.difference,
-            "difference_low": found.low, "difference_high": found.high, "lift": found.lift,
-            "lift_low": found.lift_low, "lift_high": found.lift_high, "p_value": self.p, "p_adjusted": self.adjusted,
+        told = {k: v for k, v in found._asdict().items() if k != "degrees_of_freedom"} | {
+            "p_value": self.p, "p_adjusted": self.adjusted,
             "confidence": 1 - self.alpha, "decision": self.decisions(found), "detectable": (q + ndtri(POWER)) * error,
             "chance_better": chance, "expected_loss": loss, "n_control": n[:, :1], "n_treatment": n[:, 1:],
         }  # fmt: skip
         frame = pd.DataFrame(grid | {k: np.broadcast_to(v, self.p.shape).ravel() for k, v in told.items()})
         frame.insert(0, "dimension", self.by or "")
-        return frame.assign(metric=self.metric.name, role=self.metric.role)[
-            ["metric", "role", "variant", "dimension", "segment", *told]
-        ]
+        frame = frame.assign(metric=self.metric.name, role=self.metric.role)
+        return frame[["metric", "role", "variant", "dimension", "segment", *told]]
 
     def decisions(self, found: Contrast) -> Any:
         """The word for each comparison; it and the interval are one."""
-        low, high = self.metric.gain(found.low, found.high)
+        low, high = self.metric.gain(found.difference_low, found.difference_high)
         if self.guards:
             margin = self.metric.margin or 0
             said = np.where(low > -margin, "holds", np.where(high < -margin, "broken", "open"))
@@ -314,14 +283,14 @@ def _of_metric(part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
     n, means, covariance = part.columns
     if part.missing.sum():
         whole = n + part.missing
-        p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p.min()
+        p = contrasts.rates((part.missing[:, :1], whole[:, :1]), (part.missing[:, 1:], whole[:, 1:])).p_value.min()
         yield "missing_unequal" if p < 0.001 else "missing", {"n": int(part.missing.sum()), "total": int(whole.sum())}
     if (lopsided(part.columns, part.third) > SKEWED).any():
         yield "skew", {}
     if part.metric.kind == "adjusted":
         v = np.diagonal(covariance, axis1=-2, axis2=-1)
         first, *others = ((means[:, [k], 1:], v[:, [k], 1:], n[:, [k], None]) for k in range(n.shape[1]))
-        if min(contrasts.means(first, other).p.min() for other in others) < 0.001:
+        if min(contrasts.means(first, other).p_value.min() for other in others) < 0.001:
             yield "pre_balance", {}
     x = means[..., 0] * n
     if part.metric.kind == "rate" and (np.minimum(x, n - x) < 5).any() and not np.isnan(part.p).all():

@@ -11,6 +11,7 @@ from scipy.special import betainc, betaincinv, betaln, gammaln, ndtr, ndtri, std
 from kpi_helpers.errors import require
 from kpi_helpers.stats import Floats
 
+Triple = tuple[ArrayLike, ArrayLike, ArrayLike]
 Distance = Callable[..., tuple[Floats, Floats]]
 NEAR = 1e-12  # so far from the estimate the search begins: at rates of 0 and 1 the error there is 0
 NODES, WEIGHTS = leggauss(64)
@@ -23,14 +24,16 @@ class Contrast(NamedTuple):
     All of one shape; NaN where nothing can be computed. A lift without an end has an infinite bound.
     """
 
+    control_value: Floats
+    treatment_value: Floats
     difference: Floats
-    low: Floats
-    high: Floats
+    difference_low: Floats
+    difference_high: Floats
     lift: Floats
     lift_low: Floats
     lift_high: Floats
-    p: Floats
-    df: Floats
+    p_value: Floats
+    degrees_of_freedom: Floats
 
 
 def tails(alpha: ArrayLike, alternative: str) -> tuple[Floats, Floats]:
@@ -54,26 +57,14 @@ def rates(
 ) -> Contrast:  # fmt: skip
     """Score test of two proportions, with its inversions for the difference and for the ratio.
 
-    Parameters
-    ----------
-    control, treatment : pair of array_like, counts that broadcast
-        (successes, trials), ``0 <= successes <= trials``; NaN where there are no trials.
-    alpha : array_like in (0, 1)
-        One less the coverage; the same error for the test.
-    null : array_like in (-1, 1)
-        Difference that p speaks of.
-
-    References
-    ----------
     Mee (1984), Biometrics 40:1175-1176, and Koopman (1984), Biometrics 40:513-517: without the factor N/(N - 1), so
     that at 0 and 1 both are the pooled z test. Rates at a given difference: Miettinen & Nurminen (1985), Statistics in
-    Medicine 4:213-226.
+    Medicine 4:213-226. Parameters: arms as (successes, trials), counts that broadcast; `alpha` in (0, 1), one less the
+    coverage and the error of the test; `null` in (-1, 1), the difference that p speaks of. NaN where trials are 0.
 
-    Examples
-    --------
     >>> c = rates((1000, 10000), (1100, 10000))
-    >>> round(float(c.p), 6), round(float(c.low), 6), round(float(c.high), 6)
-    (0.021075, 0.001504, 0.018505)
+    >>> [round(float(v), 6) for v in (c.p_value, c.difference_low, c.difference_high)]
+    [0.021075, 0.001504, 0.018505]
     """
     given = (np.asarray(a, dtype=float) for a in (*control, *treatment, alpha, null))
     x0, n0, x1, n1, alpha, null = np.broadcast_arrays(*given)
@@ -88,7 +79,8 @@ def rates(
         part_low = _root(_by_ratio, 0 * part, part - NEAR, ndtri(below), *arms)
         part_high = _root(_by_ratio, 1 + 0 * part, part + NEAR, -ndtri(above), *arms)
         lift, lift_low, lift_high = (u / (1 - u) - 1 for u in (part, part_low, part_high))
-    return Contrast(d, low, high, lift, lift_low, lift_high, _p_value(ndtr, z, alternative), np.full(d.shape, np.inf))
+    p, df = _p_value(ndtr, z, alternative), np.full(d.shape, np.inf)
+    return Contrast(p0 + 0 * p1, p1, d, low, high, lift, lift_low, lift_high, p, df)
 
 
 def _null_error(t: Floats, x0: Floats, n0: Floats, x1: Floats, n1: Floats) -> Floats:
@@ -138,35 +130,18 @@ def _root(by: Distance, end: Floats, near: Floats, z: Floats, *arms: Floats) -> 
 
 
 def means(
-    control: tuple[ArrayLike, ArrayLike, ArrayLike], treatment: tuple[ArrayLike, ArrayLike, ArrayLike], *,
-    alpha: ArrayLike = 0.05, alternative: str = "two-sided", null: ArrayLike = 0.0, pooled: bool = False,
-    base: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None,
+    control: Triple, treatment: Triple, *, alpha: ArrayLike = 0.05, alternative: str = "two-sided",
+    null: ArrayLike = 0.0, pooled: bool = False, base: Triple | None = None,
 ) -> Contrast:  # fmt: skip
     """Welch's test of two averages, with its interval and Fieller's for the lift: one statistic, so they agree.
 
-    Parameters
-    ----------
-    control, treatment : triple of array_like that broadcast
-        Estimate, variance of one unit and units of an arm; the estimate may be a mean, a ratio or an adjusted mean.
-    alpha, alternative, null
-        As in `rates`; `null` is in the units of the difference.
-    pooled : bool
-        One variance for both arms (Student): keeps its level when a skewed outcome is split unequally.
-    base : triple of array_like, optional
-        What the lift divides by if it is not the control's estimate: its value, variance and covariance with the
-        difference.
+    NaN with fewer than two units or no variance at all. Without an end of the lift the control's average cannot be told
+    from zero; a lift on an average that is not above zero is NaN. Welch (1947), Biometrika 34:28-35; Fieller (1954),
+    JRSS B 16:175-185. Parameters: arms as (estimate, variance of one unit, units) that broadcast, the estimate a mean,
+    a ratio or an adjusted mean; `alpha`, `alternative` and `null` as in `rates`, in the units of the difference;
+    `pooled`, one variance for both arms (Student), which keeps its level when a skewed outcome is split unequally;
+    `base`, what the lift divides by if not the control's estimate: value, variance and covariance with the difference.
 
-    Returns
-    -------
-    Contrast; NaN with fewer than two units or no variance at all. Without an end of the lift the control's average
-    cannot be told from zero; a lift on an average that is not above zero is NaN.
-
-    References
-    ----------
-    Welch (1947), Biometrika 34:28-35; Fieller (1954), JRSS B 16:175-185.
-
-    Examples
-    --------
     >>> c = means((5.2, 62.96, 1000), (5.6, 78.76, 1100))
     >>> round(float(c.difference), 3), round(float(c.lift_low), 3), round(float(c.lift_high), 3)
     (0.4, -0.058, 0.231)
@@ -187,7 +162,9 @@ def means(
         lift = np.where(value > 0, d / value, np.nan)
         lift_low = _fieller(d, v, value, variance, together, q[0], -1)
         lift_high = _fieller(d, v, value, variance, together, q[1], 1)
-    return Contrast(d, d - q[0] * np.sqrt(v), d + q[1] * np.sqrt(v), lift, lift_low, lift_high, p, np.asarray(df))
+        low, high = d - q[0] * np.sqrt(v), d + q[1] * np.sqrt(v)
+    first, second = value + 0 * m1, m1 if base is None else value + d
+    return Contrast(first, second, d, low, high, lift, lift_low, lift_high, p, np.asarray(df))
 
 
 def _fieller(d: Floats, v: Floats, value: Floats, variance: Floats, together: Floats, q: Floats, side: int) -> Floats:
@@ -209,16 +186,11 @@ def exact_rates(
     """Exact unconditional version of `rates` for small counts: at least the coverage promised, whatever the rates.
 
     A tail is the largest chance, over the rates that fit the null, of a score statistic at least as far out; both tails
-    count equally. Bounds invert it, for the difference and for the ratio.
+    count equally. Bounds invert it, for the difference and for the ratio. Chan & Zhang (1999), Biometrics 55:1202-1209;
+    Barnard (1947), Biometrika 34:123-138. Parameters as in `rates`.
 
-    References
-    ----------
-    Chan & Zhang (1999), Biometrics 55:1202-1209; Barnard (1947), Biometrika 34:123-138.
-
-    Examples
-    --------
     >>> c = exact_rates((7, 15), (12, 15), alternative="larger")
-    >>> round(float(c.p), 4)
+    >>> round(float(c.p_value), 4)
     0.0341
     """
     plain, (below, above) = rates(control, treatment), tails(alpha, alternative)
@@ -231,8 +203,9 @@ def exact_rates(
     ends = [_bound(_by_ratio, side, float(level), 0.5, part, *arms) for side, level in ((1, below), (-1, above))]
     with np.errstate(divide="ignore", invalid="ignore"):
         lift_low, lift_high = np.asarray(ends) / (1 - np.asarray(ends)) - 1 if part == part else (np.nan, np.nan)
-    told = (low, high, plain.lift, lift_low, lift_high, chosen, np.inf)
-    return Contrast(plain.difference, *(np.asarray(v, dtype=float) for v in told))
+    told = {"difference_low": low, "difference_high": high, "lift_low": lift_low, "lift_high": lift_high}
+    told |= {"p_value": chosen}
+    return plain._replace(**{name: np.asarray(v, dtype=float) for name, v in told.items()})
 
 
 def _bound(
@@ -283,14 +256,9 @@ def bayes_rates(
     """Chance that the treatment's rate is the higher one, and what is lost on average by choosing the treatment.
 
     Counts as in `rates`, a beta `prior` for each rate. The loss is E max(control - treatment, 0), a fraction; that of
-    choosing the control is the same less the expected difference, treatment - control.
+    choosing the control is the same less the expected difference, treatment - control. Stucchio (2015), Bayesian A/B
+    testing at VWO, on the loss; Gauss-Legendre quadrature over the narrower of the two.
 
-    References
-    ----------
-    Stucchio (2015), Bayesian A/B testing at VWO, on the loss; Gauss-Legendre quadrature over the narrower of the two.
-
-    Examples
-    --------
     >>> chance, loss = bayes_rates((1000, 10000), (1100, 10000))
     >>> round(float(chance), 8), f"{float(loss):.6e}"
     (0.98945735, '1.558244e-05')

@@ -2,48 +2,25 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import nctdtr, ndtr, ndtri, stdtrit
 
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.result import Result, number, percent, say
+from kpi_helpers.moments import Moments
+from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import checked_confidence
 
 
-class History(Protocol):
-    """What the past knows of a mean or ratio."""
+class Design(Framed):
+    """Units, `power` and absolute `effect` (treatment - control) that go together; `solved` is the one asked for.
 
-    @property
-    def value(self) -> float:
-        """The estimate."""
-
-    @property
-    def variance(self) -> float:
-        """Of one unit: n times that of the estimate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Design(Result):
-    """Units, `power` and absolute `effect` (treatment - control) that go together; `solved` is the one asked for."""
-
-    n_control: int
-    n_treatment: int
-    n_total: int
-    effect: float
-    power: float
-    days: float
-    known_days: int
-    baseline: float
-    is_rate: bool
-    confidence: float
-    margin: float
-    metrics: int
-    solved: str
-    reason: str  # of a NaN: "history" is too short to tell the days, "none": no effect has the power
+    ``n_control, n_treatment, n_total, effect, power, days`` of the ``known_days``, and what was asked: ``baseline,
+    is_rate, confidence, margin, metrics``. `reason` of a NaN: "history" is too short to tell the days, "none": no
+    effect has the power.
+    """
 
     def sentence(self, language: str = "en") -> str:
         def shown(value: float, unit: str) -> str:
@@ -64,7 +41,7 @@ class Design(Result):
 
 
 def plan_rates(
-    baseline_rate: float | History, absolute_effect: float | None = None, *, n_control: int | None = None,
+    baseline_rate: float | Moments, absolute_effect: float | None = None, *, n_control: int | None = None,
     power: float = 0.8, confidence: float = 0.95, allocation: float = 1.0, alternative: str = "two-sided",
     margin: float | None = None, metrics: int = 1, reached: ArrayLike | None = None,
 ) -> Design:  # fmt: skip
@@ -86,10 +63,8 @@ def plan_rates(
     told = f"The plan cannot be computed, because the history has variance {variance}: it needs units that differ."
     require(variance is None or (math.isfinite(value) and 0 < variance < math.inf), told)
     require_known(alternative, ("two-sided", "larger", "smaller"), f"alternative={alternative!r} is not known.")
-    require(
-        metrics >= 1 and metrics == int(metrics) and 0 < allocation < math.inf,
-        f"{metrics=} must be 1 or more, {allocation=} above 0.",
-    )
+    fine = metrics >= 1 and metrics == int(metrics) and 0 < allocation < math.inf
+    require(fine, f"{metrics=} must be 1 or more, {allocation=} above 0.")
     level, both = (1 - checked_confidence(confidence)) / metrics, alternative == "two-sided"
     require(level < power < 1, f"power={power} must lie above the false alarms, {level:.3g}, and below 1, as 0.8 does.")
     told = f"margin={margin} is a loss still allowed: above 0, with an effect and alternative larger or smaller."
@@ -117,14 +92,15 @@ def plan_rates(
     require(bool(np.all(np.diff(seen, prepend=0) >= 0)), "reached falls. Give the units of the first 1, 2, ... days.")
     days = float(np.argmax(seen >= sum(units))) + 1 if np.any(seen >= sum(units)) else math.nan
     reason = "none" if math.isinf(effect) else "history" if len(seen) and math.isnan(days) else ""
-    return Design(
-        n_control=units[0], n_treatment=units[1], n_total=sum(units), effect=math.nan if reason == "none" else effect,
-        power=power, days=days, known_days=len(seen), baseline=value, is_rate=variance is None, confidence=confidence,
-        margin=margin or 0.0, metrics=metrics, solved=solved, reason=reason,
+    return Design.of(
+        [()], n_control=units[0], n_treatment=units[1], n_total=sum(units),
+        effect=math.nan if reason == "none" else effect, power=power, days=days, known_days=len(seen), baseline=value,
+        is_rate=variance is None, confidence=confidence, margin=margin or 0.0, metrics=metrics, solved=solved,
+        reason=reason,
     )  # fmt: skip
 
 
-def plan_means(history: History, absolute_effect: float | None = None, **options: Any) -> Design:
+def plan_means(history: Moments, absolute_effect: float | None = None, **options: Any) -> Design:
     """Do for a mean or ratio with a history what `plan_rates` does for a rate; Parameters and Raises as there.
 
     By the noncentral t (Cohen 1988, Statistical Power Analysis, 2.5), both groups as variable as the past.

@@ -43,6 +43,11 @@ class Metric:
         return self if self.kind == "ratio" else replace(self, kind="ratio", columns=(*self.columns, (ROWS,)))
 
     @property
+    def names(self) -> list[str]:
+        """Its columns, the signed parts of each joined."""
+        return [".".join(signed) for signed in self.columns]
+
+    @property
     def skewed(self) -> bool:
         """Whether its values may be skewed enough to mislead Welch's test."""
         return self.kind != "rate" and not self.pooled
@@ -105,18 +110,14 @@ def standard(columns: Sequence[str]) -> list[Metric]:
     >>> [metric.name for metric in standard(["unit_id", "variant", "converted", "revenue"])]
     ['converted', 'revenue']
     """
-    pre, labels = ("revenue_before" if "revenue_before" in columns else None), {}
-    for name in ("converted", "revenue", "sessions", "unsubscribed"):
-        labels[name] = both_say(f"metric.{name}")
     made = [
-        rate("converted", label=labels["converted"]), mean("revenue", pre, label=labels["revenue"], unit="money"),
-        mean("sessions", label=labels["sessions"]),
-        rate("unsubscribed", label=labels["unsubscribed"], better="down", margin=0.005),
+        rate("converted"), mean("revenue", "revenue_before" if "revenue_before" in columns else None, unit="money"),
+        mean("sessions"), rate("unsubscribed", better="down", margin=0.005),
     ]  # fmt: skip
-    return [metric for metric in made if metric.name in columns]
+    return [replace(metric, label=both_say(f"metric.{metric.name}")) for metric in made if metric.name in columns]
 
 
-def metric_of(given: Metric | str, **options: Any) -> Metric:
+def metric_of(given: Metric | str) -> Metric:
     """A metric, or a KPI of the catalogue by its id: a ratio of its columns, or their mean over units.
 
     >>> metric_of("order_rate_session").columns
@@ -127,13 +128,7 @@ def metric_of(given: Metric | str, **options: Any) -> Metric:
     declared = kpi(given)
     plain = declared.kind in ("additive", "ratio", "mean") and not (declared.less or declared.change)
     require(plain, f"{given} is no sum or ratio of sums of units: name its columns with rate, mean or ratio.")
-    options |= {"better": "down"} if declared.direction == "down" else {}
     columns = tuple(c for c in (declared.numerator, declared.denominator) if c)
-    return Metric(
-        kind="ratio" if len(columns) > 1 else "mean",
-        name=declared.id,
-        label=declared.name,
-        unit=declared.unit,
-        columns=columns,
-        **options,
-    )
+    kind, better = "ratio" if len(columns) > 1 else "mean", "down" if declared.direction == "down" else "up"
+    told: dict[str, Any] = {"label": declared.name, "unit": declared.unit, "better": better}
+    return Metric(kind=kind, name=declared.id, columns=columns, **told)

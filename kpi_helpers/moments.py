@@ -33,22 +33,10 @@ class Moments:
     def from_sums(cls, n: int, total: Any, total_of_squares: Any, *, shift: Any = 0) -> Self:
         """Moments of one column from Σ(x - shift) and Σ(x - shift)².
 
-        Parameters
-        ----------
-        n : int
-            Units, at least 1.
-        total, total_of_squares : int, Decimal or float
-            Whole numbers and Decimals are exact. Of floats give sums of x less a rough mean, and that as `shift`.
-        shift : number
-            What was taken off each value.
+        Parameters: `n` units, at least 1; sums as ints or Decimals, which are exact, or as floats: of these give sums
+        of x less a rough mean, and that as `shift`. Raises `KpiError` if no sample has these sums, or floats cancel so
+        far that fewer than six digits of variance are left.
 
-        Raises
-        ------
-        KpiError
-            If no sample has these sums, or floats cancel so far that fewer than six digits of variance are left.
-
-        Examples
-        --------
         >>> arm = Moments.from_sums(1000, 5200, 90000)
         >>> arm.value, round(arm.variance, 4)
         (5.2, 63.023)
@@ -68,12 +56,11 @@ class Moments:
         for i, j in np.argwhere(np.tri(len(t))):
             lost = i == j and not exact and t[i] != 0 and left[i][i] < LEFT * q[i][i]
             remedy = (
-                "sum x less a rough mean and give that as shift, or give whole numbers or Decimals, which are exact."
+                "sum x less a rough mean and give that as shift, or give whole numbers or Decimals: these are exact."
             )
             require(not lost, f"Σx² = {products[i][i]} with Σx = {totals[i]} loses the variance in rounding: {remedy}")
-            fits = (
-                left[i][i] >= 0 if i == j else left[i][j] ** 2 <= left[i][i] * left[j][j] * (1 if exact else 1 + 1e-9)
-            )
+            most = left[i][i] * left[j][j] * (1 if exact else 1 + 1e-9)
+            fits = left[i][i] >= 0 if i == j else left[i][j] ** 2 <= most
             rule = f"Σxy = {products[i][j]} and Σx = {totals[i]} of n = {n} units: no sample has these sums."
             require(bool(fits), f"{rule} Were the sum and the sum of squares swapped?")
         covariance = np.array([[float(v) for v in row] for row in left]) / (n - 1 if n > 1 else math.nan)
@@ -84,11 +71,6 @@ class Moments:
     def columns(self) -> Columns:
         """Units, means and covariance as arrays."""
         return np.asarray(self.n, dtype=float), self.means, self.covariance
-
-    @property
-    def arm(self) -> Arm:
-        """Estimate, variance of one unit and units as arrays."""
-        return np.asarray(self.value), np.asarray(self.variance), np.asarray(self.n, dtype=float)
 
     @property
     def value(self) -> float:
@@ -141,10 +123,9 @@ class CovariateMoments(Moments):
         >>> CovariateMoments.from_sums(4000, 12000, 300000, 11800, 290000, 240000).value
         3.0
         """
-        several = isinstance(covariate, Sequence | np.ndarray)
-        x, xx, xy = (
-            (covariate, covariate_squares, products) if several else ([covariate], [[covariate_squares]], [products])
-        )
+        x, xx, xy = covariate, covariate_squares, products
+        if not isinstance(covariate, Sequence | np.ndarray):
+            x, xx, xy = [x], [[xx]], [xy]
         table = [[outcome_squares, *xy], *([b, *row] for b, row in zip(xy, xx, strict=True))]
         return cls._of(n, [outcome, *x], table)
 

@@ -6,8 +6,9 @@ import numpy as np
 from scipy.special import bdtrik
 
 from kpi_helpers import contrasts
+from kpi_helpers.comparisons import contrast
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.moments import Columns, adjusted, ratio_variance
+from kpi_helpers.moments import Columns
 from kpi_helpers.result import Framed, number, percent, say
 
 ALPHA, DRAWN, WEEKS, RATES = 0.05, 500_000, 4, {"rate": 1, "many metrics": 20}  # DRAWN units at once; rows of a store
@@ -48,10 +49,8 @@ def false_alarms(
         found = contrasts.rates(*((rng.binomial(m, 0.1, (RATES[kind], runs)), m) for m in n), alpha=np.nan)
     else:
         arms = [_arm(kind, rng, m, runs, correlation) for m in n]
-        ratios: Any = ((m[:, 0] / m[:, 1], ratio_variance(m, c), size) for size, m, c in arms)
-        *pair, base = adjusted(*arms)[0] if kind != "ratio" else (*ratios, None)  # a plain mean has no covariate
-        found = contrasts.means(*pair, base=base, pooled=pooled)
-    p, up = (np.atleast_2d(v) for v in (np.nan_to_num(found.p, nan=1), found.difference > 0))
+        found = contrast(kind if kind in ("ratio", "adjusted") else "mean", *arms, pooled=pooled)
+    p, up = (np.atleast_2d(v) for v in (np.nan_to_num(found.p_value, nan=1), found.difference > 0))
     alarm, up = p.min(axis=0) < ALPHA, up[p.argmin(axis=0), np.arange(runs)]
     share = np.array([seen.mean() for seen in (alarm, alarm & ~up, alarm & up)])
     low, high = np.ceil(bdtrik([[0.005], [0.995]], runs, ALPHA / np.array([1, 2, 2]))) / runs

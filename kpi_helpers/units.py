@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 SAMPLE, UNEVEN = 10_000, 1.1  # rows for a rough mean; the largest variant by the smallest
+Caps = dict[str, tuple[float, float, int]]
 
 
 @dataclass(slots=True)
@@ -56,10 +57,8 @@ def open_units(
     if unit is None:
         return Units(rows, variant)
     per_unit = rows.group_by(unit).aggregate(**{ROWS: rows.count()})
-    counted = per_unit.aggregate(
-        n_rows=per_unit[ROWS].sum(), n_units=per_unit.count(), unnamed=per_unit[unit].isnull().sum()
-    )
-    n_rows, n_units, unnamed = counted.to_pyarrow().to_pylist()[0].values()
+    asked = {"rows": per_unit[ROWS].sum(), "units": per_unit.count(), "unnamed": per_unit[unit].isnull().sum()}
+    n_rows, n_units, unnamed = _found(per_unit, asked).values()
     require(bool(n_rows), "The table has no rows.")
     require(not unnamed, f"{unit} is empty in some rows: nobody can tell which unit they are of. Leave them out.")
     if n_rows == n_units:
@@ -70,6 +69,12 @@ def open_units(
     both = whole[variant] != whole[" other"]
     n_both = int(whole.filter(both).count().to_pyarrow().as_py())
     return Units(whole.filter(~both.fill_null(False)), variant, n_rows, n_units, n_both)
+
+
+def _found(table: "ir.Table", asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums and the like over all rows, by name; one query."""
+    found: dict[str, Any] = table.aggregate(**asked).to_pyarrow().to_pylist()[0] if asked else {}
+    return found
 
 
 def as_table(given: Any) -> "ir.Table":
@@ -102,21 +107,18 @@ def _number(table: "ir.Table", signed: Sequence[str]) -> Any:
     return sum(parts[1:], parts[0])
 
 
-def read_caps(units: Units, metrics: Sequence[Metric], cap: float | None) -> dict[str, tuple[float, float, int]]:
-    """Least and greatest value that the outcome of each mean counts with, and units beyond; one query."""
+def read_caps(units: Units, metrics: Sequence[Metric], cap: float | None) -> Caps:
+    """Least and greatest value that the outcome of each mean counts with, and units beyond; two queries."""
     if cap is None:
         return {}
     require(0.5 < cap < 1, f"cap={cap} is no quantile in (0.5, 1). Write 0.999 to cut one unit in a thousand.")
-    values = {
-        ".".join(m.columns[0]): _number(units.table, m.columns[0]) for m in metrics if m.kind in ("mean", "adjusted")
-    }
+    values = {m.names[0]: _number(units.table, m.columns[0]) for m in metrics if m.kind in ("mean", "adjusted")}
     asked = {f"{name} {q}": v.quantile(q) for name, v in values.items() for q in (1 - cap, cap)}
     asked |= {f"{name} least": v.min() for name, v in values.items()}
-    found = units.table.aggregate(**asked).to_pyarrow().to_pylist()[0] if asked else {}
+    found = _found(units.table, asked)
     ends = {k: (found[f"{k} {1 - cap}"] if found[f"{k} least"] < 0 else 0.0, found[f"{k} {cap}"]) for k in values}
-    beyond = {k: (~v.between(*ends[k])).sum() for k, v in values.items()}
-    counted = units.table.aggregate(**beyond).to_pyarrow().to_pylist()[0] if beyond else {}
-    return {k: (*ends[k], int(counted[k])) for k in values}
+    beyond = _found(units.table, {k: (~v.between(*ends[k])).sum() for k, v in values.items()})
+    return {k: (*ends[k], int(beyond[k])) for k in values}
 
 
 class Told(NamedTuple):
@@ -137,7 +139,7 @@ class Sums(NamedTuple):
 
     def moments(self, metric: Metric, by: str | None, variants: Sequence[Any]) -> Told:
         """What one metric tells of each level of the key `by` (one, without) and each variant."""
-        frame, names = self.frames[metric.name], [".".join(c) for c in metric.columns]
+        frame, names = self.frames[metric.name], metric.names
         place, levels = pd.factorize(frame[by], sort=True) if by else (np.zeros(len(frame), dtype=int), [""])
         arm = pd.Index(variants).get_indexer(frame[self.variant])
         cell, shape = place * len(variants) + arm, (len(levels), len(variants))
@@ -208,33 +210,27 @@ def reached(table: Any, day: str) -> list[int]:
     return [int(n) for n in np.cumsum(days.to_pyarrow()["n"].to_pylist())]
 
 
-def read_sums(
-    units: Units,
-    metrics: Sequence[Metric],
-    keys: Sequence[str] = (),
-    caps: Mapping[str, tuple[float, float, int]] | None = None,
-) -> Sums:
+def read_sums(units: Units, metrics: Sequence[Metric], keys: Sequence[str] = (), caps: Caps | None = None) -> Sums:
     """Everything that `metrics` need by variant and `keys`, in one scan; one more for a metric with half-empty rows.
 
     `caps` are the least and greatest value that an outcome counts with.
     """
-    values = {".".join(c): _number(units.table, c) for m in metrics for c in m.columns}
+    values = {name: _number(units.table, c) for m in metrics for name, c in zip(m.names, m.columns, strict=True)}
     sample = units.table.limit(SAMPLE).select(**values)  # a rough mean, so that squares keep their digits
-    means = sample.aggregate(**{name: sample[name].mean() for name in values}).to_pyarrow().to_pylist()[0]
+    means = _found(sample, {name: sample[name].mean() for name in values})
     whole = {name: all(units.table[c.lstrip("-")].type().is_integer() for c in name.split(".")) for name in values}
     shifts = {  # of small whole numbers and of rates none is needed
         name: float((round(v) if abs(v) > 1000 else 0) if whole[name] else f"{v:.12g}")
         for name, v in ((k, v or 0.0) for k, v in means.items())
-    } | {".".join(m.columns[0]): 0.0 for m in metrics if m.kind == "rate"}
+    } | {m.names[0]: 0.0 for m in metrics if m.kind == "rate"}
     values |= {c: values[c].clip(low, high) for c, (low, high, _n) in (caps or {}).items()}
     moved = {name: value - shifts[name] if shifts[name] else value for name, value in values.items()}
-
     plain = {name: units.table[name] if name in units.table.columns else value for name, value in values.items()}
 
     def scan(asked: Sequence[Metric], rows: Any = None, *, cubed: bool = False) -> pd.DataFrame:
         sums: dict[str, Any] = {}
         for metric in asked:
-            names = [".".join(c) for c in metric.columns]
+            names = metric.names
             sums |= {f"n {name}": plain[name].count(where=rows) for name in names}
             sums |= {f"Σ {name}": moved[name].sum(where=rows) for name in names}
             pairs = combinations_with_replacement(names, 2)
@@ -247,22 +243,20 @@ def read_sums(
         for key in by:  # a variant is named as it is written; who has none stays without
             known = frame[key].notna()
             frame[key] = frame[key].astype(object).where(known, None if key == units.variant else "–")
-        named = frame[units.variant].map(str, na_action="ignore")
-        return frame.assign(**{units.variant: named})
+        return frame.assign(**{units.variant: frame[units.variant].map(str, na_action="ignore")})
 
     frames, shared = {}, scan(metrics)
     size = shared.groupby(units.variant)[ROWS].sum()
     uneven = bool(size.max() > UNEVEN * size.min())  # only then does skewness mislead, so only then is it read
     shared = scan(metrics, cubed=True) if uneven else shared
     for metric in metrics:
-        names = [".".join(c) for c in metric.columns]
+        names = metric.names
         halved = any((shared[f"n {name}"] != shared[f"n {names[0]}"]).any() for name in names)
         known = reduce(and_, (values[name].notnull() for name in names))
         frames[metric.name] = frame = scan([metric], known, cubed=uneven) if halved else shared
         wrong = [name for name in names if (~np.isfinite(frame[f"Σ {name}"]) & (frame[f"n {name}"] > 0)).any()]
-        require(
-            not wrong, f"{', '.join(wrong)} holds NaN or infinity: make such cells empty, so that they can be counted."
-        )
+        rule = "holds NaN or infinity: make such cells empty, so that they can be counted."
+        require(not wrong, f"{', '.join(wrong)} {rule}")
         ones = (frame[f"{names[0]} * {names[0]}"].fillna(0) == frame[f"Σ {names[0]}"].fillna(0)).all()
         rule = f"{metric.name} is a rate, but {names[0]} holds other values than 0 and 1. Take mean() or ratio()."
         require(metric.kind != "rate" or bool(ones), rule)

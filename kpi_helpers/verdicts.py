@@ -68,24 +68,23 @@ class Analysis(Framed):
         if self.split.alarm:
             return str(self.split.sentence(language))
         told = self.decided().items()
-        return " ".join(
-            say(f"verdict.{v}", language, variant=name, **self.told(row, language)) for name, (v, row) in told
-        )
+        said = (say(f"verdict.{v}", language, variant=name, **self.told(row, language)) for name, (v, row) in told)
+        return " ".join(said)
 
     def told(self, row: Any, language: str) -> dict[str, str]:
         """Numbers of a row in words; of a lift that cannot be formed the difference stands in its place."""
         metric = self.metrics[row.metric]
         ends = {"difference": row.difference, "low": row.difference_low, "high": row.difference_high}
         words = {name: metric.written(value, language, change=True) for name, value in ends.items()}
-        lifts = {"lift": row.lift, "lift_low": row.lift_low, "lift_high": row.lift_high}
-        formed = bool(np.isfinite(row.lift))
-        words |= {name: bounded(value, language) for name, value in lifts.items()}
-        if not formed:
+        if np.isfinite(row.lift):
+            lifts = {"lift": row.lift, "lift_low": row.lift_low, "lift_high": row.lift_high}
+            words |= {name: bounded(value, language) for name, value in lifts.items()}
+            seen = bounded(row.detectable / row.control_value, language, sign=False)
+        else:
             words |= {"lift": words["difference"], "lift_low": words["low"], "lift_high": words["high"]}
-        seen = bounded(row.detectable / row.control_value, language, sign=False) if formed else ""
+            seen = metric.written(row.detectable, language, change=True)
         words |= {"control": metric.written(row.control_value, language), "confidence": level(row.confidence, language)}
         words |= {"treatment": metric.written(row.treatment_value, language), "metric": metric.named(language)}
-        seen = seen or metric.written(row.detectable, language, change=True)
         return words | {"p": p_words(row.p_adjusted, language), "detectable": seen}
 
     def drawn(self, language: str) -> str:
@@ -148,9 +147,8 @@ class Decision(Result):
             return ""
         n = sum(self.analysis.split.n_units) * 7 / self.days
         ends = {"more": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
-        told = {
-            k: measure(v * n, "money" if metric.unit == "money" else "count", language, "") for k, v in ends.items()
-        }
+        unit = "money" if metric.unit == "money" else "count"
+        told = {name: measure(value * n, unit, language, "") for name, value in ends.items()}
         return say("decision.weekly", language, n=number(n, language), **told)
 
 

@@ -29,35 +29,20 @@ class Watched(Framed):
     @property
     def firsts(self) -> dict[str, int | None]:
         """First look at which each interval left out zero."""
-        bounds = {
-            "plain": ("low", "high"),
-            "planned": ("planned_low", "planned_high"),
-            "valid": ("valid_low", "valid_high"),
-        }
         found = {}
-        for rule, (low, high) in bounds.items():
-            out = np.flatnonzero((self.frame[low] > 0) | (self.frame[high] < 0))
+        for rule, bounds in (("plain", ""), ("planned", "planned_"), ("valid", "valid_")):
+            out = np.flatnonzero((self.frame[bounds + "low"] > 0) | (self.frame[bounds + "high"] < 0))
             found[rule] = int(out[0]) if len(out) else None
         return found
 
     def sentence(self, language: str = "en") -> str:
-        plain, last = self.firsts["plain"], len(self.frame) - 1
-        told = {
-            "cost": percent(self.cost, language, decimals=0),
-            "n": len(self.frame),
-            "metric": self.metric.named(language),
-        }
-        told |= {
-            "last": self.written(self.difference[last], language),
-            "level": percent(1 - self.confidence, language, decimals=0),
-        }
+        plain, level = self.firsts["plain"], percent(1 - self.confidence, language, decimals=0)
+        told = {"n": len(self.frame), "level": level, "cost": percent(self.cost, language, decimals=0)}
+        told |= {"metric": self.metric.named(language), "last": self.written(self.difference[-1], language)}
         if plain is None:
             return say("watched.never", language, **told)
-        first = {
-            "at": written_day(self.looked_at[plain], language),
-            "first": self.written(self.difference[plain], language),
-        }
-        return say("watched.sentence", language, **told, **first)
+        at, first = written_day(self.looked_at[plain], language), self.written(self.difference[plain], language)
+        return say("watched.sentence", language, at=at, first=first, **told)
 
     def written(self, value: float, language: str) -> str:
         """A difference in the unit of the metric."""
@@ -98,7 +83,8 @@ def watch(
     found, n = part.contrast(alpha=1 - checked_confidence(confidence)), part.columns[0].sum(axis=1)
     require(planned_n is None or planned_n > 0, f"planned_n={planned_n} must be above 0: units of both arms.")
     end = float(max(n[-1], planned_n or 0))
-    told = {"looked_at": part.levels, "n": n, "difference": found.difference, "low": found.low, "high": found.high}
+    told = {"looked_at": part.levels, "n": n, "difference": found.difference}
+    told |= {"low": found.difference_low, "high": found.difference_high}
     frame = pd.DataFrame({name: np.ravel(v) for name, v in told.items()} | {"error": np.sqrt(part.spread()[1])[:, 0]})
     share = np.floor(1000 * frame["n"] / end).clip(1) / 1000  # within a thousandth of the plan the last look counts
     frame = frame[~share.duplicated(keep="last")].reset_index(drop=True)

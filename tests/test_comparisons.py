@@ -38,9 +38,11 @@ def test_difference_with_the_miettinen_nurminen_factor_is_theirs():
     wide = 2 * scipy_stats.norm.sf(scipy_stats.norm.isf(0.025) * math.sqrt(30 / 29))
     made = contrasts.rates((0, 20), (0, 10), alpha=wide)
 
-    assert (float(made.low), float(made.high)) == pytest.approx((-0.1657585, 0.2843637), abs=3e-5)
+    assert (float(made.difference_low), float(made.difference_high)) == pytest.approx((-0.1657585, 0.2843637), abs=3e-5)
     plain = contrasts.rates((0, 20), (0, 10))  # gsDesign::ciBinomial(0, 0, 10, 20): -0.161125, 0.2775562
-    assert (float(plain.low), float(plain.high)) == pytest.approx((-0.161125, 0.2775562), abs=3e-5)
+    assert (float(plain.difference_low), float(plain.difference_high)) == pytest.approx(
+        (-0.161125, 0.2775562), abs=3e-5
+    )
 
 
 def constrained_error(t, x0, n0, x1, n1):
@@ -107,7 +109,7 @@ def test_score_interval_covers():
     x0, x1 = rng.binomial(400, 0.1, 20_000), rng.binomial(600, 0.15, 20_000)
     c = contrasts.rates((x0, 400), (x1, 600))
 
-    for low, high, true in ((c.low, c.high, 0.05), (c.lift_low, c.lift_high, 0.5)):
+    for low, high, true in ((c.difference_low, c.difference_high, 0.05), (c.lift_low, c.lift_high, 0.5)):
         assert 0.9460 < np.mean((low <= true) & (true <= high)) < 0.9540  # 99% binomial band at 20,000 runs
 
 
@@ -159,7 +161,9 @@ def test_exact_interval_covers_at_least_as_promised():
         covered, lift = np.zeros(2), p1 / p0 - 1
         for (i, j), c in made.items():
             weight = scipy_stats.binom.pmf(i, 6, p0) * scipy_stats.binom.pmf(j, 7, p1)
-            covered += weight * np.array([c.low <= p1 - p0 <= c.high, not (c.lift_low > lift or c.lift_high < lift)])
+            covered += weight * np.array(
+                [c.difference_low <= p1 - p0 <= c.difference_high, not (c.lift_low > lift or c.lift_high < lift)]
+            )
         assert (covered >= 0.9).all()
 
 
@@ -231,12 +235,12 @@ def test_adjusted_means_match_two_packages():
 def test_fieller_inverts_the_test_of_the_ratio(mean, variance, step, other):
     """Each finite bound L is where treatment - (1 + L) control is as far from 0 as t allows."""
     c = contrasts.means((mean, variance, 50), (mean + step, other, 60))
-    t = scipy_stats.t.isf(0.025, float(c.df))
+    t = scipy_stats.t.isf(0.025, float(c.degrees_of_freedom))
     for bound in (float(c.lift_low), float(c.lift_high)):
         if math.isfinite(bound):
             apart = mean + step - (1 + bound) * mean
             assert abs(apart) == pytest.approx(t * math.sqrt(other / 60 + (1 + bound) ** 2 * variance / 50), rel=1e-6)
-    assert (c.p < 0.05) == (c.lift_low > 0 or c.lift_high < 0) == (c.low > 0 or c.high < 0)
+    assert (c.p_value < 0.05) == (c.lift_low > 0 or c.lift_high < 0) == (c.difference_low > 0 or c.difference_high < 0)
     assert c.lift_low <= c.lift <= c.lift_high
 
 
