@@ -58,17 +58,15 @@ def analyse(
     asked = [metric.of_rows() for metric in asked] if units.repeated else asked
     caps = read_caps(units, asked, cap)
     sums = read_sums(units, asked, segments, caps)
-    counts = sums.frames[asked[0].name].groupby(variant)[ROWS].sum()
+    first = sums.frames[asked[0].name]
+    counts = first.groupby(variant)[ROWS].sum()
     variants = variants_of(counts, control, variant)
-    named = {str(v): int(n) for v, n in counts.items()}
-    shares = {str(v): share for v, share in planned.items()} if isinstance(planned, Mapping) else planned
-    split = check_split(named, shares)
+    split = check_split(counts.to_dict(), planned)
     parts = [Part(metric, sums, by, variants) for metric in asked for by in (None, *segments)]
     parts = [part for part in parts if part.metric.role != "guardrail" or part.by is None]
     _control_errors(parts, 1 - confidence, correction)
     frame = pd.concat([part.frame() for part in parts], ignore_index=True)
     whole = {"split": split, "interactions": _interactions(parts), "caps": caps, "metrics": {m.name: m for m in asked}}
-    first = sums.frames[asked[0].name]
     units.n_unassigned = int(first.loc[first[variant].isna(), ROWS].sum())
     whole["warnings"] = _warnings(units, parts, split, caps, looks, confidence)
     frame["decision"] = "invalid" if split.alarm else frame["decision"]
@@ -159,11 +157,9 @@ class Part:
     def decisions(self, found: Contrast) -> Any:
         """The word for each comparison; it and the interval are one."""
         low, high = self.metric.gain(found.difference_low, found.difference_high)
-        if self.guards:
-            margin = self.metric.margin or 0
-            said = np.where(low > -margin, "holds", np.where(high < -margin, "broken", "open"))
-        else:
-            said = np.where(low > 0, "better", np.where(high < 0, "worse", "unclear"))
+        good, bad, neither = ("holds", "broken", "open") if self.guards else ("better", "worse", "unclear")
+        least = -(self.metric.margin or 0)
+        said = np.where(low > least, good, np.where(high < least, bad, neither))
         return np.where(np.isnan(self.p), "cannot", said)
 
     def bayes(self, found: Contrast, error: Floats) -> tuple[Floats, Floats]:
@@ -171,10 +167,9 @@ class Part:
         up = self.metric.better == "up"
         if self.metric.kind != "rate":
             return contrasts.bayes_means(found.difference if up else -found.difference, error)
-        arms = [(np.round(n * m[..., 0]), n) for n, m, _c in self.arms()]
-        if not up:
-            arms = [(n - x, n) for x, n in arms]
-        return contrasts.bayes_rates(*arms)
+        return contrasts.bayes_rates(
+            *((np.round(n * (m[..., 0] if up else 1 - m[..., 0])), n) for n, m, _c in self.arms())
+        )
 
 
 def _control_errors(parts: Iterable[Part], alpha: float, correction: str) -> None:
@@ -201,9 +196,7 @@ def _interactions(parts: Iterable[Part]) -> pd.DataFrame:
     total weighs each segment's difference by its share of units.
     """
     rows = []
-    for part in parts:
-        if part.by is None:
-            continue
+    for part in (part for part in parts if part.by):
         (difference, variance, _df), (_d, smoothed, freedom) = part.spread(), part.spread(prior=1)
         for t, variant in enumerate(part.variants[1:]):
             d, v, n = difference[:, t], variance[:, t], part.columns[0][:, [0, t + 1]].sum(axis=1)

@@ -60,9 +60,8 @@ class Comparison(Framed):
         ends = ("difference", "difference_low", "difference_high")
         values |= {name: self._written(getattr(self, name), language, change=True) for name in ends}
         values |= {name: bounded(getattr(self, name), language) for name in ("lift", "lift_low", "lift_high")}
-        level = percent(self.confidence, language, decimals=0)
-        p = p_words(self.p_value, language)
-        said = say(f"compare.{self.alternative}", language, confidence=level, p=p, **values)
+        values |= {"confidence": percent(self.confidence, language, decimals=0), "p": p_words(self.p_value, language)}
+        said = say(f"compare.{self.alternative}", language, **values)
         if self.margin:
             margin = self._written(self.margin, language, change=True).lstrip("+")
             said += say("compare.margin", language, margin=margin)

@@ -73,12 +73,9 @@ def rates(
     d, (below, above) = p1 - p0, tails(alpha, alternative)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = (d - null) / _null_error(null, *arms)
-        low = _root(_by_difference, -1 + 0 * d, d - NEAR, ndtri(below), *arms)
-        high = _root(_by_difference, 1 + 0 * d, d + NEAR, -ndtri(above), *arms)
-        part = p1 / (p0 + p1)
-        part_low = _root(_by_ratio, 0 * part, part - NEAR, ndtri(below), *arms)
-        part_high = _root(_by_ratio, 1 + 0 * part, part + NEAR, -ndtri(above), *arms)
-        lift, lift_low, lift_high = (u / (1 - u) - 1 for u in (part, part_low, part_high))
+        quantiles, part = np.stack([ndtri(below), -ndtri(above)]), p1 / (p0 + p1)
+        low, high = _bounds(_by_difference, -1, d, quantiles, *arms)
+        lift, lift_low, lift_high = (u / (1 - u) - 1 for u in (part, *_bounds(_by_ratio, 0, part, quantiles, *arms)))
     p, df = _p_value(ndtr, z, alternative), np.full(d.shape, np.inf)
     return Contrast(p0 + 0 * p1, p1, d, low, high, lift, lift_low, lift_high, p, df)
 
@@ -113,14 +110,15 @@ def _by_ratio(u: Floats, x0: Floats, n0: Floats, x1: Floats, n1: Floats) -> tupl
     return (1 - u) * x1 / n1 - u * x0 / n0, error
 
 
-def _root(by: Distance, end: Floats, near: Floats, z: Floats, *arms: Floats) -> Floats:
-    """Where the distance is -z errors, between `near` the estimate and the `end` of what is possible, or the end."""
+def _bounds(by: Distance, least: float, estimate: Floats, z: Floats, *arms: Floats) -> Floats:
+    """Where the distance is -z errors, below and above the estimate, or else the end of what is possible."""
     from scipy.optimize.elementwise import find_root
 
     def excess(at: Floats, z: Floats, *arms: Floats) -> Floats:
         gap, error = by(at, *arms)
         return gap + z * error
 
+    end, near = np.stack([least + 0 * estimate, 1 + 0 * estimate]), np.stack([estimate - NEAR, estimate + NEAR])
     asked = np.isfinite(z)  # a one-sided question has no bound on its other side
     if not asked.any():
         return end
@@ -197,30 +195,27 @@ def exact_rates(
     arms = (*control, *treatment)
     p = {side: float(_tail(_by_difference, null, side, *arms)) for side in (1, -1)}
     chosen = {"two-sided": min(1.0, 2 * min(p.values())), "larger": p[1], "smaller": p[-1]}[alternative]
-    low = _bound(_by_difference, 1, float(below), null, float(plain.difference), *arms)
-    high = _bound(_by_difference, -1, float(above), null, float(plain.difference), *arms)
+    sides = ((1, float(below)), (-1, float(above)))
+    low, high = np.array([_bound(_by_difference, *side, null, float(plain.difference), *arms) for side in sides])
     part = 1.0 if plain.lift == np.inf else float((1 + plain.lift) / (2 + plain.lift))
-    ends = [_bound(_by_ratio, side, float(level), 0.5, part, *arms) for side, level in ((1, below), (-1, above))]
+    ends = np.array([_bound(_by_ratio, *side, 0.5, part, *arms) for side in sides])
     with np.errstate(divide="ignore", invalid="ignore"):
-        lift_low, lift_high = np.asarray(ends) / (1 - np.asarray(ends)) - 1 if part == part else (np.nan, np.nan)
-    told = {"difference_low": low, "difference_high": high, "lift_low": lift_low, "lift_high": lift_high}
-    told |= {"p_value": chosen}
-    return plain._replace(**{name: np.asarray(v, dtype=float) for name, v in told.items()})
+        lifts = ends / (1 - ends) - 1 if part == part else np.full(2, np.nan)
+    found = plain._replace(p_value=np.asarray(chosen), difference_low=low, difference_high=high)
+    return found._replace(lift_low=lifts[0], lift_high=lifts[1])
 
 
-def _bound(
-    by: Distance, side: int, level: float, null: float, estimate: float, x0: int, n0: int, x1: int, n1: int
-) -> float:
+def _bound(by: Distance, side: int, level: float, null: float, estimate: float, *arms: int) -> float:
     """Where the tail of `side` becomes the level: on the side of the null on which the test puts it."""
     end = (-1.0 if by is _by_difference else 0.0) if side > 0 else 1.0
     if level == 0 or not abs(estimate - end) > NEAR:
         return end
-    past = _tail(by, null, side, x0, n0, x1, n1) < level
+    past = _tail(by, null, side, *arms) < level
     inner = estimate if past else side * min(side * estimate, side * null)
     outer = null if past else end
     while abs(inner - outer) > 1e-10:
         half = (inner + outer) / 2
-        inside = _tail(by, half, side, x0, n0, x1, n1) >= level
+        inside = _tail(by, half, side, *arms) >= level
         inner, outer = (half, outer) if inside else (inner, half)
     return inner
 

@@ -113,6 +113,16 @@ def test_score_interval_covers():
         assert 0.9460 < np.mean((low <= true) & (true <= high)) < 0.9540  # 99% binomial band at 20,000 runs
 
 
+def test_a_table_has_one_row_for_an_answer():
+    compared, plan = experiments.compare_rates((48, 80), (56, 70)), experiments.plan_rates(0.1, 0.01)
+    check = experiments.check_split({"a": 10, "b": 12})
+
+    (row,) = compared.to_json()["rows"]
+    assert row["difference"] == pytest.approx(0.2) and row["reason"] == "" and "theta" not in row
+    assert plan.to_frame()[["n_control", "days"]].iloc[0].tolist() == pytest.approx([14751, math.nan], nan_ok=True)
+    assert check.to_frame()[["variant", "n_units"]].values.tolist() == [["a", 10], ["b", 12]]
+
+
 def test_non_inferiority_asks_whether_the_loss_is_small():
     c = experiments.compare_rates((5000, 50000), (4900, 50000), margin=0.005, alternative="larger")
     z = (-0.002 + 0.005) / constrained_error(-0.005, 5000, 50000, 4900, 50000)
