@@ -116,8 +116,7 @@ class Part:
 
     def contrast(self, **options: Any) -> Contrast:
         """Each treatment against the control, (levels, treatments)."""
-        pooled = self.metric.pooled and self.metric.kind != "adjusted"
-        return contrast(self.metric.kind, *self.arms(), pooled=pooled, **options)
+        return contrast(self.metric.kind, *self.arms(), pooled=self.metric.pooled, **options)
 
     def spread(self, prior: float = 0.0) -> tuple[Floats, Floats, Floats]:
         """Difference of each level and treatment, its variance, each arm with its own, and degrees of freedom.

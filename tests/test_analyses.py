@@ -816,3 +816,14 @@ def test_a_skewed_ratio_in_an_unequal_split_is_warned_of():
     planned = {"a": 0.9, "b": 0.1}
 
     assert "skew" in analyse(data, **WHO, metrics=[ratio("spent", "visits")], planned=planned).warnings
+
+
+def test_an_adjusted_mean_may_pool_its_variances():
+    """As compare_adjusted_means does not: by hand, from the residuals of both arms."""
+    data = people(arms=("a", "b"), shares=(0.8, 0.2))
+    frame = analyse(data, **WHO, metrics=[mean("spend", pre="before", pooled=True)], planned={"a": 0.8, "b": 0.2})
+    theta = data[["spend", "before"]].cov().iloc[0, 1] / data["before"].var()
+    left = data["spend"] - theta * data["before"]
+    a, b = (left[data["arm"] == arm] for arm in "ab")
+
+    assert frame.p_value[0] == pytest.approx(scipy_stats.ttest_ind(b, a).pvalue, rel=1e-6)
