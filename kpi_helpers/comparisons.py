@@ -122,7 +122,10 @@ def compare_rates(
     return _told("rate", made, reason, confidence=confidence, alternative=alternative, margin=margin, method=method)
 
 
-def compare_means(control: Moments, treatment: Moments, *, method: str = "welch", **options: Any) -> Comparison:
+def compare_means(
+    control: Moments, treatment: Moments, *, confidence: float = 0.95, alternative: str = "two-sided",
+    margin: float | None = None, method: str = "welch",
+) -> Comparison:  # fmt: skip
     """Compare two means by Welch's test, with Fieller's interval for the lift; see `contrasts.means`.
 
     Options as in `compare_rates`; `margin` is in the unit of the mean. ``method="pooled"`` takes one variance for both
@@ -133,26 +136,32 @@ def compare_means(control: Moments, treatment: Moments, *, method: str = "welch"
     (0.275678, -0.0577, 0.2311)
     """
     require(method in ("welch", "pooled"), f"method={method!r} is not one of welch, pooled.")
-    return _of_means("mean", Moments, control, treatment, method=method, **options)
+    return _of_means("mean", Moments, control, treatment, confidence, alternative, margin, method)
 
 
-def compare_ratios(control: RatioMoments, treatment: RatioMoments, **options: Any) -> Comparison:
+def compare_ratios(
+    control: RatioMoments, treatment: RatioMoments, *, confidence: float = 0.95, alternative: str = "two-sided",
+    margin: float | None = None,
+) -> Comparison:  # fmt: skip
     """Compare two ratios of sums over units, such as orders per session of randomised customers, by the delta method.
 
-    Options are the confidence, alternative and margin of `compare_means`. Deng, Knoblich & Lu (2018), KDD '18:233-242.
+    Options as in `compare_means`. Deng, Knoblich & Lu (2018), KDD '18:233-242.
 
     >>> control = RatioMoments.from_sums(5000, 1900, 3300, 10300, 36500, 5700)
     >>> treatment = RatioMoments.from_sums(5200, 2130, 3800, 10650, 37600, 6350)
     >>> round(compare_ratios(control, treatment).p_value, 6)
     0.024028
     """
-    return _of_means("ratio", RatioMoments, control, treatment, method="delta", **options)
+    return _of_means("ratio", RatioMoments, control, treatment, confidence, alternative, margin, "delta")
 
 
-def compare_adjusted_means(control: CovariateMoments, treatment: CovariateMoments, **options: Any) -> Comparison:
+def compare_adjusted_means(
+    control: CovariateMoments, treatment: CovariateMoments, *, confidence: float = 0.95, alternative: str = "two-sided",
+    margin: float | None = None,
+) -> Comparison:  # fmt: skip
     """Compare two means after taking off what was known of the units before the start (CUPED).
 
-    Options are the confidence, alternative and margin of `compare_means`. Coefficients are of both arms together; the
+    Options as in `compare_means`. Coefficients are of both arms together; the
     lift divides by the control's adjusted mean, whose error counts. Deng, Xu, Kohavi & Walker (2013), WSDM '13:123-132.
 
     >>> control = CovariateMoments.from_sums(4000, 12000, 300000, 11800, 290000, 240000)
@@ -161,7 +170,7 @@ def compare_adjusted_means(control: CovariateMoments, treatment: CovariateMoment
     >>> round(result.difference, 6), round(result.p_value, 6), round(result.variance_reduction, 5)
     (0.165318, 0.142004, 0.62422)
     """
-    made = _of_means("adjusted", CovariateMoments, control, treatment, method="adjusted", **options)
+    made = _of_means("adjusted", CovariateMoments, control, treatment, confidence, alternative, margin, "adjusted")
     spread = np.diagonal(control.covariance)[1:] + np.diagonal(treatment.covariance)[1:]
     require(bool((spread > 0).all()), "A covariate has the same value for every unit of an arm: leave it out.")
     _arms, theta, reduction = adjusted(control.columns, treatment.columns)
@@ -194,8 +203,8 @@ def _options(confidence: float, alternative: str, margin: float | None) -> dict[
 
 
 def _of_means(
-    kind: str, needed: type[Moments], control: Moments, treatment: Moments, *, method: str, confidence: float = 0.95,
-    alternative: str = "two-sided", margin: float | None = None,
+    kind: str, needed: type[Moments], control: Moments, treatment: Moments, confidence: float, alternative: str,
+    margin: float | None, method: str,
 ) -> Comparison:  # fmt: skip
     fine = isinstance(control, needed) and isinstance(treatment, needed)
     require(fine, f"An arm must be {needed.__name__}. Make one by {needed.__name__}.from_sums.")
