@@ -83,6 +83,7 @@ def run(
     with (out / ".lock").open("w") as lock:  # it goes with the process, however that ends
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for rest in out.glob(".staging-*"):  # of a run that was killed
+            _restore(rest, out)
             shutil.rmtree(rest)
         todo = [job for job in (_prepare(job, out, say) for job in resolved) if job]
         codes = [CONTRACT] * (len(resolved) - len(todo))
@@ -131,14 +132,26 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
             return error[0], f"FAILED: {error[1]}  (see {place})"
         seconds = time.perf_counter() - began
         _write(job, staging, executed, seconds)
-        target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            target.rename(Path(folder, "old"))
-        staging.rename(target)
+        old = Path(folder, "old", job.name, job.stem)
+        for place in (target, old):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if target.exists():
+                target.rename(old)
+            staging.rename(target)
+        finally:
+            _restore(Path(folder), out)
     for record in (out / "_failed" / job.name).glob("*/failure.json"):
         if json.loads(record.read_text(encoding="utf-8"))["key"] == job.key:  # of whatever day: it is mended
             shutil.rmtree(record.parent)
     return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s"
+
+
+def _restore(folder: Path, out: Path) -> None:
+    """Put the report that was to be replaced back in its place, where no new one has taken it."""
+    for old in folder.glob("old/*/*"):
+        if not (target := out / old.relative_to(folder / "old")).exists():
+            old.rename(target)
 
 
 def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] | None]:

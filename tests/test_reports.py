@@ -477,6 +477,34 @@ def test_rest_of_a_killed_run_is_swept_away(tmp_path):
     assert [path for path in step(tmp_path, ["02_fine"]).files if path.startswith(".staging")] == []
 
 
+def test_a_report_that_a_killed_run_had_taken_away_comes_back(tmp_path):
+    """The kill came between the two renames, and the next run fails for its data."""
+    write_house(tmp_path, "02_fine")
+    write_data(tmp_path, bad_day="yesterday")
+    kept = tmp_path / "reports" / ".staging-abc" / "old" / "02_fine" / "2026-03-02"
+    kept.mkdir(parents=True)
+    (kept / "report.html").write_text("last good one")
+    (tmp_path / "reports" / "02_fine").mkdir()
+    step(tmp_path, ["02_fine"])
+
+    assert (tmp_path / "reports" / "02_fine" / "2026-03-02" / "report.html").read_text() == "last good one"
+    assert not (tmp_path / "reports" / ".staging-abc").exists()
+
+
+def test_a_report_stays_where_publishing_the_new_one_fails(tmp_path):
+    target, folder = tmp_path / "02_fine" / "2026-03-02", tmp_path / ".staging-abc"
+    (old := folder / "old" / "02_fine" / "2026-03-02").mkdir(parents=True)
+    target.parent.mkdir()
+    (old / "report.html").write_text("last good one")
+    reports._restore(folder, tmp_path)
+
+    assert (target / "report.html").read_text() == "last good one"
+    (old / "report.html").parent.mkdir(parents=True)
+    (target / "report.html").write_text("new one")
+    reports._restore(folder, tmp_path)
+    assert (target / "report.html").read_text() == "new one"
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     """One notebook that refuses its data, one whose kernel is killed."""
