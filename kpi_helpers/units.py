@@ -59,7 +59,7 @@ def open_units(
     per_unit = rows.group_by(unit).aggregate(**{ROWS: rows.count()})
     asked = {"rows": per_unit[ROWS].sum(), "units": per_unit.count(), "unnamed": per_unit[unit].isnull().sum()}
     n_rows, n_units, unnamed = _found(per_unit, asked).values()
-    require(bool(n_rows), "The table has no rows.")
+    require(bool(n_rows), "The table has no rows: check the export, the mapping and the filters before it.")
     require(not unnamed, f"{unit} is empty in some rows: nobody can tell which unit they are of. Leave them out.")
     if n_rows == n_units:
         return Units(rows, variant, n_rows, n_units)
