@@ -156,6 +156,40 @@ def looks(
     return axes
 
 
+def paired(axes: Axes, *, frame: pd.DataFrame, words: Sequence[str], language: str) -> Axes:
+    """Mean `actual` and `predicted` purchases of each group of customers, side by side; the last group is open."""
+    place, last = np.arange(len(frame)), len(frame) - 1
+    for name, color, shift in (("actual", INK, -0.2), ("predicted", BLUE, 0.2)):
+        axes.bar(place + shift, frame[name], width=0.38, color=color)
+    for text, color, at in zip(words, (INK, BLUE), (0.96, 0.87), strict=False):
+        axes.text(0.02, at, text, color=color, transform=axes.transAxes, va="top", fontweight="bold")
+    axes.set_xticks(place, [f"{x}+" if i == last else str(x) for i, x in enumerate(frame.index)])
+    axes.set_xlabel(words[2])
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language, decimals=int(axes.get_ylim()[1] < 5)))
+    return axes
+
+
+def tracked(
+    frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, split: Any, words: Sequence[str], language: str
+) -> Axes:
+    """What was seen and what was expected up to each day, with the day from which the model no longer knew."""
+    from matplotlib.dates import AutoDateLocator, num2date
+
+    days = pd.to_datetime(frame["day_at"])
+    axes.plot(days, frame["actual"], color=INK)
+    axes.plot(days, frame["expected"], color=BLUE, linestyle=(0, (4, 2)))
+    for text, color, at in zip(words, (INK, BLUE), (0.96, 0.87), strict=False):
+        axes.text(0.02, at, text, color=color, transform=axes.transAxes, va="top", fontweight="bold")
+    if split:
+        axes.axvline(pd.Timestamp(split), color=GREY, linewidth=1)
+        axes.text(pd.Timestamp(split), 0.04, f" {words[2]}", color=GREY, transform=axes.get_xaxis_transform())
+    axes.set_ylim(0)
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=4 if narrow else 8))
+    axes.xaxis.set_major_formatter(lambda x, _i: month(num2date(x), language))
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language))
+    return axes
+
+
 def drawn_bridge(
     r: Any, language: str, told: Mapping[str, str], steps: Sequence[float], numbers: Sequence[str], clear: list[bool]
 ) -> str:
