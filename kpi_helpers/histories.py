@@ -18,8 +18,8 @@ DAYS = {"day": 1.0, "week": 7.0, "month": 30.4375, "year": 365.25}
 MOST_A_DAY, GAP_DAYS = 20, 366  # rows of a customer; days without any order before the last
 MOST, MICRO = 1e12, 1e6  # money of a row; parts of a unit of it that are told apart
 KEYS = ("frequency", "recency_days", "age_days")
-NOTED = ("merged", "refunds", "void", "free", "mad")
-ISSUES = ("unnamed", "late", "undone", "unpriced", "lines", "shared", *NOTED, "after_split")
+NOTED = ("merged", "void", "free", "mad")
+ISSUES = ("unnamed", "late", "undone", "unpriced", "lines", "shared", "refunds", *NOTED, "after_split")
 
 
 class HistoryIssues(Framed):
@@ -99,27 +99,23 @@ def summarise(
     except ValueError:
         raise KpiError(f"split={split}, end={end}: these must be days. Write YYYY-MM-DD.") from None
     table = opened(orders, by)
-    begun, until, currency, counts = _scanned(table, until, currency)
-    require(last is None or begun <= last < until, f"split={last} must lie between {begun} and the end, {until}.")
-    bought = table.filter(table.bought, table.on <= until)
-    customers = _customers(bought, last or until, by)
-    told = counts | _sums(customers)
+    scan = _scanned(table, last, until, currency)
+    until = scan["end"]
+    customers = _customers(table.filter(table.bought, table.on <= until), last or until, by)
+    told = _sums(customers) | scan["counts"]
     require(told["customers"] > 0, "No customer bought anything up to the split: every day was refunded.")
     found = [(what, told[what]) for what in ISSUES if told.get(what)]
     whole = {f"n_{name}": told[name] for name in ("rows", "customers", "purchases")}
-    issues = HistoryIssues.of(found, **whole, start=begun, end=until)
-    margin = told["total_margin"] / told["total_margin_of"] if told.get("total_margin_of") else None
-    held = ["held_out"] if last else []
-    shown = customers.filter(customers.frequency >= 0).drop(
-        *NOTED,
-        *(c for c in customers.columns if c == "total_margin_of"),
-        *([] if last else ["held_out", "held_out_value"]),
+    issues = HistoryIssues.of(found, **whole, start=scan["start"], end=until)
+    customers = customers.filter(customers.frequency >= 0).drop(
+        *NOTED, *([] if last else ["held_out", "held_out_value"])
     )
-    rows = _unique(shown, [*KEYS, *held, *([by] if by else [])])
+    rows = _unique(customers, [*KEYS, *(["held_out"] if last else []), *([by] if by else [])])
     rows.insert(3, "recency", rows["recency_days"] / DAYS[unit])
     rows.insert(4, "age", rows["age_days"] / DAYS[unit])
-    spend = _unique(shown.filter(shown.mean_value.notnull()), ["frequency", "mean_value"])
-    return Histories(shown, rows, spend, issues, unit, begun, last, until, currency, margin)
+    spend = _unique(customers.filter(customers.mean_value.notnull()), ["frequency", "mean_value"])
+    kept = {name: scan[name] for name in ("start", "end", "currency", "margin")}
+    return Histories(table=customers, rows=rows, spend=spend, issues=issues, unit=unit, split=last, **kept)
 
 
 def opened(orders: Any, by: str | None = None) -> "ir.Table":
@@ -147,13 +143,17 @@ def opened(orders: Any, by: str | None = None) -> "ir.Table":
     return table.select(*keep, **told)
 
 
-def _scanned(table: "ir.Table", end: date | None, currency: str) -> tuple[date, date, str, dict[str, int]]:
-    """First and last day, the currency, and rows that are left out or repeat an order id."""
+def _scanned(table: "ir.Table", split: date | None, end: date | None, currency: str) -> dict[str, Any]:
+    """First and last day, currency, margin, and counts of rows that are left out or repeat an order id."""
     from ibis import _
 
     asked = {"n": _.count(), "named": _.named.sum(), "bought": _.bought.sum(), "unpriced": _.unpriced.sum()}
+    asked["refunds"] = _.count(where=_.bought & (_.revenue < 0))
     if "currency" in table.columns:
         asked |= {"least": _.currency.min(where=_.bought), "most": _.currency.max(where=_.bought)}
+    if {"margin", "revenue"} <= set(table.columns):
+        asked |= {"margin": _.margin.sum(where=_.bought)}
+        asked |= {"margin_of": _.revenue.sum(where=_.bought & _.margin.notnull())}
     seen = table.group_by("on").aggregate(**asked).to_pyarrow().to_pandas()
     told = {"rows": seen["n"].sum(), "unnamed": (seen["n"] - seen["named"]).sum()}
     seen = seen[seen["named"] > 0]
@@ -169,15 +169,26 @@ def _scanned(table: "ir.Table", end: date | None, currency: str) -> tuple[date, 
         remedy = "Convert them, or summarise each by itself."
         require(len(found) < 2, f"Orders in {', '.join(found)} do not add up. {remedy}")
         currency = found[0] if found else currency
-    late, seen = (seen[seen["on"] > until], seen[seen["on"] <= until])
+    require(split is None or days[0] <= split < until, f"split={split} must lie from {days[0]} to before {until}.")
+    late, seen = seen[seen["on"] > until], seen[seen["on"] <= until]
     told |= {"late": late["named"].sum(), "undone": (seen["named"] - seen["bought"]).sum()}
-    told["unpriced"] = seen["unpriced"].sum()
+    told |= {name: seen[name].sum() for name in ("unpriced", "refunds")}
+    known = seen[seen["on"] <= (split or until)].sum(numeric_only=True)
+    margin = float(known["margin"] / known["margin_of"]) if known.get("margin_of") else None
     if "order_id" in table.columns:
-        ids = table.filter(_.bought, _.on <= until, _.order_id.notnull()).group_by("order_id")
-        ids = ids.aggregate(n=_.count(), who=_.customer_id.min(), other=_.customer_id.max()).filter(_.n > 1)
-        asked = {"lines": (_.n - 1).sum(), "shared": _.count(where=_.who != _.other)}
-        told |= ids.aggregate(**asked).to_pyarrow().to_pylist()[0]
-    return days[0], until, currency, {name: int(n or 0) for name, n in told.items()}
+        told |= _order_ids(table.filter(_.bought, _.on <= until, _.order_id.notnull()))
+    counts = {name: int(n) for name, n in told.items()}
+    return {"start": days[0], "end": until, "currency": currency, "margin": margin, "counts": counts}
+
+
+def _order_ids(rows: "ir.Table") -> dict[str, int]:
+    """Rows that repeat an order id, and ids with several customers."""
+    from ibis import _
+
+    ids = rows.group_by("order_id").aggregate(n=_.count()).filter(_.n > 1)
+    lines = ids.aggregate(n=(_.n - 1).sum().fill_null(0)).to_pyarrow()["n"][0].as_py()
+    who = rows.semi_join(ids, "order_id").group_by("order_id").aggregate(n=_.customer_id.nunique())
+    return {"lines": lines, "shared": who.filter(_.n > 1).count().to_pyarrow().as_py() if lines else 0}
 
 
 def _customers(rows: "ir.Table", split: date, by: str | None) -> "ir.Table":
@@ -185,36 +196,27 @@ def _customers(rows: "ir.Table", split: date, by: str | None) -> "ir.Table":
     import ibis
     from ibis import _
 
-    sums = {"n": _.count(), "value": _.revenue.sum(), "refunds": _.count(where=_.revenue < 0)}
+    sums = {"n": _.count(), "value": _.revenue.sum(), "refunded": (_.revenue < 0).any()}
     if "margin" in rows.columns:
-        sums |= {"margin": _.margin.sum(), "margin_of": _.revenue.sum(where=_.margin.notnull())}
+        sums["margin"] = _.margin.sum()
     days = rows.group_by("customer_id", "on").aggregate(**sums)
-    void = (_.refunds > 0) & (_.value <= 0)
+    void = (_.refunded & (_.value <= 0)).fill_null(False)
     days = days.mutate(void=void, known=~void & (_.on <= split), held=~void & (_.on > split))
-    paid = {f"total_{c}": _[c].sum(where=_.known) for c in ("margin", "margin_of") if c in days.columns}
+    paid = {f"total_{c}": _[c].sum(where=_.known) for c in ("value", "margin") if c in days.columns}
     whole = days.group_by("customer_id").aggregate(
         first_on=_.on.min(where=_.known), last_on=_.on.max(where=_.known), frequency=_.count(where=_.known) - 1,
-        first_value=_.value.argmin(_.on, where=_.known),
-        total_value=_.value.sum(where=_.known), **paid,
+        first_value=_.value.argmin(_.on, where=_.known), **paid,
         held_out=_.count(where=_.held), held_out_value=_.value.sum(where=_.held), merged=_.n.sum() - _.count(),
-        refunds=_.refunds.sum(), void=_.count(where=_.void), free=_.count(where=~_.void & (_.value == 0)),
-        mad=_.n.max(),
+        void=_.count(where=_.void), free=_.count(where=~_.void & (_.value == 0)), mad=_.n.max(),
     )  # fmt: skip
     repeat = (_.total_value - _.first_value) / MICRO / _.frequency.nullif(0)
     first, end = _.first_on.epoch_days(), split.toordinal() - date(1970, 1, 1).toordinal()
     found = whole.select(
-        "customer_id",
-        "first_on",
-        "last_on",
-        "frequency",
-        "held_out",
-        recency_days=(_.last_on.epoch_days() - first).cast("int64"),
-        age_days=(end - first).cast("int64"),
-        mean_value=repeat,
-        held_out_value=(_.held_out_value / MICRO).fill_null(0),
-        **{c: _[c] / MICRO for c in whole.columns if c.startswith("total")},
-        **{c: _[c].cast("int32") for c in NOTED},
-    ).cache()
+        "customer_id", "first_on", "last_on", "frequency", "held_out",
+        recency_days=(_.last_on.epoch_days() - first).cast("int64"), age_days=(end - first).cast("int64"),
+        mean_value=repeat, held_out_value=(_.held_out_value / MICRO).fill_null(0),
+        **{c: _[c] / MICRO for c in paid}, **{c: _[c].cast("int32") for c in NOTED},
+    ).cache()  # fmt: skip
     if not by:
         return found
     on_first = rows.inner_join(found.select("customer_id", on="first_on"), ["customer_id", "on"])
@@ -228,13 +230,10 @@ def _sums(customers: "ir.Table") -> dict[str, Any]:
     """Sums over all customers."""
     from ibis import _
 
-    asked = {name: _[name].sum() for name in ("refunds", "void", "free", "merged")}
+    asked = {name: _[name].sum() for name in ("void", "free", "merged")}
     kept = _.frequency >= 0
     asked |= {"mad": _.count(where=_.mad > MOST_A_DAY), "after_split": _.count(where=~kept & (_.held_out > 0))}
     asked |= {"customers": _.count(where=kept), "purchases": (_.frequency + 1 + _.held_out).sum(where=kept)}
-    asked |= {
-        name: _[name].sum(where=kept) for name in ("total_margin", "total_margin_of") if name in customers.columns
-    }
     return dict(customers.aggregate(**asked).to_pyarrow().to_pylist()[0])
 
 
