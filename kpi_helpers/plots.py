@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpi_helpers.result import month, number, say
+from kpi_helpers.result import money, month, number, percent, say
 
 Axes = Any  # of matplotlib, which is heavy and comes when it is asked for
 
@@ -205,6 +205,22 @@ def steps(axes: Axes, frame: pd.DataFrame, language: str) -> Axes:
     axes.set(xlim=(0, frame["time"].max() or 1), ylim=(0, max(100, *heights) + 8))
     axes.yaxis.set_major_formatter(lambda y, _i: number(y, language) + "%" if y <= 100 else "")
     return axes
+
+
+def profit_curve(r: Any, language: str) -> str:
+    """Profit by share contacted as an HTML figure; the best share and its profit are marked."""
+
+    def draw(axes: Axes, _narrow: bool) -> None:
+        x, best = r.frame["share"] * 100, r.best_share * 100
+        axes.plot(x, r.frame["profit"], color=BLUE)
+        axes.plot(best, r.total, marker="o", markersize=8, color=ORANGE)
+        _label(axes, best, r.total, f" {percent(r.best_share, language)}", ORANGE, va="bottom")
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.xaxis.set_major_formatter(lambda v, _i: f"{v:.0f}%")
+        axes.yaxis.set_major_formatter(lambda v, _i: money(v, language, r.currency))
+
+    title, note = (say(f"campaign_profit.{key}", language) for key in ("title", "note"))
+    return chart(draw, title=title, note=note, alt=r.sentence(language))
 
 
 def drawn_bridge(
