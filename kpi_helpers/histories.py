@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.purchases import DAYS
 from kpi_helpers.result import Framed, day, number, say
 from kpi_helpers.units import as_table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-DAYS = {"day": 1.0, "week": 7.0, "month": 30.4375, "year": 365.25}
 MOST_A_DAY, GAP_DAYS = 20, 366  # rows of a customer; days without any order before the last
 MOST, MICRO = 1e12, 1e6  # money of a row; parts of a unit of it that are told apart
 KEYS = ("frequency", "recency_days", "age_days")
@@ -191,17 +191,23 @@ def _order_ids(rows: "ir.Table") -> dict[str, int]:
     return {"lines": lines, "shared": who.filter(_.n > 1).count().to_pyarrow().as_py() if lines else 0}
 
 
-def _customers(rows: "ir.Table", split: date, by: str | None) -> "ir.Table":
-    """Each customer, kept in the engine; those without a purchase up to the split have frequency -1. One pass."""
-    import ibis
+def purchase_days(rows: "ir.Table") -> "ir.Table":
+    """Days on which a customer bought: rows `n`, net money, and `void` where refunds left nothing."""
     from ibis import _
 
     sums = {"n": _.count(), "value": _.revenue.sum(), "refunded": (_.revenue < 0).any()}
     if "margin" in rows.columns:
         sums["margin"] = _.margin.sum()
     days = rows.group_by("customer_id", "on").aggregate(**sums)
-    void = (_.refunded & (_.value <= 0)).fill_null(False)
-    days = days.mutate(void=void, known=~void & (_.on <= split), held=~void & (_.on > split))
+    return days.mutate(void=(_.refunded & (_.value <= 0)).fill_null(False))
+
+
+def _customers(rows: "ir.Table", split: date, by: str | None) -> "ir.Table":
+    """Each customer, kept in the engine; those without a purchase up to the split have frequency -1. One pass."""
+    import ibis
+    from ibis import _
+
+    days = purchase_days(rows).mutate(known=~_.void & (_.on <= split), held=~_.void & (_.on > split))
     paid = {f"total_{c}": _[c].sum(where=_.known) for c in ("value", "margin") if c in days.columns}
     whole = days.group_by("customer_id").aggregate(
         first_on=_.on.min(where=_.known), last_on=_.on.max(where=_.known), frequency=_.count(where=_.known) - 1,

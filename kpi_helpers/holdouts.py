@@ -1,15 +1,15 @@
 """Purchase models on weeks that they have not seen: totals, customers, and week by week."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from kpi_helpers import plots
 from kpi_helpers.errors import require
-from kpi_helpers.histories import Histories
-from kpi_helpers.purchases import MODELS, PurchaseFit, fit_purchases
+from kpi_helpers.histories import Histories, opened, purchase_days
+from kpi_helpers.purchases import DAYS, MODELS, PurchaseFit, fit_purchases
 from kpi_helpers.result import Framed, both_say, number, percent, say
 from kpi_helpers.stats import Floats
 
@@ -35,7 +35,7 @@ class ModelComparison(Framed):
 
     def sentence(self, language: str = "en") -> str:
         of = self.frame.set_index("model").loc
-        told = {"actual": self.actual, "horizon": number(self.days, language), "model": self.best.named(language)}
+        told = {"actual": self.actual, "horizon": self.days, "model": self.best.model.upper()}
         for name, row in (("model", of[self.best.model]), ("pace", of["pace"])):
             told |= {
                 f"{name}_predicted": round(row["predicted"]),
@@ -63,7 +63,7 @@ def compare_models(histories: Histories, models: Sequence[str] = tuple(MODELS)) 
     require(
         histories.split is not None, "Models are compared on time that they have not seen. Give split= to summarise."
     )
-    rows, days = histories.rows, histories.horizon_days / histories.unit_days
+    rows, days = histories.rows, histories.horizon_days / DAYS[histories.unit]
     x, w, held = (rows[c].to_numpy(float) for c in ("frequency", "weight", "held_out"))
     told = [rows[c].to_numpy(float) for c in ("frequency", "recency", "age")]
     fits = {m: fit_purchases(*told, model=m, weights=w, unit=histories.unit) for m in models}
@@ -106,7 +106,10 @@ class Tracking(Framed):
     columns = ("day_at", "actual", "expected")
 
     def sentence(self, language: str = "en") -> str:
-        told = {"model": self.model, "error": percent(self.expected[-1] / self.actual[-1] - 1, language, sign=True)}
+        told = {
+            "model": self.model.upper(),
+            "error": percent(self.expected[-1] / self.actual[-1] - 1, language, sign=True),
+        }
         told |= {
             name: number(value[-1], language) for name, value in (("actual", self.actual), ("expected", self.expected))
         }
@@ -115,25 +118,28 @@ class Tracking(Framed):
     def drawn(self, language: str) -> str:
         """Both lines and the split, as an HTML figure."""
         words = say("tracking.lines", language).split("|")
+        how = {"split": self.split, "words": words, "language": language}
         return plots.chart(
-            lambda axes, narrow: plots.tracked(
-                self.frame, axes, narrow, split=self.split, words=words, language=language
-            ),
+            lambda axes, narrow: plots.tracked(self.frame, axes, narrow, **how),
             title=say("tracking.title", language), note=say("tracking.note", language), alt=self.sentence(language),
         )  # fmt: skip
 
 
-def track(histories: Histories, fit: PurchaseFit) -> Tracking:
+def track(histories: Histories, orders: Any, fit: PurchaseFit) -> Tracking:
     """Purchases week by week as they were and as a fit expects them of new customers, without looking at any of them.
 
     Each customer brings the expected purchases of a new one since the own first day; the sum over all is the line.
+    `orders` as `histories.summarise` took them.
     """
-    daily = histories.daily
-    weeks = pd.date_range(histories.start, histories.end, freq="7D")[1:]
-    since = (weeks.to_numpy()[:, None] - pd.DatetimeIndex(daily["date"]).to_numpy()) / np.timedelta64(1, "D")
+    from ibis import _
+
+    days = purchase_days(opened(orders).filter(_.bought, _.on <= histories.end)).filter(~_.void)
+    days = days.inner_join(histories.table.select("customer_id", "first_on"), "customer_id")
+    counts = {"firsts": _.count(where=_.on == _.first_on), "repeats": _.count(where=_.on > _.first_on)}
+    daily = days.group_by("on").aggregate(**counts).order_by("on").to_pyarrow().to_pandas()
+    weeks = pd.date_range(histories.start, histories.end, freq="7D")[1:].union([pd.Timestamp(histories.end)])
+    since = (weeks.to_numpy()[:, None] - pd.to_datetime(daily["on"]).to_numpy()) / np.timedelta64(1, "D")
     steps, place = np.unique(np.maximum(since, 0), return_inverse=True)
-    new = fit.expected_new(steps / histories.unit_days)[place].reshape(since.shape)
-    expected = new @ daily["firsts"].to_numpy(float)
-    actual = (since >= 0) @ daily["repeats"].to_numpy(float)
-    lines = zip(weeks.date, actual, expected, strict=True)
+    new = fit.expected_new(steps / DAYS[histories.unit])[place].reshape(since.shape)
+    lines = zip(weeks.date, (since >= 0) @ daily["repeats"], new @ daily["firsts"], strict=True)
     return Tracking.of(lines, split=histories.split, model=fit.model)

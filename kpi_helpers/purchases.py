@@ -18,9 +18,7 @@ from kpi_helpers.errors import KpiError, require
 from kpi_helpers.result import Framed, number, say
 from kpi_helpers.stats import Floats, checked_confidence
 
-MODELS = dict.fromkeys(("bg/nbd", "mbg/nbd"), ("r", "alpha", "a", "b")) | {
-    "pareto/nbd": ("r", "alpha", "s", "beta")
-}
+MODELS = dict.fromkeys(("bg/nbd", "mbg/nbd"), ("r", "alpha", "a", "b")) | {"pareto/nbd": ("r", "alpha", "s", "beta")}
 DAYS = {"day": 1, "week": 7, "month": 30.4375, "quarter": 91.3125, "year": 365.25}
 FAR, NEAR = 14.0, 3e-6  # bounds of log-parameters; distance from a removable singularity that is bridged
 

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.histories import KEYS, Histories
-from kpi_helpers.purchases import PurchaseFit, fit_purchases, in_units
+from kpi_helpers.purchases import DAYS, PurchaseFit, fit_purchases, in_units
 from kpi_helpers.result import Framed, Result, measure, number, percent, say
 from kpi_helpers.spending import SpendFit, fit_spend
 from kpi_helpers.stats import Floats, checked_confidence, ratio_margin
@@ -45,7 +45,9 @@ def for_life(fit: PurchaseFit, frequency: Any, recency: Any, age: Any, *, rate: 
     """
     from scipy.special import hyperu
 
-    require(fit.model == "pareto/nbd", f"{fit.model} has no closed form of a whole life. Give a horizon such as '5 years'.")
+    require(
+        fit.model == "pareto/nbd", f"{fit.model} has no closed form of a whole life. Give a horizon such as '5 years'."
+    )
     require(rate > 0, f"rate={rate} must be above 0: an endless life without discount has no sum.")
     r, alpha, s, beta = fit.parameters.values()
     since = beta + np.asarray(age, dtype=float)
@@ -160,7 +162,7 @@ def value(
     the histories by default; without any the value is revenue). Raises `KpiError` for a discount below 0, a margin
     outside (0, 1], a horizon of nothing, and where the mean spend is infinite.
     """
-    margin = histories.margin if margin is None else margin
+    margin, confidence = histories.margin if margin is None else margin, checked_confidence(confidence)
     require(margin is None or 0 < margin <= 1, f"margin={margin} is not in (0, 1]. Write 0.3 for 30% of revenue.")
     length, rate = _clock(histories, horizon, discount)
     spend.expected_spend(0, 0)  # refuses an infinite mean
@@ -185,7 +187,7 @@ def value(
 
     best = ibis.window(order_by=[table.clv.desc(), table.customer_id])
     table = table.mutate(tenth=1 + ibis.ntile(10).over(best)).drop(" squared", " share").cache()
-    return Valuation(table, horizon, checked_confidence(confidence), margin, histories.currency, purchases, spend)
+    return Valuation(table, horizon, confidence, margin, histories.currency, purchases, spend)
 
 
 def _clock(histories: Histories, horizon: str, discount: float) -> tuple[float, float]:
@@ -193,7 +195,7 @@ def _clock(histories: Histories, horizon: str, discount: float) -> tuple[float, 
     require(discount >= 0, f"discount={discount} is below 0. Write 0.1 for 10% a year.")
     length = float(in_units(horizon, histories.unit))
     require(length > 0, f"horizon={horizon!r}: nothing can be bought in it.")
-    return length, float(np.log1p(discount)) * histories.unit_days / 365.25
+    return length, float(np.log1p(discount)) * DAYS[histories.unit] / 365.25
 
 
 def _moved(kind: str, fit: Any) -> Iterator[tuple[str, Any]]:
@@ -278,7 +280,7 @@ def new_customers(
         worth, cost = one * (first + more * later), (cac or {}).get(row.group, np.nan)
         times = np.arange(0, length + 1e-9, length / 200)
         gained = one * (first + later * np.array([discounted(fit.expected_new, u, rate) for u in times]))
-        paid = times[gained >= cost] * histories.unit_days
+        paid = times[gained >= cost] * DAYS[histories.unit]
         ends = (one * first, worth, worth - one * half, worth + one * half, cost, worth / cost if cost > 0 else np.nan)
         lines.append((row.group, int(row.customers), *ends, float(paid[0]) if len(paid) else np.nan))
     require(bool(lines), f"No group of {by} has 30 customers of whom some came back.")
