@@ -1,11 +1,12 @@
 """How often customers buy and whether they still do: BG/NBD, MBG/NBD and Pareto/NBD by maximum likelihood.
 
-Of a customer they need `frequency` x (repeat purchases, one a period at most), `recency` t_x (time of the last) and `age`
-T (time watched), both since the first purchase. A `horizon` is a time in their unit, or words such as "39 weeks".
+Of a customer they need `frequency` x (repeat purchases, one a period at most), `recency` t_x (time of the last) and
+`age` T (time watched), both since the first. A `horizon` is a time in their unit, or words such as "39 weeks".
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,11 +16,11 @@ from scipy.special import betainc, betaln, digamma, exprel, gammaln, hyp2f1, ndt
 
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, number, say
-from kpi_helpers.stats import Floats, checked_confidence
+from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
 
 MODELS = dict.fromkeys(("bg/nbd", "mbg/nbd"), ("r", "alpha", "a", "b")) | {"pareto/nbd": ("r", "alpha", "s", "beta")}
 DAYS = {"day": 1, "week": 7, "month": 30.4375, "quarter": 91.3125, "year": 365.25}
-FAR, NEAR = 14.0, 3e-6  # bound of log-parameters; half the width of the bridge over a removable singularity
+FAR, NEAR = 14.0, 3e-6  # bound of log-parameters; half a bridge over a removable singularity
 NODES = {n: (leggauss(n)[0] / 2 + 0.5, leggauss(n)[1] / 2) for n in (24, 96)}  # Gauss-Legendre on [0, 1]
 Objective = Callable[[Floats], tuple[float, Floats]]
 
@@ -44,7 +45,9 @@ def checked(frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> tuple[F
     try:
         x, t, age = np.broadcast_arrays(*given)
     except ValueError:
-        raise KpiError(f"frequency, recency and age have {[v.size for v in given]} rows. Give a row a customer.") from None
+        raise KpiError(
+            f"frequency, recency and age have {[v.size for v in given]} rows. Give a row a customer."
+        ) from None
     for broken, rule in (
         (~np.isfinite(x + t + age), "lack a value. Leave them out or correct them"),
         ((x < 0) | (x % 1 != 0), "have a frequency that is not 0, 1, 2, ... Count repeat purchases"),
@@ -60,9 +63,9 @@ def checked(frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> tuple[F
 
 
 class Fit(Framed):
-    """Parameters of a model with 95% intervals (of their logarithms).
+    """Parameters of a model with 95% intervals (of their logarithms); `notes` tell what to doubt.
 
-    `log_likelihood` is in the units given, `gradient_norm` of the mean of a customer, `covariance` of log-parameters.
+    `log_likelihood` is in the units given, `gradient_norm` of a customer's mean, `covariance` of the log-parameters.
     """
 
     columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
@@ -74,22 +77,22 @@ class Fit(Framed):
         return cls.of(((k, v, *[np.nan] * 3) for k, v in parameters.items()), **{"unit": None, "notes": ()} | whole)
 
     @classmethod
-    def settled(
-        cls, names: Sequence[str], found: tuple[float, Floats, Floats, Floats], scale: Floats, n: float, **whole: Any
-    ) -> Self:
-        """The fit at the end of a search, in the units given; a parameter at an edge has no standard error."""
-        value, theta, gradient, hessian = found
-        free = abs(theta) < FAR
-        covariance, inner = np.full(hessian.shape, np.nan), hessian[np.ix_(free, free)]
-        if np.linalg.eigvalsh(inner).min(initial=1) > 1e-10:
-            covariance[np.ix_(free, free)] = np.linalg.inv(inner) / n
-        at, sd = np.exp(theta) * scale, np.sqrt(np.diag(covariance))
-        rows = zip(names, at, at * sd, at * np.exp(ndtri(0.025) * sd), at * np.exp(ndtri(0.975) * sd), strict=True)
-        norm = float(np.linalg.norm(gradient[free]))
-        edge = [note for note, holds in (("edge", not free.all()), ("not converged", norm > 1e-6)) if holds]
+    def climbed(
+        cls, objective: Objective, start: Floats, scales: Mapping[str, float], n: float, shift: float = 0.0,
+        shrink: float = 0.0, hessian: Floats | None = None, **whole: Any,
+    ) -> Self:  # fmt: skip
+        """The fit to `n` customers where the search ends, in the units given; time or money was divided by `scales`."""
+        value, theta, gradient, hessian = _least(objective, start, hessian)
+        size, axes = np.linalg.eigh(hessian)
+        covariance = (axes / size) @ axes.T / n
+        at, sd = np.exp(theta) * list(scales.values()), np.sqrt(np.diag(covariance))
+        with np.errstate(over="ignore"):
+            rows = zip(scales, at, at * sd, *(at * np.exp(ndtri(q) * sd) for q in (0.025, 0.975)), strict=True)
+        value, norm = shrink / 2 * float(theta @ theta) - value * n - shift, float(np.linalg.norm(gradient))
+        edge = ["edge"] * bool(size[0] < 1e-6) + ["not converged"] * (norm > 1e-6)
         told = {"log_likelihood": value, "aic": 2 * (len(theta) - value), "bic": len(theta) * np.log(n) - 2 * value}
-        whole = told | {"gradient_norm": norm, "n_customers": n, "covariance": covariance} | whole
-        return cls.of(rows, **whole | {"notes": (*whole["notes"], *edge)})
+        told |= {"gradient_norm": norm, "n_customers": n, "covariance": covariance, **whole}
+        return cls.of(rows, **told, notes=tuple(edge))
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -101,14 +104,21 @@ class Fit(Framed):
         """Standard errors by name."""
         return dict(zip(self.parameter, self.standard_error, strict=True))
 
+    def noting(self, *notes: str) -> Self:
+        """The same with more `notes`."""
+        return replace(self, whole=self.whole | {"notes": (*notes, *self.notes)})
+
 
 class PurchaseFit(Fit):
-    """A fitted model of purchases, which predicts; `notes`: "no dropout", "outlier", "edge", "not converged"."""
+    """A fitted model of purchases, which predicts; times are in the unit of the data, or words where it is known."""
+
+    def sentence(self, language: str = "en") -> str:
+        told = {"n": number(self.n_customers, language), "model": self.model.upper()}
+        return " ".join(say(f"purchase_fit.{key}", language, **told) for key in ("fitted", *self.notes))
 
     def probability_alive(self, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike, later: Any = 0.0) -> Any:
-        """Chance that a customer has not left for good, now or `later` (a time from now, or words)."""
-        told = (*checked(frequency, recency, age), in_units(later, self.unit))
-        x, t, age, later = np.broadcast_arrays(*told)
+        """Chance that a customer has not left for good, now or `later`, a time from now."""
+        x, t, age, later = np.broadcast_arrays(*checked(frequency, recency, age), in_units(later, self.unit))
         r, alpha, c, d = p = self.frame["estimate"].to_numpy()
         if self.model == "pareto/nbd":
             parts = _cut(512, r + x.ravel(), t.ravel(), age.ravel())
@@ -133,43 +143,36 @@ class PurchaseFit(Fit):
 
     def chance_of(self, n: Any, horizon: Any, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> Any:
         """Chance of `n` purchases or more within `horizon` from now."""
-        n, time = np.asarray(n, float), in_units(horizon, self.unit)
-        require(bool(((n >= 0) & (n % 1 == 0)).all()), f"n={n} must be a whole number of 0 or more.")
-        alive, some = self.probability_alive(frequency, recency, age), np.maximum(n, 1)
+        alive, time = self.probability_alive(frequency, recency, age), in_units(horizon, self.unit)
         x, age, (r, alpha, c, d) = np.asarray(frequency, float), np.asarray(age, float), self.estimate
+        n = np.asarray(n, float)
+        require(bool(((n >= 0) & (n % 1 == 0)).all()), f"n={n} must be a whole number of 0 or more.")
+        some, k = np.maximum(n, 1), x + (self.model == "mbg/nbd")
         if self.model == "pareto/nbd":  # as many before the dropout, or before the horizon without one
             at, share = NODES[96]
-            long, a, b = (np.asarray(v)[..., None] for v in (np.log1p(time / (d + age)), alpha + age, d + age))
+            long, a, b, n_, x = (
+                np.asarray(v)[..., None] for v in (np.log1p(time / (d + age)), alpha + age, d + age, some, x)
+            )
             until = b * np.expm1(np.append(at, 1) * long)
             ends = np.concatenate([c * long * share * np.exp(-c * at * long), np.exp(-c * long)], axis=-1)
-            reached = betainc(some[..., None], (r + x)[..., None], until / (a + until))
-            return np.where(n > 0, alive * (ends * reached).sum(axis=-1), 1.0)
-        k = x + (self.model == "mbg/nbd")  # as many would be made, and none before the last ends it
-        stays = np.exp(betaln(c, d + k + some - 1) - betaln(c, d + k))
-        return np.where(n > 0, alive * stays * betainc(some, r + x, time / (alpha + age + time)), 1.0)
+            chance = (ends * betainc(n_, r + x, until / (a + until))).sum(axis=-1)
+        else:  # as many would be made, and none but the last ends it
+            stays = np.exp(betaln(c, d + k + some - 1) - betaln(c, d + k))
+            chance = stays * betainc(some, r + x, time / (alpha + age + time))
+        return np.where(n > 0, alive * chance, 1.0)
 
     def interval(
         self, horizon: Any, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike, *, confidence: float = 0.8
     ) -> tuple[Floats, Floats]:
-        """Fewest and most purchases within `horizon`; fewer have a chance of (1 - confidence) / 2 or less, so have more."""
-        tail = (1 - checked_confidence(confidence)) / 2
-
-        def least(level: float) -> Floats:  # that is exceeded with this chance or less
-            exceeded = lambda n: self.chance_of(n + 1, horizon, frequency, recency, age) > level  # noqa: E731
-            low = high = np.zeros_like(exceeded(0), dtype=float)
-            while (more := exceeded(high)).any():
-                low, high = np.where(more, high + 1, low), np.where(more, 2 * high + 1, high)
-            while (low < high).any():
-                more = exceeded(middle := (low + high) // 2)
-                low, high = np.where(more, middle + 1, low), np.where(more, high, middle)
-            return low
-
-        return least(1 - tail), least(tail)
-
-    def sentence(self, language: str = "en") -> str:
-        n = number(self.n_customers, language)
-        notes = [say(f"purchase_fit.{note}", language) for note in self.notes]
-        return " ".join([say("purchase_fit.fitted", language, model=self.model.upper(), n=n), *notes])
+        """Fewest and most purchases within `horizon`; either side is missed with (1 - confidence) / 2 or less."""
+        tail, told = (1 - checked_confidence(confidence)) / 2, (horizon, frequency, recency, age)
+        low, high, bit = np.zeros(()), np.zeros(()), 1
+        while (self.chance_of(bit, *told) > tail).any():
+            bit *= 2
+        while bit := bit // 2:  # the most that are reached with more than this chance, binary digit by digit
+            low = low + bit * (self.chance_of(low + bit, *told) > 1 - tail)
+            high = high + bit * (self.chance_of(high + bit, *told) > tail)
+        return low, high
 
 
 def _lost(a: float, b: float, k: Any) -> Any:
@@ -233,10 +236,12 @@ def _pareto(p: Floats, n: Floats, t: Floats, age: Floats) -> tuple[Floats, ...]:
     return top + np.log(total), alive, by_r, by_alpha, by_s, by_beta
 
 
-def _objective(model: str, shrink: float, x: Floats, t: Floats, age: Floats, w: Floats) -> Objective:
+def _objective(
+    model: str, shrink: float, counts: Floats, kind: Any, x: Floats, t: Floats, age: Floats, w: Floats
+) -> Objective:
     """Mean of -log-likelihood, penalised, of log-parameters, and its gradient; gamma functions once for each x."""
-    counts, kind = np.unique(x, return_inverse=True)
-    many, total, pareto, k = np.bincount(kind, w), w.sum(), model == "pareto/nbd", counts + (model == "mbg/nbd")
+    many, total, k = np.bincount(kind, w, len(counts)), w.sum(), counts + (model == "mbg/nbd")
+    pareto = model == "pareto/nbd"
     parts = list(_cut(512 if pareto else 8192, x, t, age, w, kind))
 
     def value(theta: Floats) -> tuple[float, Floats]:
@@ -258,47 +263,34 @@ def _objective(model: str, shrink: float, x: Floats, t: Floats, age: Floats, w: 
     return value
 
 
-def least(objective: Objective, theta: Floats, hessian: Floats | None = None) -> tuple[float, Floats, Floats, Floats]:
-    """Minimum over log-parameters by BFGS, then Newton: value, place, gradient, Hessian there."""
-
-    def curved() -> Floats:
-        h = np.array([objective(theta + 1e-6 * e)[1] - gradient for e in np.eye(len(theta))]) / 1e-6
-        return (h + h.T) / 2
-
+def _least(objective: Objective, theta: Floats, hessian: Floats | None) -> tuple[float, Floats, Floats, Floats]:
+    """Minimum over log-parameters by BFGS and a step of Newton: value, place, gradient, Hessian there."""
     value, gradient = objective(theta)
-    if hessian is None:
-        size, axes = np.linalg.eigh(curved())
-        hessian = (axes * np.maximum(abs(size), 1e-3)) @ axes.T
-    for _ in range(300):
-        free = (abs(theta) < FAR) | (theta * gradient > 0)
-        step = np.zeros(len(theta))
-        step[free] = -np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
-        step /= max(1, abs(step).max() / 3)
-        if abs(step).max() < 1e-5:
-            break
-        for _ in range(40):
-            there = np.clip(theta + step, -FAR, FAR)
-            new, slope = objective(there)
-            if new <= value + 1e-14:
-                break
-            step /= 4
-        else:
-            break
-        s, y = there - theta, slope - gradient
+    hessian = _curvature(objective, theta, gradient, np.eye(len(theta))) if hessian is None else hessian
+    for _ in range(200):
+        step = -np.linalg.solve(hessian, gradient)
+        there = np.clip(theta + step / max(1, abs(step).max() / 3), -FAR, FAR)
+        while (new := objective(there))[0] > value + 1e-14 and abs(there - theta).max() > 1e-9:
+            there = theta + (there - theta) / 4
+        s, y = there - theta, new[1] - gradient
         if s @ y > 1e-12 * (s @ s):
             hs = hessian @ s
             hessian = hessian + np.outer(y, y) / (s @ y) - np.outer(hs, hs) / (s @ hs)
-        theta, value, gradient = there, new, slope
-    hessian = curved()
-    free = abs(theta) < FAR
-    inner = hessian[np.ix_(free, free)]
-    if np.linalg.eigvalsh(inner).min(initial=1) > 1e-10:
-        step = np.zeros(len(theta))
-        step[free] = -np.linalg.solve(inner, gradient[free])
-        if abs(step).max() < 0.01:
-            theta = theta + step
-            value, gradient = objective(theta)
+        theta, (value, gradient) = there, new
+        if abs(gradient).max() < 1e-9 or abs(s).max() < 1e-9:
+            break
+    hessian = _curvature(objective, theta, gradient, hessian)
+    theta = np.clip(theta - np.linalg.solve(hessian, gradient), theta - 1e-3, theta + 1e-3)
+    value, gradient = objective(theta)
     return value, theta, gradient, hessian
+
+
+def _curvature(objective: Objective, theta: Floats, gradient: Floats, near: Floats) -> Floats:
+    """Hessian, made positive, by differences of the gradient along steps of one length under another `near` it."""
+    root = np.linalg.cholesky(near)
+    found = root @ [(objective(theta + 1e-6 * v)[1] - gradient) / 1e-6 for v in np.linalg.inv(root)]
+    size, axes = np.linalg.eigh((found + found.T) / 2)
+    return (axes * np.maximum(abs(size), 1e-9)) @ axes.T
 
 
 def _unique(x: Floats, t: Floats, age: Floats, w: Floats) -> tuple[Floats, ...]:
@@ -318,21 +310,39 @@ def fit_purchases(
     frequency: ArrayLike, recency: ArrayLike, age: ArrayLike, *, model: str = "bg/nbd",
     weights: ArrayLike | None = None, unit: str | None = None, shrink: float = 0.0,
 ) -> PurchaseFit:  # fmt: skip
-    """Fit a model of purchases to customers, or to unique rows with weights."""
+    """Fit a model of purchases to customers: how fast they buy, how soon they leave, how much both differ.
+
+    Parameters: `frequency`, `recency`, `age`, (n,) each, or one row for `weights` equal customers; `model`: in "bg/nbd"
+    a customer may leave after each repeat purchase, in "mbg/nbd" after the first one too, in "pareto/nbd" at any time;
+    `unit` of the times, one of `DAYS`; `shrink`, ridge on the log-parameters, with time in tenths of the longest age.
+    Raises `KpiError` if rows are impossible or nobody bought again. References: Fader, Hardie & Lee (2005), Marketing
+    Science 24:275-284; Batislam, Denizel & Filiztekin (2007), IJRM 24:201-209; Schmittlein, Morrison & Colombo (1987),
+    Management Science 33:1-24.
+
+    >>> fit = fit_purchases([0, 1, 2, 8], [0, 1.7, 30.4, 37], [39, 39, 39, 38], weights=[60, 20, 15, 5], unit="week")
+    >>> round(float(fit.expected_purchases("1 year", 8, 37, 38)), 1)
+    10.5
+    """
     require_known(model, MODELS, f"model={model!r} is not known.")
     require(unit in (None, *DAYS), f"unit={unit!r} is not known. Write one of {', '.join(DAYS)}.")
     x, t, age = map(np.atleast_1d, checked(frequency, recency, age))
     w = np.ones(x.shape) if weights is None else np.asarray(weights, dtype=float)
-    require(w.shape == x.shape and bool((w > 0).all()), "weights must be above 0, one a row.")
+    require(w.shape == x.shape and bool(((w > 0) & (w < np.inf)).all()), "weights must be above 0, one a row.")
     n, repeats, time = float(w.sum()), float(w @ x), float(w @ age)
+    require(repeats > 0, f"None of {n:g} customers bought again in {time:g} of time: no model can tell who will. What can "
+        f"be said: with 95% confidence they buy again less than {3 / max(time, 1e-300):.2g} times a unit of time.")  # fmt: skip
     x, t, age, w = _unique(x, t, age, w)
     scale = age.max() / 10
-    rows = x, t / scale, age / scale, w
-    start, hessian = np.zeros(4), None
-    if len(x) > 5000:
-        _, start, _, hessian = least(_objective(model, shrink, *(v[::16] for v in rows)), start)
-    found = least(_objective(model, shrink, *rows), start, hessian)
-    theta = found[1]
-    value = shrink / 2 * theta @ theta - found[0] * n - repeats * np.log(scale)
-    scales = np.array([1, scale, 1, scale if model == "pareto/nbd" else 1])
-    return PurchaseFit.settled(MODELS[model], (value, *found[1:]), scales, n, model=model, n_rows=len(x), unit=unit, notes=())
+    counts, kind = np.unique(x, return_inverse=True)
+    rows = kind, x, t / scale, age / scale, w
+    start, hessian = np.log([0.5, 0.25 * time / scale / repeats, 1, 2 if "bg" in model else 3]), None
+    if len(x) > 5000:  # from where a part of the rows leads
+        start, _, hessian = _least(_objective(model, shrink, counts, *(v[::16] for v in rows)), start, None)[1:]
+    fit = PurchaseFit.climbed(
+        _objective(model, shrink, counts, *rows), start, {k: scale if k in ("alpha", "beta") else 1.0 for k in MODELS[model]}, n,
+        shift=repeats * np.log(scale), shrink=shrink, hessian=hessian, model=model, unit=unit, n_rows=len(x),
+    )  # fmt: skip
+    c, d = fit.estimate[2:]
+    stay = c / (c + d) < 1e-3 if "bg" in model else (d / (d + age.max())) ** c > 0.999
+    top = counts[-1] > 5 * max(1, weighted_quantile(counts, np.bincount(kind, w), 0.999))
+    return fit.noting(*["no dropout"] * bool(stay), *["outlier"] * bool(top))

@@ -43,7 +43,7 @@ ROUNDED = {"r": 0.2426, "alpha": 4.4135, "a": 0.7929, "b": 2.4258}
     ],
 )
 def test_predictions_at_given_parameters(changed, customer, expected):
-    fit = PurchaseFit.at("bg/nbd", ROUNDED | changed)
+    fit = PurchaseFit.at(ROUNDED | changed, model="bg/nbd")
 
     places = len(str(expected).split(".")[1])
     assert fit.expected_purchases(39, *customer) == pytest.approx(expected, rel=1e-9, abs=0.6 * 10.0**-places)
@@ -51,6 +51,6 @@ def test_predictions_at_given_parameters(changed, customer, expected):
 
 def test_chances_add_up_to_the_expectation():
     for model, (parameters, _) in CDNOW.items():
-        fit = PurchaseFit.at(model, parameters)
+        fit = PurchaseFit.at(parameters, model=model)
         chances = fit.chance_of(np.arange(1, 3000), 39, 26, 30.86, 31)
         assert chances.sum() == pytest.approx(float(fit.expected_purchases(39, 26, 30.86, 31)), rel=1e-8), model
