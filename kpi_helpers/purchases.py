@@ -324,6 +324,7 @@ def fit_purchases(
     10.5
     """
     require_known(model, MODELS, f"model={model!r} is not known.")
+    require(shrink >= 0, f"shrink={shrink} must be 0 (none) or more.")
     require(unit in (None, *DAYS), f"unit={unit!r} is not known. Write one of {', '.join(DAYS)}.")
     x, t, age = map(np.atleast_1d, checked(frequency, recency, age))
     w = np.ones(x.shape) if weights is None else np.asarray(weights, dtype=float)
