@@ -346,4 +346,5 @@ def fit_purchases(
     c, d = fit.estimate[2:]
     stay = c / (c + d) < 1e-3 if "bg" in model else (d / (d + age.max())) ** c > 0.999
     top = counts[-1] > 5 * max(1, weighted_quantile(counts, np.bincount(kind, w), 0.999))
-    return fit.noting(*["no dropout"] * bool(stay), *["outlier"] * bool(top))
+    notes = ("no dropout",) if stay else fit.notes  # which explains a search that ends at an edge
+    return replace(fit, whole=fit.whole | {"notes": (*["outlier"] * bool(top), *notes)})

@@ -78,7 +78,7 @@ def fit_spend(frequency: ArrayLike, mean_value: ArrayLike, *, weights: ArrayLike
     `weights`, equal customers a row. `gamma` is money, p and q are numbers. Raises `KpiError` if nobody bought again or
     a value is not above 0. References: Fader & Hardie (2013), The Gamma-Gamma Model of Monetary Value.
 
-    >>> fit = fit_spend([1, 2, 4, 9, 0], [20.0, 35.0, 11.0, 17.0, 0.0])
+    >>> fit = fit_spend([1, 2, 4, 9, 3, 0], [20.0, 85.0, 11.0, 17.0, 31.0, 0.0])
     >>> round(float(fit.expected_spend(2, 35.0)), 1), fit.n_dropped
     (30.9, 1.0)
     """
