@@ -168,7 +168,8 @@ def lifecycle(frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: S
         )
         base = base + height
     each = range(0, len(shown), 3)
-    axes.set_xticks(each, [f"{shown['period'].iloc[i]:%m/%y}" for i in each])
+    written = "%m/%y" if all(d.day == 1 for d in shown["period"]) else "%d/%m"
+    axes.set_xticks(each, [f"{shown['period'].iloc[i]:{written}}" for i in each])
     axes.axhline(0, color=INK, linewidth=1)
     axes.yaxis.set_major_formatter(lambda y, _i: number(abs(y), language))
     axes.figure.legend(loc="outside upper left", ncols=2 if narrow else 4)
