@@ -149,7 +149,7 @@ def lifecycle(orders: Any, *, grain: str = "month") -> Lifecycle:
     told = seen.mutate(fresh=last.isnull(), kept=(last == before).fill_null(False)).group_by("start")
     sums = {"active": _.count(), "new": _.fresh.sum(), "current": _.kept.sum(), "until": _["until"].max()}
     found = told.aggregate(**sums).to_pyarrow().to_pandas()
-    require(len(found) > 0, "No order is completed and has a customer and a date: check export and mapping.")
+    require(len(found) > 0, "No order is completed and has a customer and a date.")
     found.index = pd.PeriodIndex(found["start"], freq=PERIODS[grain])
     until = pd.Timestamp(found["until"].max())
     f = found[["active", "new", "current"]].reindex(pd.period_range(found.index.min(), found.index.max()), fill_value=0)

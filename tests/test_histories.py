@@ -227,6 +227,20 @@ def test_what_cannot_be_summarised_is_told(rows, options, told):
     assert told in str(error.value)
 
 
+def test_dates_of_a_csv_file_are_never_guessed(tmp_path):
+    (tmp_path / "orders.csv").write_text("customer_id,ordered_at\n1,01/02/2026\n2,03/02/2026\n")
+    with pytest.raises(KpiError, match="YYYY-MM-DD"):
+        summarise(tmp_path / "orders.csv")
+    (tmp_path / "orders.csv").write_text("customer_id,ordered_at\n1,2026-02-01T10:00:00\n2,03/02/2026\n,2026-02-03\n")
+    assert told(summarise(tmp_path / "orders.csv")) == {"unnamed": 2}
+
+
+def test_nobody_is_not_a_customer_and_any_column_splits():
+    found = summarise(orders(("a", 1, 1.0), (" ", 2, 1.0), ("", 3, 1.0), currency="VND"), by="currency")
+
+    assert told(found) == {"unnamed": 2} and found.rows["currency"].tolist() == ["VND"]
+
+
 def test_a_wrong_date_is_left_out_by_an_end():
     found = summarise(orders(("a", 1, 1.0), ("a", 9, 1.0), ("b", "2062-01-01", 1.0)), end="2026-01-09")
 
