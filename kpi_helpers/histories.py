@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -125,6 +126,9 @@ def opened(orders: Any, by: str | None = None) -> "ir.Table":
     table = as_table(orders)
     for column in ("customer_id", "ordered_at", *([by] if by else [])):
         require_known(column, table.columns, f"The orders have no column {column}.")
+    if isinstance(orders, str | Path) and ".csv" in Path(orders).name:  # an engine guesses what 01/02 is; ISO is read
+        text = ibis.read_csv(orders, types={"ordered_at": "string"})
+        table = text.mutate(ordered_at=text.ordered_at.try_cast("timestamp"))
     kind = table.ordered_at.type()
     fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
     require(fine, f"ordered_at is {kind}, not a date or local time without zone. Convert it, naming its format.")
@@ -134,13 +138,14 @@ def opened(orders: Any, by: str | None = None) -> "ir.Table":
         require(value.type().is_numeric(), f"{column} is {value.type()}: money must be numbers.")
         value = value.cast("float64")  # whole millionths: their sums are exact, so the same in every order of rows
         told[column] = ((value.abs() < MOST).ifelse(value, None) * MICRO).round().cast("float64")
-    named = table.customer_id.notnull() & table.ordered_at.notnull()
+    named = table.customer_id.strip() != "" if table.customer_id.type().is_string() else True
+    named = table.customer_id.notnull() & table.ordered_at.notnull() & named
     done = table.status.fill_null("completed") == "completed" if "status" in table.columns else ibis.literal(True)
     told |= {"named": named, "bought": named & done, "unpriced": ibis.literal(False)}
     if "revenue" in table.columns:
         told |= {"unpriced": named & done & told["revenue"].isnull(), "revenue": told["revenue"].fill_null(0)}
-    keep = [c for c in ("customer_id", "ordered_at", "order_id", "currency", by) if c in table.columns]
-    return table.select(*keep, **told)
+    keep = dict.fromkeys(("customer_id", "ordered_at", "order_id", "currency", by))
+    return table.select(*(c for c in keep if c in table.columns), **told)
 
 
 def _scanned(table: "ir.Table", split: date | None, end: date | None, currency: str) -> dict[str, Any]:
@@ -158,7 +163,10 @@ def _scanned(table: "ir.Table", split: date | None, end: date | None, currency: 
     told = {"rows": seen["n"].sum(), "unnamed": (seen["n"] - seen["named"]).sum()}
     seen = seen[seen["named"] > 0]
     days = sorted(seen["on"][seen["bought"] > 0])
-    require(len(days) > 0, "No order is completed and has a customer and a date: check export and mapping.")
+    require(
+        len(days) > 0,
+        "No order is completed and has a customer and a date (in a CSV file: YYYY-MM-DD). Check the export.",
+    )
     before = days[-2] if len(days) > 1 else days[-1]
     far = end is None and days[-1] - before > timedelta(GAP_DAYS)
     require(not far, f"The last order is of {days[-1]}, all others up to {before}: a date in the future? Give end=.")

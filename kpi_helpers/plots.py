@@ -223,6 +223,26 @@ def profit_curve(r: Any, language: str) -> str:
     return chart(draw, title=title, note=note, alt=r.sentence(language))
 
 
+def lifecycle(frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: Sequence[str], language: str) -> Axes:
+    """Customers of each period by state, one bar upon the other, and below zero those who stayed away."""
+    shown = frame.iloc[-(12 if narrow else 24) :]
+    states, colors = ("current", "resurrected", "new", "dormant"), (BLUE, "#0a7264", "#b7d4ea", GREY)
+    base = np.zeros(len(shown))
+    for state, word, color in zip(states, words, colors, strict=True):
+        height = shown[state] * (-1 if state == "dormant" else 1)
+        axes.bar(
+            range(len(shown)), height, bottom=0 if state == "dormant" else base, color=color, label=word, width=0.8
+        )
+        base = base + height
+    each = range(0, len(shown), 3)
+    written = "%m/%y" if all(d.day == 1 for d in shown["period"]) else "%d/%m"
+    axes.set_xticks(each, [f"{shown['period'].iloc[i]:{written}}" for i in each])
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.yaxis.set_major_formatter(lambda y, _i: number(abs(y), language))
+    axes.figure.legend(loc="outside upper left", ncols=2 if narrow else 4)
+    return axes
+
+
 def drawn_bridge(
     r: Any, language: str, told: Mapping[str, str], steps: Sequence[float], numbers: Sequence[str], clear: list[bool]
 ) -> str:
