@@ -52,6 +52,7 @@ def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curre
     >>> bridge(rows).frame[["opening", "new", "churn", "closing"]].values.tolist()
     [[0.0, 100.0, 0.0, 100.0], [100.0, 20.0, 0.0, 120.0], [120.0, 0.0, 20.0, 100.0]]
     """
+    require_known("price", as_table(subscriptions).columns, "subscriptions has no column price.")
     rows, end = _running(subscriptions, as_of)
     came, left, both = (_.before == 0) & (_.after > 0), (_.before > 0) & (_.after == 0), (_.before > 0) & (_.after > 0)
     kinds = {"new": came, "expansion": both & (_.step > 0), "contraction": both & (_.step < 0), "churn": left}
@@ -59,7 +60,7 @@ def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curre
     sums = {k: _.step.abs().sum(where=kind) for k, kind in kinds.items()}
     sums |= {"gained": _.count(where=came), "lost": _.count(where=left)}
     told = _levels(rows, grain).group_by("period").aggregate(**sums).to_pyarrow().to_pandas().fillna(0)
-    periods = pd.period_range(told["period"].min(), end, freq=PERIODS[grain])
+    periods = _periods(told, grain, end)
     f = told.set_index("period").astype(object).reindex([p.start_time.date() for p in periods], fill_value=0)
     f["closing"] = (f["new"] + f["expansion"] - f["contraction"] - f["churn"]).cumsum()  # of decimals: exact
     f["opening"], f["customers"] = (v.shift(fill_value=0) for v in (f["closing"], (f["gained"] - f["lost"]).cumsum()))
@@ -97,10 +98,10 @@ def cohorts(table: Any, grain: str = "month", *, as_of: Day = None, currency: st
     orders = "ordered_at" in as_table(table).columns
     seen, end = _bought(table, grain, as_of) if orders else _running(table, as_of)
     if not orders:
-        seen = _levels(seen, grain).mutate(n=(_.after > 0).cast("int64") - (_.before > 0).cast("int64"))
+        seen = _levels(seen, grain).mutate(n=(_.after > 0).ifelse(1, 0) - (_.before > 0).ifelse(1, 0))
     seen = seen.mutate(cohort=_.period.min().over(ibis.window(group_by="who"))).group_by("cohort", "period")
     told = seen.aggregate(n=_.n.sum(), revenue=_.step.sum(), started=_.count()).to_pyarrow().to_pandas()
-    periods = pd.period_range(told["period"].min(), end, freq=PERIODS[grain])
+    periods = _periods(told, grain, end)
     days = np.array([p.start_time.date() for p in periods if p.end_time.date() <= end])
     require(len(days) > 0, f"No {grain} is over by {end}: there is nothing to follow. Choose a shorter grain.")
     cells = pd.MultiIndex.from_product([days, days])
@@ -131,13 +132,13 @@ def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by:
     )
     so_far, whole = (_lasted(spells.begun, to, unit, up) for to, up in ((ibis.literal(end), 0), (spells["last"], 1)))
     ended = ~spells.runs & (whole <= so_far)
-    spells = spells.mutate(observed=ended.cast("int64"), duration=ended.ifelse(whole, so_far))
+    spells = spells.mutate(observed=ended.ifelse(1, 0), duration=ended.ifelse(whole, so_far))
     keys = [*label, "duration", "observed"]
     return spells.group_by(keys).aggregate(n=_.count()).order_by(keys).to_pyarrow().to_pandas()
 
 
 def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date | str) -> pd.DataFrame:
-    """Count customers who run as a period starts (`at_risk`) and are gone as it ends (`lost`), by `tenure` in months."""
+    """Count customers running as a period starts (`at_risk`) and are gone as it ends (`lost`), by `tenure` in months."""
     rows, _end = _running(subscriptions, period_end)
     start = _day(period_start)
     was, still = (_.begun < start) & (_.over.isnull() | (_.over >= start)), _.over.isnull()
@@ -227,6 +228,11 @@ def _bought(orders: Any, grain: str, as_of: Day) -> tuple[ir.Table, date]:
     return kept.aggregate(step=_.revenue.sum()).mutate(n=1), end
 
 
+def _periods(told: pd.DataFrame, grain: str, end: date) -> pd.PeriodIndex:
+    require(len(told) > 0, f"There are no rows up to {end}. Choose a later as_of.")
+    return pd.period_range(told["period"].min(), end, freq=PERIODS[grain])
+
+
 def _period(day: Any, grain: str) -> Any:
     require_known(grain, PERIODS, f"grain={grain!r} is not known.")
     return day.truncate(grain).cast("date")
@@ -238,7 +244,7 @@ def _lasted(begun: Any, until: Any, unit: str, up: Any = False) -> Any:
         return until.epoch_days() - begun.epoch_days()
     months = (until.year() - begun.year()) * 12 + until.month() - begun.month()
     return (
-        months + (until.day() > begun.day()).cast("int64") if up else months - (until.day() < begun.day()).cast("int64")
+        months + (until.day() > begun.day()).ifelse(1, 0) if up else months - (until.day() < begun.day()).ifelse(1, 0)
     )
 
 

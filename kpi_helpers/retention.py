@@ -73,7 +73,7 @@ def fit_retention(survivors: Sequence[Any], *, confidence: float = 0.95) -> Rete
     from scipy.optimize import minimize
 
     n, kept = _renewals(survivors)
-    t, lost, rate = np.arange(len(n)), (n - kept).sum(), 1 - kept.sum() / n.sum()
+    t, lost, rate = np.arange(len(n)), (n - kept).sum(), (n - kept).sum() / max(n.sum(), 1)
     told, remedy = "The model cannot be fitted, because", f"Churn in each period is {rate:.2%}: project with that."
     require(bool((n - kept)[1:].any()), f"{told} nobody is known to have left after the first period. Give more.")
     rises = kept @ t > n @ t * (1 - rate)  # slope of the likelihood where all customers are alike
