@@ -195,7 +195,7 @@ def test_triangle_of_orders(engine):
     days = pd.to_datetime("2025-01-01") + pd.to_timedelta(rng.integers(0, 300, 400), unit="D")
     orders = pd.DataFrame({
         "order_id": range(400), "customer_id": [f"c{i}" for i in rng.integers(0, 60, 400)], "ordered_at": days,
-        "revenue": rng.integers(1, 9999, 400) / 100, "status": rng.choice(["completed", "cancelled"], 400, p=[0.9, 0.1]),
+        "revenue": rng.integers(1, 9999, 400) / 100, "status": rng.choice(["completed", "returned"], 400, p=(0.9, 0.1)),
     })  # fmt: skip
     table = engine.source(orders.astype({"order_id": str}), "orders").table("orders")
 
