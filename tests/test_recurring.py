@@ -341,3 +341,13 @@ def test_results_show_themselves():
 def test_what_cannot_be_computed_says_why(ask, told):
     with pytest.raises(KpiError, match=told):
         ask(typed(BY_HAND))
+
+
+def test_ends_on_the_day_of_a_period_or_a_month():
+    rows = typed(BY_HAND)
+    left = tenure_churn(rows, "2026-04-10", "2026-04-30")  # A ends on 10 April, three months after 5 January
+
+    assert left[["tenure", "at_risk", "lost"]].to_numpy().tolist() == [[1, 2, 0], [3, 2, 1]]
+    whole = rows.iloc[[0]].assign(started_at=date(2026, 1, 15), ended_at=date(2026, 3, 15))
+    assert durations(whole, "2026-06-15").to_numpy().tolist() == [[2, 1, 1]]
+    assert durations(whole, "2026-03-14").to_numpy().tolist() == [[1, 0, 1]]
