@@ -66,9 +66,8 @@ def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curre
     f["opening"], f["customers"] = (v.shift(fill_value=0) for v in (f["closing"], (f["gained"] - f["lost"]).cumsum()))
     f["complete"] = [p.end_time.date() <= end for p in periods]
     kept = (f["opening"] - f["contraction"] - f["churn"]).astype(float)
-    f = f.reset_index().astype(
-        {k: int if k in ("customers", "gained", "lost") else float for k in MrrBridge.columns[1:11]}
-    )
+    whole = ("customers", "gained", "lost")
+    f = f.reset_index().astype({k: int if k in whole else float for k in MrrBridge.columns[1:11]})
     start = f["opening"].where(f["opening"] > 0).to_numpy()
     f["logo_churn"] = f["lost"] / f["customers"].where(f["customers"] > 0)
     f["gross_retention"], f["net_retention"] = kept.to_numpy() / start, (f["closing"] - f["new"]) / start
@@ -127,9 +126,8 @@ def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by:
     rows, end = _running(subscriptions, as_of)
     require_known(by or "spell", rows.columns, f"subscriptions has no column {by}.")
     label = {by: _[by].argmin(_.begun)} if by else {}
-    spells = rows.group_by("spell").aggregate(
-        **label, begun=_.begun.min(), last=_.over.max(), runs=_.over.isnull().any()
-    )
+    ends = {"last": _.over.max(), "runs": _.over.isnull().any()}
+    spells = rows.group_by("spell").aggregate(**label, begun=_.begun.min(), **ends)
     so_far, whole = (_lasted(spells.begun, to, unit, up) for to, up in ((ibis.literal(end), 0), (spells["last"], 1)))
     ended = ~spells.runs & (whole <= so_far)
     spells = spells.mutate(observed=ended.ifelse(1, 0), duration=ended.ifelse(whole, so_far))
@@ -138,7 +136,7 @@ def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by:
 
 
 def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date | str) -> pd.DataFrame:
-    """Count customers running as a period starts (`at_risk`) and are gone as it ends (`lost`), by `tenure` in months."""
+    """Count customers who run as a period starts (`at_risk`) and gone as it ends (`lost`), by `tenure`, months."""
     rows, _end = _running(subscriptions, period_end)
     start = _day(period_start)
     was, still = (_.begun < start) & (_.over.isnull() | (_.over >= start)), _.over.isnull()
@@ -179,12 +177,11 @@ def standardised_churn(now: pd.DataFrame, was: pd.DataFrame, *, confidence: floa
     value, before = float(weight @ rate), float(both["lost_was"].sum() / n)
     spread, least = (float((weight**2 * v / at_risk).sum()) for v in (rate * (1 - rate), 1))
     size = value * (1 - value) / spread if spread else 1 / least
-    (low, high), bounds = (
-        tuple(map(float, wilson(x * k, k, confidence=confidence))) for x, k in ((value, size), (before, n))
-    )
-    ends = [float(v) for v in moves((value, low, high), (before, *bounds))]
+    trials = np.array([size, n])
+    lows, highs = wilson(trials * (value, before), trials, confidence=confidence)
+    ends = [float(v) for v in (lows[0], highs[0], *moves(*zip((value, before), lows, highs, strict=True)))]
     whole = {"was": before, "now": float(now["lost"].sum() / now["at_risk"].sum()), "standardised": value}
-    whole |= dict(zip(("low", "high", "change", "change_low", "change_high"), (low, high, *ends), strict=True))
+    whole |= dict(zip(("low", "high", "change", "change_low", "change_high"), ends, strict=True))
     return StandardisedChurn.of([()], **whole, covered=n / float(was["at_risk"].sum()), confidence=confidence)
 
 
@@ -243,15 +240,12 @@ def _lasted(begun: Any, until: Any, unit: str, up: Any = False) -> Any:
     if unit == "day":
         return until.epoch_days() - begun.epoch_days()
     months = (until.year() - begun.year()) * 12 + until.month() - begun.month()
-    return (
-        months + (until.day() > begun.day()).ifelse(1, 0) if up else months - (until.day() < begun.day()).ifelse(1, 0)
-    )
+    begins, ends = begun.day(), until.day()
+    return months + (ends > begins).ifelse(1, 0) if up else months - (ends < begins).ifelse(1, 0)
 
 
 def _day(told: Day) -> date:
-    require(
-        told is not None, "The table has no rows with a day: check the export, the mapping and the filters before it."
-    )
+    require(told is not None, "The table has no rows with a day: check the export, the mapping and the filters.")
     try:
         return date.fromisoformat(str(told)[:10])
     except ValueError:

@@ -90,9 +90,8 @@ def fit_retention(survivors: Sequence[Any], *, confidence: float = 0.95) -> Rete
         return slope if order else (n @ np.log(a + b + t) - kept @ np.log(b + t) - lost * theta[0]) / n[0]
 
     value, jac, hess = (partial(told_by, order=order) for order in range(3))
-    found = minimize(
-        value, np.log([1, (1 - rate) / rate]), jac=jac, hess=hess, method="trust-exact", options={"gtol": 1e-10}
-    )
+    start, precise = np.log([1, (1 - rate) / rate]), {"gtol": 1e-10}
+    found = minimize(value, start, jac=jac, hess=hess, method="trust-exact", options=precise)
     require(bool(np.abs(found.jac).max() < 1e-6), f"{told} its likelihood has no peak. {remedy}")
     covariance = np.linalg.inv(hess(found.x)) / n[0]
     error, at = np.sqrt(np.diag(covariance)), np.exp(found.x)
@@ -153,35 +152,32 @@ def survival(
     (0.75, 0.5, 0.0)
     """
     t, e = np.asarray(durations), np.asarray(observed)
-    w, label = (
-        np.ones(1) if weights is None else np.asarray(weights, dtype=float),
-        np.zeros(1) if groups is None else np.asarray(groups),
-    )
-    sizes = {len(t), len(e), *([] if weights is None else [len(w)]), *([] if groups is None else [len(label)])}
+    w, label = (None if v is None else np.asarray(v) for v in (weights, groups))
+    sizes = {len(v) for v in (t, e, w, label) if v is not None}
     require(len(sizes) == 1 and len(t) > 0, f"durations and the rest have {sizes} rows: all need as many, 1 or more.")
     require(t.dtype.kind in "iuf", f"durations are {t.dtype}. Give numbers of days or months.")
     _none_bad("durations", t.dtype.kind == "f" or t.min() < 0, lambda: ~(np.isfinite(t) & (t >= 0)), "below 0")
-    _none_bad("observed", e.dtype.kind != "b", lambda: pd.isna(e) | ~np.isin(e, (0, 1)), "neither 0 nor 1")
-    _none_bad("weights", weights is not None, lambda: ~(np.isfinite(w) & (w >= 0)), "below 0")
-    _none_bad("groups", groups is not None, lambda: pd.isna(label), "without a name")
-    code, labels = pd.factorize(label, sort=True)
+    _none_bad("observed", e.dtype.kind != "b", lambda: ~((e == 0) | (e == 1)), "neither 0 nor 1")
+    _none_bad("weights", w is not None, lambda: ~((x := np.asarray(w, float)) >= 0) | np.isinf(x), "below 0")
+    _none_bad("groups", label is not None, lambda: pd.isna(label), "without a name")
+    code, names = (0, [""]) if label is None else pd.factorize(label, sort=True)
     if t.max() <= 2 * len(t) + 1000 and (t.dtype.kind in "iu" or bool((t == np.floor(t)).all())):
         times, at = np.arange(int(t.max()) + 1), t.astype(np.int64, copy=False)
     else:
         times, at = np.unique(t, return_inverse=True)
-    cell = 2 * (at if groups is None else code * len(times) + at) + e.astype(np.int64)
-    counts = np.bincount(cell, None if weights is None else w, minlength=2 * len(labels) * len(times)).reshape(
-        len(labels), len(times), 2
-    )
-    frames, medians = [], []
-    for name, (c, d) in zip([""] if groups is None else labels, np.moveaxis(counts, 2, 1), strict=True):
+    cell = 2 * (at if label is None else code * len(times) + at)
+    cell += e.astype(bool)
+    counts = np.bincount(cell, w, minlength=2 * len(names) * len(times)).reshape(len(names), len(times), 2)
+    parts, medians = [], []
+    for name, (c, d) in zip(map(str, names), np.moveaxis(counts, 2, 1), strict=True):
         there = c + d > 0
         curve = kaplan_meier(times[there], d[there], c[there], confidence=confidence)
-        frames.append(pd.DataFrame(curve._asdict()).assign(group=str(name), events=d[there]))
-        medians.append((str(name), (c + d).sum(), d.sum(), *curve.reached(0.5)))
+        parts.append(np.column_stack([curve.time, curve.at_risk, d[there], *curve[2:]]))
+        medians.append((name, (c + d).sum(), d.sum(), *curve.reached(0.5)))
     tested = dict(zip(("chi2", "df", "p_value"), log_rank(times, counts[..., 1], counts[..., 0]), strict=True))
     half = pd.DataFrame(medians, columns=["group", "n", "events", "median", "low", "high"])
-    frame = pd.concat(frames, ignore_index=True)[list(SurvivalCurves.columns)]
+    frame = pd.DataFrame(np.vstack(parts), columns=list(SurvivalCurves.columns[1:]))
+    frame.insert(0, "group", np.repeat(half["group"].to_numpy(dtype=object), [len(p) for p in parts]))
     return SurvivalCurves(frame=frame, whole=tested | {"confidence": confidence, "medians": half})
 
 

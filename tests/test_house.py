@@ -27,7 +27,7 @@ FLOORS = {
     for floor, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
 }
 # their examples stand for a published method
-CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "looks", "designs")
+CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "looks", "designs", "retention")
 
 
 #: one line each, told by their name
