@@ -235,6 +235,13 @@ def test_dates_of_a_csv_file_are_never_guessed(tmp_path):
     assert told(summarise(tmp_path / "orders.csv")) == {"unnamed": 2}
 
 
+def test_margin_is_of_rows_that_know_both_up_to_the_split():
+    data = orders(("a", 1, 10.0), ("a", 2, np.nan), ("a", 3, 8.0), ("a", 9, 10.0), margin=[4.0, 5.0, None, 10.0])
+
+    assert summarise(data, split="2026-01-05").margin == 0.4
+    assert summarise(data).margin == 0.7 and summarise(data.assign(margin=np.nan)).margin is None
+
+
 def test_nobody_is_not_a_customer_and_any_column_splits():
     found = summarise(orders(("a", 1, 1.0), (" ", 2, 1.0), ("", 3, 1.0), currency="VND"), by="currency")
 
