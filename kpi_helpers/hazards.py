@@ -86,7 +86,7 @@ def fit_hazard(
     >>> fit_hazard(rows, events="left", at_risk="n", covariates=["plan"]).hazard_ratio[1].__round__(6)  # log .8/log .9
     2.117905
     """
-    import statsmodels.api as sm
+    import statsmodels.api as sm  # type: ignore[import-untyped]
 
     d, n = (counts[c].to_numpy(float) for c in (events, at_risk))
     require(bool(((d >= 0) & (d <= n)).all()), f"Need 0 <= {events} <= {at_risk} in every row. Were they swapped?")
@@ -113,7 +113,7 @@ def fit_cox(
     >>> made.hazard_ratio[0].__round__(4)  # (1 + sqrt 17) / 2 by hand
     2.5616
     """
-    from statsmodels.duration.hazard_regression import PHReg
+    from statsmodels.duration.hazard_regression import PHReg  # type: ignore[import-untyped]
 
     t, d = np.asarray(durations, float), np.asarray(observed, float)
     fits = t.shape == d.shape == (len(covariates),) and bool((np.isfinite(t) & (t >= 0) & np.isin(d, (0, 1))).all())
@@ -130,12 +130,14 @@ def _told(
     confidence: float, time: Floats | None = None,
 ) -> HazardRatios:  # fmt: skip
     """Fit on covariates of spread 1, without levels that would have infinite ratios; terms on their own scale."""
-    keep, out, found = n > 0, [], True
-    while found:
+    keep, out = n > 0, []
+    while True:
         require(0 < d[keep].sum() < n[keep].sum(), "A hazard cannot be computed, because nobody or everybody left.")
         x, levels = design(frame[keep], covariates)
         sums = [(c, v, (frame[c] == v).to_numpy() & keep) for c, known in levels.items() for v in known]
         found = [(f"{c}={v}", rows) for c, v, rows in sums if d[rows].sum() in (0, n[rows].sum())]
+        if not found:
+            break
         out += [name for name, _rows in found]
         for _name, rows in found:
             keep = keep & ~rows
@@ -164,28 +166,28 @@ def _told(
 def person_periods(
     spells: Any, *, start: str, end: str, until: date | str, by: Sequence[str] = (), calendar: bool = False
 ) -> pd.DataFrame:
-    """Spells to counts of `at_risk` and `events` by tenure in calendar months (0 is that of the start) and by `by`.
+    """Spells to counts of `at_risk` and `events` by `tenure`, in calendar months since that of the start, and `by`.
 
-    Parameters: `spells`, an Ibis table, DataFrame or file with a date of `start` and of `end`, empty while it lasts;
-    `until`, last day of the data: a month that it cuts is left out; `calendar` adds the ``month`` (2026-03) itself.
+    Parameters: `spells`, an Ibis table, DataFrame or file with a day of `start` and of `end`, empty while it lasts;
+    `until`, last day of the data: a month that it cuts is left out; `calendar` adds the ``month`` itself (2026-03).
     Raises `KpiError` if a spell has no start or ends before it.
+
+    >>> spells = pd.DataFrame({"since": ["2026-01-15", "2026-02-01"], "to": ["2026-02-10", None]})
+    >>> person_periods(spells, start="since", end="to", until="2026-02-28").to_numpy().tolist()
+    [[0, 2, 0], [1, 1, 1]]
     """
-    after = date.fromisoformat(str(until)[:10]) + timedelta(1)
-    last, table = after.year * 12 + after.month - 2, as_table(spells)
+    after, table = date.fromisoformat(str(until)[:10]) + timedelta(1), as_table(spells)
+    last = after.year * 12 + after.month - 2
     for name in (start, end, *by):
         require_known(name, table.columns, f"The table has no column {name!r}.")
     days = table.select(*by, one=_[start].cast("date"), two=_[end].cast("date"))
     wrong = days.filter(_.one.isnull() | (_.two < _.one)).count().to_pyarrow().as_py()
     require(not wrong, f"{wrong} spells have no {start} or end before it. Correct these rows or leave them out.")
     month = {"begun": _.one.year() * 12 + _.one.month() - 1, "over": _.two.year() * 12 + _.two.month() - 1}
-    rows = days.mutate(**month).filter(_.begun <= last)
-    rows = rows.mutate(over=ibis.least(_.over.fill_null(last + 1), last + 1))
+    rows = days.mutate(**month).filter(_.begun <= last).mutate(over=ibis.least(_.over.fill_null(last + 1), last + 1))
     rows = rows.group_by(*by, "begun", "over").aggregate(n=_.count())
     rows = rows.mutate(tenure=ibis.range(0, ibis.least(rows.over, last) - rows.begun + 1).unnest())
-    rows = rows.mutate(at=_.begun + _.tenure)
-    keys = [*by, "tenure", *(["at"] if calendar else [])]
+    rows, keys = rows.mutate(at=_.begun + _.tenure), [*by, "tenure", *(["at"] if calendar else [])]
     rows = rows.group_by(keys).aggregate(at_risk=_.n.sum(), events=(_.at == _.over).ifelse(_.n, 0).sum())
     found: pd.DataFrame = rows.order_by(keys).to_pyarrow().to_pandas()
-    if calendar:
-        found["month"] = [f"{m // 12}-{m % 12 + 1:02}" for m in found.pop("at")]
-    return found
+    return found.assign(month=[f"{m // 12}-{m % 12 + 1:02}" for m in found.pop("at")]) if calendar else found
