@@ -40,11 +40,12 @@ class HazardRatios(Framed):
         known, said = self.frame[self.frame["term"].ne("constant") & self.frame["p_value"].notna()], []
         if len(known):
             top, level = known.loc[known["p_value"].idxmin()], percent(self.confidence, language, decimals=0)
-            told = {k: number(top[k], language, decimals=2) for k in ("hazard_ratio", "low", "high")}
-            said = [say("hazard_ratios.top", language, term=top["term"], level=level, **told)]
+            ends = {k: number(top[k], language, decimals=2) for k in ("hazard_ratio", "low", "high")}
+            said = [say("hazard_ratios.top", language, term=top["term"], level=level, **ends)]
         moving = self.frame["term"][holm(self.frame["proportional_p"]) < 0.05]
         for key, terms in (("moving", moving), ("left_out", self.left_out)):
-            said += [say(f"hazard_ratios.{key}", language, terms=", ".join(terms))] if len(terms) else []
+            told = ", ".join(terms[:3]) + (f", … ({len(terms)})" if len(terms) > 3 else "")
+            said += [say(f"hazard_ratios.{key}", language, terms=told)] if len(terms) else []
         return " ".join(said)
 
 
@@ -62,7 +63,7 @@ def design(frame: pd.DataFrame, covariates: Sequence[str], levels: Levels | None
         many = [c for c, v in levels.items() if len(v) > MOST]
         require(not many, f"{', '.join(many)}: more than {MOST} levels, an id? Leave it out, or join its rare levels.")
     told = {c: frame[c].astype(float).replace([np.inf, -np.inf], np.nan) for c in covariates if c not in levels}
-    told |= {c: pd.Categorical(frame[c].where(frame[c].isin(v)), v) for c, v in levels.items()}
+    told |= {c: pd.Categorical(frame[c].astype(object).where(frame[c].isin(v)), v) for c, v in levels.items()}
     held = pd.DataFrame(told, frame.index)[list(covariates)]
     empty = ", ".join(f"{c} in {n} of {len(frame)} rows" for c, n in held.isna().sum().items() if n)
     require(not empty, f"Missing, infinite or a level not seen before: {empty}. Fill these in or leave the rows out.")
@@ -139,8 +140,7 @@ def _told(
         if not found:
             break
         out += [name for name, _rows in found]
-        for _name, rows in found:
-            keep = keep & ~rows
+        keep = keep & ~np.any([rows for _name, rows in found], axis=0)
     spread = x.std(ddof=0).replace(0, 1)
     same = np.linalg.matrix_rank(x / spread) < x.shape[1]
     require(not same, f"{', '.join(x.columns[1:])}: one of these follows from the others. Leave it out.")

@@ -28,8 +28,9 @@ def snapshot(
 
     Churned: no completed order in the `outcome_days` that begin `gap_days` after `at`. A row a customer: ``n_orders``,
     ``recency_days``, ``days_per_order``, ``recent_share`` (of orders, last 90 days) and ``revenue`` of the observed
-    days; ``tenure_days`` and ``first_channel`` of the first order of all. Parameters: `orders` as in the
-    contract, an Ibis table, DataFrame or file (revenue, channel and status may be absent); days are whole. Raises `KpiError` if they end before the outcome.
+    days; ``tenure_days`` and ``first_channel`` of the first order of all. Parameters: `orders` as in the contract (an
+    Ibis table, DataFrame or file; revenue, channel, status may be absent); days are whole ones. Raises `KpiError` if
+    the orders end before the outcome.
 
     >>> days = ["2026-01-05", "2026-03-01", "2026-01-09", "2026-05-01"]
     >>> orders = pd.DataFrame({"customer_id": ["a", "a", "b", "c"], "ordered_at": days})

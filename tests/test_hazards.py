@@ -88,7 +88,11 @@ def test_level_where_nobody_or_everybody_left_is_said_and_changes_nothing_else(e
     sound = grouped(simulated(3000), ["tenure", "plan", "age"])
     odd = pd.DataFrame({"tenure": [0], "plan": ["A0"], "age": [1], "at_risk": [40], "events": [events]})
 
-    made = fit_hazard(pd.concat([odd, sound]), **WHAT, covariates=["plan", "age"])
+    both = pd.concat([odd, sound], ignore_index=True)
+    made = fit_hazard(both, **WHAT, covariates=["plan", "age"])
+    as_category = fit_hazard(both.astype({"plan": "category"}), **WHAT, covariates=["plan", "age"])
+
+    assert as_category.frame.equals(made.frame)
 
     assert made.left_out == ("plan=A0",)
     assert made.coefficient == pytest.approx(fit_hazard(sound, **WHAT, covariates=["plan", "age"]).coefficient)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +163,18 @@ def test_a_later_window_calibrates_a_shifted_world():
     assert "calibrated on a later window" in moved.sentence() and "chưa hiệu chỉnh" in score.sentence("vi")
 
 
+def test_calibrating_twice_is_calibrating_on_the_last_window():
+    rng = np.random.default_rng(12)
+    train, noisy, later = (customers(3000, seed) for seed in (1, 2, 3))
+    noisy["churned"] = np.where(rng.random(3000) < 0.5, noisy["churned"], rng.random(3000) < 0.2)  # half is noise
+    score = fit_churn(train, features=FEATURES)
+
+    twice, once = score.calibrated(noisy).calibrated(later), score.calibrated(later)
+
+    assert score.calibrated(noisy).slope < 0.7
+    assert (twice.intercept, twice.slope) == pytest.approx((once.intercept, once.slope), rel=1e-6)
+
+
 class Memory:
     """A model of one's own: the churn rate of each pattern, half-way to the base rate."""
 
@@ -246,6 +259,9 @@ def test_snapshot_knows_nothing_after_its_day(engine):
     assert made["revenue"].tolist() == [4.0, 30.0, 30.0]
     assert made["days_per_order"].tolist() == [31, 182.5, 59]
     assert made["first_channel"].tolist() == ["i", "a", "e"]
+    for days, churned in ((4, 1), (5, 0)):  # the order of 5 April is of the fifth day
+        one = snapshot(table, "2026-03-31", outcome_days=days).filter(ibis._.customer_id == "back")
+        assert one.to_pyarrow()["churned"].to_pylist() == [churned]
     gap = snapshot(table, "2026-03-31", gap_days=5, outcome_days=30).order_by("customer_id").to_pyarrow().to_pandas()
     assert gap["churned"].tolist() == [1, 0, 1]  # the order of 5 April lies within the gap
     assert gap.drop(columns="churned").equals(made.drop(columns="churned"))
@@ -298,6 +314,25 @@ def test_planted_leaks_are_found_and_nothing_else():
     assert {(check, feature) for check, feature, alarm in found if alarm} == expected
     assert not any(good.alarm) and good.check[-1] == "permuted" and 0.4 < good.value[-1] < 0.6
     assert "orders_later" in bad.sentence() and "No sign" in good.sentence() and "Rò rỉ" in bad.html("vi")
+
+
+@pytest.mark.parametrize(("day", "late"), [("2026-03-31 23:59", False), ("2026-04-01", True)])
+def test_feature_may_be_known_up_to_the_end_of_the_snapshot_day(day, late):
+    t = customers(300, 8).assign(known_on=pd.Timestamp(day))
+
+    for known in ("known_on", day):
+        dates = {"recency": known}
+        assert check_leakage(t, "churned", FEATURES, feature_dates=dates, snapshot="2026-03-31").alarm[0] is late
+
+
+def test_cells_that_are_empty_by_chance_are_no_leak():
+    t = customers(3000, 8)
+    t["recency"] = t["recency"].where(np.random.default_rng(1).random(3000) < 0.1)
+
+    made = check_leakage(t, "churned", ["recency", "orders"])
+
+    assert not any(made.alarm) and made.value[0] < 0.6
+    assert np.isnan(made.value[-1])  # and the score cannot be fitted before they are filled in
 
 
 def test_a_model_that_saw_the_labels_fails_on_permuted_ones():
