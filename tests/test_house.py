@@ -28,10 +28,11 @@ FLOORS = {
 }
 # their examples stand for a published method
 CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "looks", "designs", "retention")
+CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "looks", "designs", "hazards", "scores", "profits")
 
 
 #: one line each, told by their name
-SMALL = ("holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank")
+SMALL = ("holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank", "design")
 
 
 def imports(module):
