@@ -328,8 +328,8 @@ def fit_purchases(
     require(w.shape == x.shape and bool(((w > 0) & (w < np.inf)).all()), "weights must be above 0, one a row.")
     n, repeats, time = float(w.sum()), float(w @ x), float(w @ end)
     if repeats == 0:
-        raise KpiError(f"None of {n:g} customers bought again in {time:g} of time, so no model can tell who will. "
-                       f"What can be said: they do less than {3 / max(time, 1e-9):.2g} times in a unit (95%).")  # fmt: skip
+        rate = f"What can be said: they do less than {3 / max(time, 1e-9):.2g} times a unit of time (95%)."
+        raise KpiError(f"None of {n:g} customers bought again in {time:g} of time: no model can tell who will. {rate}")
     x, t, end, w = _unique(x, t, end, w)
     scale = end.max() / 10
     counts, kind = np.unique(x, return_inverse=True)

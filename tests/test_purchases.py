@@ -267,6 +267,9 @@ class TestLaws:
             < np.square(np.log(np.array(free.estimate) / [1, scale, 1, 1])).sum()
         )
         assert days.estimate == pytest.approx(np.array(weeks.estimate) * [1, 7, 1, 1], rel=1e-6)
+        few = fit_purchases(x[:400], t[:400], age[:400], shrink=50)
+        own = sum(likelihood("bg/nbd", few.estimate, *row) for row in zip(x[:400], t[:400], age[:400], strict=True))
+        assert few.log_likelihood == pytest.approx(own, rel=1e-9)  # the penalty is no part of it
 
     def test_intervals_cover(self):
         truth = np.array([0.243, 4.414, 0.793, 2.426])  # CDNOW's size and parameters; the 99% band of 500 sets
