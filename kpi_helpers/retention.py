@@ -16,105 +16,6 @@ from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence, kaplan_meier, log_rank
 
 
-class RetentionForecast(Framed):
-    """Share that stays from one period to the next (`observed`: in fact), and that is there after it (`survival`)."""
-
-    columns: ClassVar = (
-        "period",
-        "observed",
-        *(f"{k}{e}" for k in ("retention", "survival") for e in ("", "_low", "_high")),
-    )
-
-    def sentence(self, language: str = "en") -> str:
-        ends = {k: percent(self.frame[k].iloc[-1], language) for k in self.columns[5:]}
-        return say("retention_forecast.sentence", language, n=number(self.period[-1], language), **ends)
-
-
-class RetentionFit(Framed):
-    """Shifted-beta-geometric: each customer leaves at a constant rate of its own, and the rates are Beta(alpha, beta).
-
-    Rows are the two parameters, with intervals on the log scale. Retention rises with age though nobody changes.
-    """
-
-    columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
-    aside: ClassVar = ("covariance", "observed")
-    parameters = property(lambda self: dict(zip(self.parameter, self.estimate, strict=True)), doc="By name.")
-    standard_errors = property(lambda self: dict(zip(self.parameter, self.standard_error, strict=True)), doc="By name.")
-
-    def forecast(self, periods: int) -> RetentionForecast:
-        """Retention and survival in periods 1 to `periods` of a cohort, with the error of the parameters."""
-        require(periods == int(periods) and periods >= 1, f"periods={periods!r} must be a whole number from 1.")
-        (a, b), t = self.estimate, np.arange(int(periods))
-        stays, all_log = np.log((b + t) / a), np.log((b + t) / (a + b + t)).cumsum()
-        slopes = np.array([[-a / (a + b + t), b / (b + t) - b / (a + b + t)]]).cumsum(axis=2) / -np.expm1(all_log)
-        slopes = np.concatenate([[[-np.ones(len(t)), b / (b + t)]], slopes])  # of both logits by log alpha, log beta
-        at = np.array([stays, logit(np.exp(all_log))])
-        half = ndtri((1 + self.confidence) / 2) * np.sqrt(np.einsum("vit,ij,vjt->vt", slopes, self.covariance, slopes))
-        found = expit(np.stack([at, at - half, at + half], axis=1)).reshape(6, -1)
-        observed = np.resize([*self.observed, *[np.nan] * len(t)], len(t))
-        return RetentionForecast.of(zip(t + 1, observed, *found, strict=True), confidence=self.confidence)
-
-    def sentence(self, language: str = "en") -> str:
-        told = [percent(r, language) for r in self.forecast(len(self.observed)).retention]
-        return say("retention_fit.sentence", language, first=told[0], last=told[-1], n=len(told))
-
-
-def fit_retention(survivors: Sequence[Any], *, confidence: float = 0.95) -> RetentionFit:
-    """Fit how customers of a contract stay, by maximum likelihood, to project cohorts beyond what was seen.
-
-    Parameters: `survivors`, customers of a cohort after 0, 1, 2, ... renewals, or a list of such cohorts of any length.
-    Raises `KpiError` if counts rise, are none or too few, or do not tell customers apart. Fader & Hardie (2007),
-    Journal of Interactive Marketing 21:76-90.
-
-    >>> fit = fit_retention([1000, 869, 743, 653, 593, 551, 517, 491])
-    >>> {k: round(v, 3) for k, v in fit.parameters.items()}, round(fit.log_likelihood, 1)  # theirs: .668, 3.806
-    ({'alpha': 0.668, 'beta': 3.806}, -1611.2)
-    """
-    from scipy.optimize import minimize
-
-    n, kept = _renewals(survivors)
-    t, lost, rate = np.arange(len(n)), (n - kept).sum(), (n - kept).sum() / max(n.sum(), 1)
-    told, remedy = "The model cannot be fitted, because", f"Churn in each period is {rate:.2%}: project with that."
-    require(bool((n - kept)[1:].any()), f"{told} nobody is known to have left after the first period. Give more.")
-    rises = kept @ t > n @ t * (1 - rate)  # slope of the likelihood where all customers are alike
-    require(bool(rises), f"{told} retention does not rise with age: customers seem to be alike. {remedy}")
-
-    def told_by(theta: Floats, order: int) -> Any:
-        """Minus the mean log-likelihood at the logs of alpha and beta, or its slope or curvature."""
-        a, b = both = np.exp(theta)
-        left, right = kept / (b + t), n / (a + b + t)
-        slope = np.array([a * right.sum() - lost, b * (right.sum() - left.sum())]) / n[0]
-        if order == 2:
-            own = np.diag([lost / a**2, (left / (b + t)).sum()]) - (right / (a + b + t)).sum()
-            return own * np.outer(both, both) / n[0] + np.diag(slope)
-        return slope if order else (n @ np.log(a + b + t) - kept @ np.log(b + t) - lost * theta[0]) / n[0]
-
-    value, jac, hess = (partial(told_by, order=order) for order in range(3))
-    start, precise = np.log([1, (1 - rate) / rate]), {"gtol": 1e-10}
-    found = minimize(value, start, jac=jac, hess=hess, method="trust-exact", options=precise)
-    require(bool(np.abs(found.jac).max() < 1e-6), f"{told} its likelihood has no peak. {remedy}")
-    covariance = np.linalg.inv(hess(found.x)) / n[0]
-    error, at = np.sqrt(np.diag(covariance)), np.exp(found.x)
-    ends = np.exp(ndtri((1 + checked_confidence(confidence)) / 2) * error)
-    rows = zip(("alpha", "beta"), at, at * error, at / ends, at * ends, strict=True)
-    whole = {"log_likelihood": float(-found.fun * n[0]), "confidence": confidence}
-    return RetentionFit.of(rows, **whole, covariance=covariance, observed=tuple(kept / n))
-
-
-def _renewals(survivors: Sequence[Any]) -> tuple[Floats, Floats]:
-    """Customers of all cohorts before each renewal, and after it."""
-    given = list(survivors)
-    cohorts = [np.asarray(c, dtype=float) for c in (given if np.ndim(given[:1]) > 1 else [given])]
-    for c in cohorts:
-        whole = bool((np.isfinite(c) & (c >= 0) & (c == np.floor(c))).all())
-        require(whole, f"survivors={c.tolist()} must be counts: whole numbers from 0, without gaps.")
-        require(bool((np.diff(c) <= 0).all()), f"survivors={c.tolist()} rise: nobody joins a cohort after its start.")
-    k = max(map(len, cohorts), default=0)
-    require(k > 2, "survivors needs three counts or more: the start of a cohort and two renewals.")
-    n, kept = np.sum([np.pad([c[:-1], c[1:]], ((0, 0), (0, k - len(c)))) for c in cohorts if len(c)], axis=0)
-    return n[n > 0], kept[n > 0]
-
-
 class SurvivalCurves(Framed):
     """Share still there just after each `time`, by `group`, with intervals on the scale log(-log S).
 
@@ -184,3 +85,108 @@ def survival(
 def _none_bad(name: str, unsure: bool, bad: Callable[[], Any], what: str) -> None:
     n_bad = int(np.sum(bad())) if unsure else 0
     require(n_bad == 0, f"{name}: {n_bad} are missing or {what}. Correct these rows or leave them out.")
+
+
+class RetentionForecast(Framed):
+    """Share that stays from one period to the next (`observed`: in fact), and that is there after it (`survival`)."""
+
+    columns: ClassVar = (
+        "period",
+        "observed",
+        *(f"{k}{e}" for k in ("retention", "survival") for e in ("", "_low", "_high")),
+    )
+
+    def sentence(self, language: str = "en") -> str:
+        ends = {k: percent(self.frame[k].iloc[-1], language) for k in self.columns[5:]}
+        return say("retention_forecast.sentence", language, n=number(self.period[-1], language), **ends)
+
+
+class RetentionFit(Framed):
+    """Shifted-beta-geometric: each customer leaves at a constant rate of its own, and the rates are Beta(alpha, beta).
+
+    Rows are the two parameters, with intervals on the log scale. Retention rises with age though nobody changes.
+    """
+
+    columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
+    aside: ClassVar = ("covariance", "observed")
+    parameters = property(lambda self: dict(zip(self.parameter, self.estimate, strict=True)), doc="By name.")
+    standard_errors = property(lambda self: dict(zip(self.parameter, self.standard_error, strict=True)), doc="By name.")
+
+    def forecast(self, periods: int) -> RetentionForecast:
+        """Retention and survival in periods 1 to `periods` of a cohort, with the error of the parameters."""
+        require(periods == int(periods) and periods >= 1, f"periods={periods!r} must be a whole number from 1.")
+        (a, b), t = self.estimate, np.arange(int(periods))
+        stays, all_log = np.log((b + t) / a), np.log((b + t) / (a + b + t)).cumsum()
+        slopes = np.array([[-a / (a + b + t), b / (b + t) - b / (a + b + t)]]).cumsum(axis=2) / -np.expm1(all_log)
+        slopes = np.concatenate([[[-np.ones(len(t)), b / (b + t)]], slopes])  # of both logits by log alpha, log beta
+        at = np.array([stays, logit(np.exp(all_log))])
+        half = ndtri((1 + self.confidence) / 2) * np.sqrt(np.einsum("vit,ij,vjt->vt", slopes, self.covariance, slopes))
+        found = expit(np.stack([at, at - half, at + half], axis=1)).reshape(6, -1)
+        observed = np.resize([*self.observed, *[np.nan] * len(t)], len(t))
+        return RetentionForecast.of(zip(t + 1, observed, *found, strict=True), confidence=self.confidence)
+
+    def sentence(self, language: str = "en") -> str:
+        told = [percent(r, language) for r in self.forecast(len(self.observed)).retention]
+        return say("retention_fit.sentence", language, first=told[0], last=told[-1], n=len(told))
+
+
+def fit_retention(survivors: Sequence[Any] | SurvivalCurves, *, confidence: float = 0.95) -> RetentionFit:
+    """Fit how customers of a contract stay, by maximum likelihood, to project cohorts beyond what was seen.
+
+    Parameters: `survivors`, customers of a cohort after 0, 1, 2, ... renewals, a list of such cohorts of any length, or
+    what `survival` says of whole periods. Raises `KpiError` if counts rise, are none or too few, or do not tell customers apart. Fader & Hardie (2007),
+    Journal of Interactive Marketing 21:76-90.
+
+    >>> fit = fit_retention([1000, 869, 743, 653, 593, 551, 517, 491])
+    >>> {k: round(v, 3) for k, v in fit.parameters.items()}, round(fit.log_likelihood, 1)  # theirs: .668, 3.806
+    ({'alpha': 0.668, 'beta': 3.806}, -1611.2)
+    """
+    from scipy.optimize import minimize
+
+    n, kept = _renewals(survivors)
+    t, lost, rate = np.arange(len(n)), (n - kept).sum(), (n - kept).sum() / max(n.sum(), 1)
+    told, remedy = "The model cannot be fitted, because", f"Churn in each period is {rate:.2%}: project with that."
+    require(bool((n - kept)[1:].any()), f"{told} nobody is known to have left after the first period. Give more.")
+    rises = kept @ t > n @ t * (1 - rate)  # slope of the likelihood where all customers are alike
+    require(bool(rises), f"{told} retention does not rise with age: customers seem to be alike. {remedy}")
+
+    def told_by(theta: Floats, order: int) -> Any:
+        """Minus the mean log-likelihood at the logs of alpha and beta, or its slope or curvature."""
+        a, b = both = np.exp(theta)
+        left, right = kept / (b + t), n / (a + b + t)
+        slope = np.array([a * right.sum() - lost, b * (right.sum() - left.sum())]) / n[0]
+        if order == 2:
+            own = np.diag([lost / a**2, (left / (b + t)).sum()]) - (right / (a + b + t)).sum()
+            return own * np.outer(both, both) / n[0] + np.diag(slope)
+        return slope if order else (n @ np.log(a + b + t) - kept @ np.log(b + t) - lost * theta[0]) / n[0]
+
+    value, jac, hess = (partial(told_by, order=order) for order in range(3))
+    start, precise = np.log([1, (1 - rate) / rate]), {"gtol": 1e-10}
+    found = minimize(value, start, jac=jac, hess=hess, method="trust-exact", options=precise)
+    require(bool(np.abs(found.jac).max() < 1e-6), f"{told} its likelihood has no peak. {remedy}")
+    covariance = np.linalg.inv(hess(found.x)) / n[0]
+    error, at = np.sqrt(np.diag(covariance)), np.exp(found.x)
+    ends = np.exp(ndtri((1 + checked_confidence(confidence)) / 2) * error)
+    rows = zip(("alpha", "beta"), at, at * error, at / ends, at * ends, strict=True)
+    whole = {"log_likelihood": float(-found.fun * n[0]), "confidence": confidence}
+    return RetentionFit.of(rows, **whole, covariance=covariance, observed=tuple(kept / n))
+
+
+def _renewals(survivors: Sequence[Any] | SurvivalCurves) -> tuple[Floats, Floats]:
+    """Customers of all cohorts before each renewal, and after it."""
+    if isinstance(survivors, SurvivalCurves):
+        held = survivors.frame.set_index("time")
+        require(held.index.is_unique, "survivors holds several groups. Fit one curve at a time.")
+        held = held.reindex(np.arange(1, held.index.max() + 1))
+        n = held["at_risk"].bfill().to_numpy()
+        return n, n - held["events"].fillna(0).to_numpy()
+    given = list(survivors)
+    cohorts = [np.asarray(c, dtype=float) for c in (given if np.ndim(given[:1]) > 1 else [given])]
+    for c in cohorts:
+        whole = bool((np.isfinite(c) & (c >= 0) & (c == np.floor(c))).all())
+        require(whole, f"survivors={c.tolist()} must be counts: whole numbers from 0, without gaps.")
+        require(bool((np.diff(c) <= 0).all()), f"survivors={c.tolist()} rise: nobody joins a cohort after its start.")
+    k = max(map(len, cohorts), default=0)
+    require(k > 2, "survivors needs three counts or more: the start of a cohort and two renewals.")
+    n, kept = np.sum([np.pad([c[:-1], c[1:]], ((0, 0), (0, k - len(c)))) for c in cohorts if len(c)], axis=0)
+    return n[n > 0], kept[n > 0]

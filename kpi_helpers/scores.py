@@ -22,15 +22,15 @@ ALONE, PERMUTED = 0.95, 3.29  # AUC of one feature that is too good; z of the 99
 
 
 def snapshot(
-    orders: Any, at: date | str, *, observe_days: int = 365, gap_days: int = 0, outcome_days: int = 90
+    orders: Any, at: date | str, *, observe_days: int = 365, gap_days: int = 0, outcome_days: int | None = 90
 ) -> ir.Table:
     """Customers who ordered in the days up to `at`, what was known of them then, and whether they ``churned`` after.
 
     Churned: no completed order in the `outcome_days` that begin `gap_days` after `at`. A row a customer: ``n_orders``,
     ``recency_days``, ``days_per_order``, ``recent_share`` (of orders, last 90 days) and ``revenue`` of the observed
     days; ``tenure_days`` and ``first_channel`` of the first order of all. Parameters: `orders` as in the contract (an
-    Ibis table, DataFrame or file; revenue, channel, status may be absent); days are whole ones. Raises `KpiError` if
-    the orders end before the outcome.
+    Ibis table, DataFrame or file; revenue, channel, status may be absent); days are whole ones; without `outcome_days`
+    nothing is said of the time after. Raises `KpiError` if the orders end before the outcome.
 
     >>> days = ["2026-01-05", "2026-03-01", "2026-01-09", "2026-05-01"]
     >>> orders = pd.DataFrame({"customer_id": ["a", "a", "b", "c"], "ordered_at": days})
@@ -38,10 +38,11 @@ def snapshot(
     >>> told.select("customer_id", "recency_days", "churned").to_pyarrow().to_pylist()[1]
     {'customer_id': 'b', 'recency_days': 22, 'churned': 1}
     """
-    day, until = date.fromisoformat(str(at)[:10]), gap_days + outcome_days
+    day, until = date.fromisoformat(str(at)[:10]), gap_days + (outcome_days or 0)
     given = f"observe_days={observe_days}, outcome_days={outcome_days}, gap_days={gap_days}"
     require(
-        min(observe_days, outcome_days, gap_days + 1) >= 1, f"{given}: windows need a day or more, a gap 0 or more."
+        min(observe_days, 1 if outcome_days is None else outcome_days, gap_days + 1) >= 1,
+        f"{given}: windows need a day or more, a gap 0 or more.",
     )
     rows = as_table(orders).filter(_.customer_id.notnull(), _.ordered_at.notnull())
     rows = rows.mutate(day=_.ordered_at.cast("date").epoch_days().cast("int64") - (day - date(1970, 1, 1)).days)
@@ -62,7 +63,8 @@ def snapshot(
         "days_per_order": watched / _.n_orders.cast("float64"),
         "recent_share": _.recent / _.n_orders.cast("float64"),
     }
-    return made.mutate(**rates, churned=(_.after == 0).ifelse(1, 0)).drop("recent", "after")
+    label = {} if outcome_days is None else {"churned": (_.after == 0).ifelse(1, 0)}
+    return made.mutate(**rates, **label).drop("recent", "after")
 
 
 class LeakageCheck(Framed):
