@@ -24,8 +24,8 @@ MOST, FAR = 200, 15  # levels of a covariate; a coefficient, at spread 1, that o
 class HazardRatios(Framed):
     """Ratio of hazards for a step of each term: of words from their first level.
 
-    `left_out`: levels where nobody or everybody left (their rows are not used) and numbers that separate (NaN), of
-    which no finite ratio fits. `proportional_p`, Cox only: of a ratio that stays the same over time.
+    `left_out`: levels where nobody or everybody left (their rows are not used) and numbers that separate (NaN).
+    `proportional_p`, Cox only: of a ratio that stays the same over time.
     """
 
     columns: ClassVar = ("term", "coefficient", "hazard_ratio", "low", "high", "p_value", "proportional_p")
@@ -58,8 +58,8 @@ def design(frame: pd.DataFrame, covariates: Sequence[str], levels: Levels | None
     for name in covariates:
         require_known(name, frame.columns, f"There is no column {name!r}.")
     if levels is None:
-        words = [c for c in covariates if not pd.api.types.is_numeric_dtype(frame[c])]
-        levels = {c: sorted(frame[c].dropna().unique()) for c in words}
+        numeric = pd.api.types.is_numeric_dtype
+        levels = {c: sorted(frame[c].dropna().unique()) for c in covariates if not numeric(frame[c])}
         many = [c for c, v in levels.items() if len(v) > MOST]
         require(not many, f"{', '.join(many)}: more than {MOST} levels, an id? Leave it out, or join its rare levels.")
     told = {c: frame[c].astype(float).replace([np.inf, -np.inf], np.nan) for c in covariates if c not in levels}
@@ -72,16 +72,34 @@ def design(frame: pd.DataFrame, covariates: Sequence[str], levels: Levels | None
     return made, levels
 
 
+def ratios(fit: Callable[[pd.DataFrame], Sequence[Any]], x: pd.DataFrame, confidence: float) -> list[tuple[Any, ...]]:
+    """Term, coefficient, its exponential with low and high, p-value and what else `fit` tells of covariates at spread 1.
+
+    Terms are on their own scale; they are NaN where they separate, so that no finite coefficient fits.
+    """
+    spread, z = x.std(ddof=0).replace(0, 1), ndtri((1 + checked_confidence(confidence)) / 2)
+    same = np.linalg.matrix_rank(x / spread) < x.shape[1]
+    require(not same, f"{', '.join(x.columns[1:])}: one of these follows from the others. Leave it out.")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # what has no finite estimate is told by its size
+        b, se, *more = (np.asarray(told) for told in fit(x / spread))
+    used = x.columns[-len(b) :]
+    far = (used != "constant") & ~((np.abs(b) < FAR) & (se < FAR))
+    lost = far | (far.any() & (used == "constant"))  # it takes up what a separating number leaves
+    b, se = (np.where(lost, np.nan, value) / spread[used].to_numpy() for value in (b, se))
+    rows = b, np.exp(b), np.exp(b - z * se), np.exp(b + z * se), 2 * ndtr(-np.abs(b / se)), *more
+    return list(zip(used, *rows, strict=True))
+
+
 def fit_hazard(
-    counts: pd.DataFrame, *, events: str, at_risk: str, covariates: Sequence[str], cluster: str | None = None,
-    confidence: float = 0.95,
-) -> HazardRatios:  # fmt: skip
+    counts: pd.DataFrame, *, events: str, at_risk: str, covariates: Sequence[str], confidence: float = 0.95
+) -> HazardRatios:
     """Discrete-time hazard of grouped person-periods: a binomial GLM with cloglog link, so its ratios are Cox's.
 
     Prentice & Gloeckler (1978), Biometrics 34:57-67. Parameters: `counts`, rows such as `person_periods` makes;
     `events` and `at_risk`, their columns; `covariates`, columns that may change over time: the tenure as a category
-    gives a hazard for each period, its logarithm a smooth one; `cluster`, column within which rows depend on each
-    other. Raises `KpiError` if counts are impossible, cells empty, or a covariate follows from others.
+    gives a hazard for each period, its logarithm a smooth one. Raises `KpiError` if counts are impossible, cells empty,
+    or a covariate follows from others.
 
     >>> rows = pd.DataFrame({"plan": ["a", "b"], "n": [100, 100], "left": [10, 20]})
     >>> fit_hazard(rows, events="left", at_risk="n", covariates=["plan"]).hazard_ratio[1].__round__(6)  # log .8/log .9
@@ -93,12 +111,11 @@ def fit_hazard(
     require(bool(((d >= 0) & (d <= n)).all()), f"Need 0 <= {events} <= {at_risk} in every row. Were they swapped?")
     family = sm.families.Binomial(sm.families.links.CLogLog())
 
-    def fit(x: pd.DataFrame, keep: Any) -> Any:
-        groups = {} if cluster is None else {"groups": pd.factorize(counts[cluster][keep])[0]}
-        model = sm.GLM(np.column_stack([d, n - d])[keep], x.to_numpy(), family=family)
-        return model.fit(cov_type="cluster", cov_kwds=groups) if groups else model.fit()
+    def fit(x: pd.DataFrame, keep: Any) -> Sequence[Any]:
+        made = sm.GLM(np.column_stack([d, n - d])[keep], x.to_numpy(), family=family).fit()
+        return made.params, made.bse
 
-    return _told(fit, counts, list(covariates), d, n, confidence)
+    return _told(fit, counts, covariates, d, n, cox=False, confidence=confidence)
 
 
 def fit_cox(
@@ -120,61 +137,49 @@ def fit_cox(
     fits = t.shape == d.shape == (len(covariates),) and bool((np.isfinite(t) & (t >= 0) & np.isin(d, (0, 1))).all())
     require(fits, "durations must be 0 or more and observed 0 or 1, one for each row of covariates.")
 
-    def fit(x: pd.DataFrame, keep: Any) -> Any:
-        return PHReg(t[keep], x.iloc[:, 1:].to_numpy(), status=d[keep], ties="efron").fit()
+    def fit(x: pd.DataFrame, keep: Any) -> Sequence[Any]:
+        made = PHReg(t[keep], x.iloc[:, 1:].to_numpy(), status=d[keep], ties="efron").fit()
+        residual, v = np.asarray(made.schoenfeld_residuals), np.asarray(made.cov_params())
+        event = np.isfinite(residual).all(axis=1)
+        late = pd.Series(t[keep][event]).rank().to_numpy() - (event.sum() + 1) / 2
+        moves = (late @ residual[event] @ v) ** 2 * len(late) / (np.diag(v) * (late @ late))
+        return made.params, made.bse, chdtrc(1, moves)
 
-    return _told(fit, covariates, list(covariates), d, np.full(len(d), np.inf), confidence, t)
+    return _told(fit, covariates, list(covariates), d, np.full(len(d), np.inf), cox=True, confidence=confidence)
 
 
 def _told(
-    fit: Callable[[pd.DataFrame, Any], Any], frame: pd.DataFrame, covariates: list[str], d: Floats, n: Floats,
-    confidence: float, time: Floats | None = None,
+    fit: Callable[[pd.DataFrame, Any], Sequence[Any]], frame: pd.DataFrame, covariates: Sequence[str], d: Floats,
+    n: Floats, *, cox: bool, confidence: float,
 ) -> HazardRatios:  # fmt: skip
-    """Fit on covariates of spread 1, without levels that would have infinite ratios; terms on their own scale."""
+    """Fit without the rows of levels that would have infinite ratios."""
     keep, out = n > 0, []
     while True:
         require(0 < d[keep].sum() < n[keep].sum(), "A hazard cannot be computed, because nobody or everybody left.")
         x, levels = design(frame[keep], covariates)
-        sums = [(c, v, (frame[c] == v).to_numpy() & keep) for c, known in levels.items() for v in known]
-        found = [(f"{c}={v}", rows) for c, v, rows in sums if d[rows].sum() in (0, n[rows].sum())]
-        if not found:
+        cells = {f"{c}={v}": keep & (frame[c] == v).to_numpy() for c, known in levels.items() for v in known}
+        pure = {name: rows for name, rows in cells.items() if d[rows].sum() in (0, n[rows].sum())}
+        if not pure:
             break
-        out += [name for name, _rows in found]
-        keep = keep & ~np.any([rows for _name, rows in found], axis=0)
-    spread = x.std(ddof=0).replace(0, 1)
-    same = np.linalg.matrix_rank(x / spread) < x.shape[1]
-    require(not same, f"{', '.join(x.columns[1:])}: one of these follows from the others. Leave it out.")
-    z, moves = ndtri((1 + checked_confidence(confidence)) / 2), np.nan
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # what has no finite estimate is told by its size
-        fitted = fit(x / spread, keep)
-        b, se = np.asarray(fitted.params), np.asarray(fitted.bse)
-        if time is not None:
-            residual, v = np.asarray(fitted.schoenfeld_residuals), np.asarray(fitted.cov_params())
-            event = np.isfinite(residual).all(axis=1)
-            late = pd.Series(time[keep][event]).rank().to_numpy() - (event.sum() + 1) / 2
-            moves = chdtrc(1, (late @ residual[event] @ v) ** 2 * len(late) / (np.diag(v) * (late @ late)))
-    used = x.columns[-len(b) :]
-    far = (used != "constant") & ~((np.abs(b) < FAR) & (se < FAR))
-    lost = far | (far.any() & (used == "constant"))  # it takes up what a separating number leaves
-    b, se = (np.where(lost, np.nan, value) / spread[used].to_numpy() for value in (b, se))
-    rows = b, np.exp(b), np.exp(b - z * se), np.exp(b + z * se), 2 * ndtr(-np.abs(b / se)), moves + 0 * b
-    whole = {"covariates": tuple(covariates), "levels": levels, "left_out": (*out, *used[far])}
-    return HazardRatios.of(zip(used, *rows, strict=True), cox=time is not None, confidence=confidence, **whole)
+        out += pure
+        keep = keep & ~np.any(list(pure.values()), axis=0)
+    rows = ratios(lambda x: fit(x, keep), x, confidence)
+    out += [term for term, b, *_more in rows if np.isnan(b) and term != "constant"]
+    whole = {"covariates": tuple(covariates), "levels": levels, "left_out": tuple(out)}
+    rows = rows if cox else [(*row, np.nan) for row in rows]
+    return HazardRatios.of(rows, cox=cox, confidence=confidence, **whole)
 
 
-def person_periods(
-    spells: Any, *, start: str, end: str, until: date | str, by: Sequence[str] = (), calendar: bool = False
-) -> pd.DataFrame:
-    """Spells to counts of `at_risk` and `events` by `tenure`, in calendar months since that of the start, and `by`.
+def person_periods(spells: Any, *, start: str, end: str, until: date | str, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Spells to counts of `at_risk` and `events` by `by`, `tenure` in calendar months since the start, and `month`.
 
     Parameters: `spells`, an Ibis table, DataFrame or file with a day of `start` and of `end`, empty while it lasts;
-    `until`, last day of the data: a month that it cuts is left out; `calendar` adds the ``month`` itself (2026-03).
-    Raises `KpiError` if a spell has no start or ends before it.
+    `until`, last day of the data: a month that it cuts is left out. Raises `KpiError` if a spell has no start or ends
+    before it.
 
     >>> spells = pd.DataFrame({"since": ["2026-01-15", "2026-02-01"], "to": ["2026-02-10", None]})
     >>> person_periods(spells, start="since", end="to", until="2026-02-28").to_numpy().tolist()
-    [[0, 2, 0], [1, 1, 1]]
+    [[0, '2026-01', 1, 0], [0, '2026-02', 1, 0], [1, '2026-02', 1, 1]]
     """
     after, table = date.fromisoformat(str(until)[:10]) + timedelta(1), as_table(spells)
     last = after.year * 12 + after.month - 2
@@ -183,11 +188,11 @@ def person_periods(
     days = table.select(*by, one=_[start].cast("date"), two=_[end].cast("date"))
     wrong = days.filter(_.one.isnull() | (_.two < _.one)).count().to_pyarrow().as_py()
     require(not wrong, f"{wrong} spells have no {start} or end before it. Correct these rows or leave them out.")
-    month = {"begun": _.one.year() * 12 + _.one.month() - 1, "over": _.two.year() * 12 + _.two.month() - 1}
-    rows = days.mutate(**month).filter(_.begun <= last).mutate(over=ibis.least(_.over.fill_null(last + 1), last + 1))
-    rows = rows.group_by(*by, "begun", "over").aggregate(n=_.count())
-    rows = rows.mutate(tenure=ibis.range(0, ibis.least(rows.over, last) - rows.begun + 1).unnest())
-    rows, keys = rows.mutate(at=_.begun + _.tenure), [*by, "tenure", *(["at"] if calendar else [])]
-    rows = rows.group_by(keys).aggregate(at_risk=_.n.sum(), events=(_.at == _.over).ifelse(_.n, 0).sum())
-    found: pd.DataFrame = rows.order_by(keys).to_pyarrow().to_pandas()
-    return found.assign(month=[f"{m // 12}-{m % 12 + 1:02}" for m in found.pop("at")]) if calendar else found
+    begun, over = (day.year() * 12 + day.month() - 1 for day in (_.one, _.two))
+    rows = days.mutate(begun=begun, over=over).filter(_.begun <= last).group_by(*by, "begun", "over")
+    rows = rows.aggregate(n=_.count()).mutate(to=ibis.least(_.over.fill_null(last), last))
+    rows = rows.mutate(tenure=ibis.range(0, rows.to - rows.begun + 1).unnest()).mutate(month=_.begun + _.tenure)
+    ended, keys = (_.month == _.over).fill_null(False), [*by, "tenure", "month"]
+    told = rows.group_by(keys).aggregate(at_risk=_.n.sum(), events=ended.ifelse(_.n, 0).sum()).order_by(keys)
+    found: pd.DataFrame = told.to_pyarrow().to_pandas()
+    return found.assign(month=[f"{m // 12}-{m % 12 + 1:02}" for m in found["month"]])

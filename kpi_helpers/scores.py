@@ -1,6 +1,5 @@
 """A churn score without a contract: customers at a snapshot, leakage, fit, calibration on a later window, how good."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, ClassVar, Self
@@ -10,12 +9,12 @@ import numpy as np
 import pandas as pd
 from ibis import _
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit, ndtr, ndtri, xlog1py, xlogy
+from scipy.special import expit, logit, ndtri, xlog1py, xlogy
 
 from kpi_helpers.errors import KpiError, require, require_known
-from kpi_helpers.hazards import design
+from kpi_helpers.hazards import design, ratios
 from kpi_helpers.result import Framed, number, percent, say
-from kpi_helpers.stats import Floats, checked_confidence, wilson
+from kpi_helpers.stats import Floats, auc, checked_confidence, wilson
 from kpi_helpers.units import as_table
 
 ALONE, PERMUTED = 0.95, 3.29  # AUC of one feature that is too good; z of the 99.9% band of permuted labels
@@ -26,11 +25,11 @@ def snapshot(
 ) -> ir.Table:
     """Customers who ordered in the days up to `at`, what was known of them then, and whether they ``churned`` after.
 
-    Churned: no completed order in the `outcome_days` that begin `gap_days` after `at`. A row a customer: ``n_orders``,
-    ``recency_days``, ``days_per_order``, ``recent_share`` (of orders, last 90 days) and ``revenue`` of the observed
-    days; ``tenure_days`` and ``first_channel`` of the first order of all. Parameters: `orders` as in the contract (an
-    Ibis table, DataFrame or file; revenue, channel, status may be absent); days are whole ones; without `outcome_days`
-    nothing is said of the time after. Raises `KpiError` if the orders end before the outcome.
+    Churned: no completed order in the `outcome_days` (None: not asked) that begin `gap_days` after `at`. A row a
+    customer: ``n_orders``, ``recency_days``, ``days_per_order``, ``recent_share`` (of orders, last 90 days) and
+    ``revenue`` of the observed days; ``tenure_days`` and ``first_channel`` of the first order of all. Parameters:
+    `orders` as in the contract (Ibis, DataFrame or file; revenue, channel, status may be absent); days are whole ones.
+    Raises `KpiError` if the orders end before the outcome.
 
     >>> days = ["2026-01-05", "2026-03-01", "2026-01-09", "2026-05-01"]
     >>> orders = pd.DataFrame({"customer_id": ["a", "a", "b", "c"], "ordered_at": days})
@@ -38,12 +37,10 @@ def snapshot(
     >>> told.select("customer_id", "recency_days", "churned").to_pyarrow().to_pylist()[1]
     {'customer_id': 'b', 'recency_days': 22, 'churned': 1}
     """
-    day, until = date.fromisoformat(str(at)[:10]), gap_days + (outcome_days or 0)
+    day, length = date.fromisoformat(str(at)[:10]), 1 if outcome_days is None else outcome_days
     given = f"observe_days={observe_days}, outcome_days={outcome_days}, gap_days={gap_days}"
-    require(
-        min(observe_days, 1 if outcome_days is None else outcome_days, gap_days + 1) >= 1,
-        f"{given}: windows need a day or more, a gap 0 or more.",
-    )
+    require(min(observe_days, length, gap_days + 1) >= 1, f"{given}: windows need a day or more, a gap 0 or more.")
+    until = gap_days + (outcome_days or 0)
     rows = as_table(orders).filter(_.customer_id.notnull(), _.ordered_at.notnull())
     rows = rows.mutate(day=_.ordered_at.cast("date").epoch_days().cast("int64") - (day - date(1970, 1, 1)).days)
     last = rows.day.max().to_pyarrow().as_py()
@@ -54,17 +51,13 @@ def snapshot(
         rows = rows.filter(_.status.fill_null("completed") == "completed")
     seen = (_.day <= 0) & (_.day > -observe_days)
     known = {"n_orders": seen.sum(), "recency_days": -_.day.max(where=seen), "tenure_days": -_.day.min()}
-    known |= {"recent": (seen & (_.day > -90)).sum(), "after": ((_.day > gap_days) & (_.day <= until)).sum()}
     known |= {"revenue": _.revenue.cast("float64").sum(where=seen)} if "revenue" in rows.columns else {}
     known |= {"first_channel": _.channel.argmin(_.ordered_at)} if "channel" in rows.columns else {}
+    known |= {"recent": (seen & (_.day > -90)).sum(), "after": ((_.day > gap_days) & (_.day <= until)).sum()}
     made = rows.group_by("customer_id").aggregate(**known).filter(_.n_orders > 0)
-    watched = (_.tenure_days + 1 < observe_days).ifelse(_.tenure_days + 1, observe_days)
-    rates = {
-        "days_per_order": watched / _.n_orders.cast("float64"),
-        "recent_share": _.recent / _.n_orders.cast("float64"),
-    }
+    watched, n = (_.tenure_days + 1 < observe_days).ifelse(_.tenure_days + 1, observe_days), _.n_orders.cast("float64")
     label = {} if outcome_days is None else {"churned": (_.after == 0).ifelse(1, 0)}
-    return made.mutate(**rates, **label).drop("recent", "after")
+    return made.mutate(days_per_order=watched / n, recent_share=_.recent / n, **label).drop("recent", "after")
 
 
 class LeakageCheck(Framed):
@@ -95,8 +88,7 @@ def check_leakage(
     'Leakage: closed. Leave out what was not known at the snapshot, then fit again.'
     """
     rows: list[tuple[str, str, Any, bool]] = []
-    y = _labels(frame, label)
-    at = pd.Timestamp(date.max if snapshot is None else snapshot)
+    y, at = _labels(frame, label, features), pd.Timestamp(date.max if snapshot is None else snapshot)
     require(snapshot is not None or not (feature_dates or outcome), "Dates need snapshot, the last day that is known.")
     for name, known in (feature_dates or {}).items():
         latest = pd.to_datetime(frame[known] if known in frame else pd.Series([known])).max()
@@ -104,22 +96,21 @@ def check_leakage(
     if outcome is not None:
         rows.append(("windows", label, str(outcome[0])[:10], bool(pd.Timestamp(outcome[0]) <= at)))
     for name in features:
-        require_known(name, frame.columns, f"There is no column {name!r}.")
         column, kinds = frame[name], pd.api.types
         ordered = kinds.is_numeric_dtype(column) or kinds.is_datetime64_any_dtype(column)
         told = column.rank(na_option="top") if ordered else y.groupby(column, dropna=False).transform("mean")
-        auc = _auc(y.to_numpy(), told.to_numpy(float))[0]
-        rows.append(("alone", name, max(auc, 1 - auc), max(auc, 1 - auc) > ALONE))
+        alone = auc(told, y)[0]
+        rows.append(("alone", name, max(alone, 1 - alone), max(alone, 1 - alone) > ALONE))
     rng = np.random.default_rng(0)
     mixed = frame.assign(**{label: rng.permutation(y.to_numpy())}).iloc[rng.permutation(len(y))]
     half, rest = mixed.iloc[: len(y) // 2], mixed.iloc[len(y) // 2 :]
     try:
         score, shuffled = fit_churn(half, label=label, features=features, model=model).score(rest), _labels(rest, label)
-        auc, ones, n = _auc(shuffled.to_numpy(), score)[0], shuffled.sum(), len(rest)
+        found, ones, n = auc(score, shuffled)[0], shuffled.sum(), len(rest)
         band = PERMUTED * np.sqrt((n + 1) / 12 / ones / (n - ones))  # of the Mann-Whitney statistic
     except KpiError:  # an empty cell, a rare level: `fit_churn` on the frame itself says which
-        auc, band = np.nan, 0.5
-    return LeakageCheck.of([*rows, ("permuted", label, auc, bool(abs(auc - 0.5) > band))])
+        found, band = np.nan, 0.5
+    return LeakageCheck.of([*rows, ("permuted", label, found, bool(abs(found - 0.5) > band))])
 
 
 class ChurnScore(Framed):
@@ -147,9 +138,9 @@ class ChurnScore(Framed):
 
     def calibrated(self, later: pd.DataFrame) -> Self:
         """The same score, its logit moved and stretched to the rates of a later window (Platt 1999)."""
-        y, told = _labels(later, self.label), logit(self.score(later))
-        a, b = _logit(y, np.column_stack([np.ones(len(y)), told]))[0]
-        moved = {"intercept": a + b * self.intercept, "slope": b * self.slope, "n_later": len(y)}
+        told = pd.DataFrame({"constant": 1.0, "score": logit(self.score(later))})
+        (_constant, a, *_more), (_score, b, *_more) = _logit(_labels(later, self.label), told)
+        moved = {"intercept": a + b * self.intercept, "slope": b * self.slope, "n_later": len(later)}
         return type(self)(frame=self.frame, whole={**self.whole, **moved})
 
 
@@ -169,27 +160,18 @@ def fit_churn(
     scaled = x[[c for c in features if c not in levels]]
     centre = scaled.mean().reindex(x.columns, fill_value=0.0)
     spread = scaled.std(ddof=0).replace(0, 1).reindex(x.columns, fill_value=1.0)
-    whole: dict[str, Any] = {"n": len(y), "n_churned": int(y.sum()), "features": tuple(features), "levels": levels}
-    whole |= {"label": label, "centre": centre, "spread": spread, "model": model, "n_later": 0}
-    whole |= {"intercept": 0.0, "slope": 1.0, "confidence": confidence}
     x = (x - centre) / spread
     if model is not None:
         model.fit(x.iloc[:, 1:], y.to_numpy())
-        return ChurnScore.of([], **whole)
-    stayed, left = x[y == 0], x[y == 1]
-    apart = (stayed.max() < left.min()) | (left.max() < stayed.min())
-    pure = [c for c in levels if y.groupby(train[c]).mean().isin([0, 1]).any()]
-    found = ", ".join(dict.fromkeys([*x.columns[apart], *pure]))
-    rule = "tells who churned without error, or has a level where all or nobody did. Was it known at the snapshot?"
-    require(not found, f"{found} {rule} Leave it out, or join levels.")
-    b, se = _logit(y, x.to_numpy())
-    z = ndtri((1 + checked_confidence(confidence)) / 2)
-    rows = b, np.exp(b), np.exp(b - z * se), np.exp(b + z * se), 2 * ndtr(-np.abs(b / se))
-    return ChurnScore.of(zip(x.columns, *rows, strict=True), **whole)
+    rows = _logit(y, x, confidence) if model is None else []
+    whole: dict[str, Any] = {"n": len(y), "n_churned": int(y.sum()), "n_later": 0, "features": tuple(features)}
+    whole |= {"label": label, "levels": levels, "centre": centre, "spread": spread, "model": model}
+    return ChurnScore.of(rows, **whole, intercept=0.0, slope=1.0, confidence=confidence)
 
 
-def _labels(frame: pd.DataFrame, label: str) -> pd.Series:
-    require_known(label, frame.columns, f"There is no column {label!r}.")
+def _labels(frame: pd.DataFrame, label: str, features: Sequence[str] = ()) -> pd.Series:
+    for name in (label, *features):
+        require_known(name, frame.columns, f"There is no column {name!r}.")
     y = frame[label].astype(float)
     bad, ones = int((~y.isin([0, 1])).sum()), int((y == 1).sum())
     require(not bad, f"{label} is neither 0 nor 1 in {bad} of {len(y)} rows. Write 1 for who churned, else 0.")
@@ -197,30 +179,19 @@ def _labels(frame: pd.DataFrame, label: str) -> pd.Series:
     return y
 
 
-def _auc(y: Floats, score: Floats) -> tuple[float, float]:
-    """Chance that who churned scores higher than who did not, and its variance by DeLong et al. (1988)."""
-    one, both = y == 1, pd.Series(score).rank().to_numpy()
-    own = [pd.Series(score[some]).rank().to_numpy() for some in (one, ~one)]
-    beaten, beating = (both[one] - own[0]) / (~one).sum(), 1 - (both[~one] - own[1]) / one.sum()
-    variance = sum(v.var(ddof=1) / len(v) if len(v) > 1 else np.nan for v in (beaten, beating))
-    return float(beaten.mean()), float(variance)
+def _logit(y: pd.Series, x: pd.DataFrame, confidence: float = 0.95) -> list[tuple[Any, ...]]:
+    """Rows of a logistic regression."""
+    import statsmodels.api as sm  # type: ignore[import-untyped]
 
+    def fit(scaled: pd.DataFrame) -> tuple[Any, Any]:
+        made = sm.GLM(y.to_numpy(), scaled.to_numpy(), family=sm.families.Binomial()).fit()
+        return made.params, made.bse
 
-def _logit(y: pd.Series, x: Floats) -> tuple[Floats, Floats]:
-    """Coefficients of a logistic regression, constant first, and their standard errors."""
-    from statsmodels.discrete.discrete_model import Logit  # type: ignore[import-untyped]
-
-    require(bool(np.linalg.matrix_rank(x) == x.shape[1]), "A feature follows from the others. Leave it out.")
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # what has no finite estimate is told by its size
-        try:
-            fitted = Logit(y.to_numpy(), x).fit(disp=0, maxiter=100)
-            b, se, settled = np.asarray(fitted.params), np.asarray(fitted.bse), fitted.mle_retvals["converged"]
-        except np.linalg.LinAlgError:
-            b, se, settled = np.zeros(1), np.zeros(1), False
-    fine = settled and bool(np.isfinite(b + se).all() and np.abs(b[1:]).max() < 30)
-    require(fine, "Features together separate who churned from who did not: no finite score fits. Leave some out.")
-    return b, se
+    rows = ratios(fit, x, confidence)
+    apart = ", ".join(term for term, b, *_more in rows if np.isnan(b) and term != "constant")
+    rule = "together tell who churned without error, or are levels where all or nobody did. check_leakage tells which do"
+    require(not apart, f"{apart} {rule} so alone. Leave out what was not known at the snapshot, or join levels.")
+    return rows
 
 
 class ScoreQuality(Framed):
@@ -239,9 +210,8 @@ class ScoreQuality(Framed):
         told = {k: number(self.whole[k], language, decimals=2) for k in keys}
         told |= {k: number(self.whole[k], language, decimals=4) for k in ("brier", "brier_base")}
         off = int((~self.frame["predicted"].between(self.frame["low"], self.frame["high"])).sum())
-        return say(
-            "score_quality.told", language, level=percent(self.confidence, language, decimals=0), off=off, **told
-        )
+        told["level"] = percent(self.confidence, language, decimals=0)
+        return say("score_quality.told", language, off=off, **told)
 
 
 def evaluate(label: ArrayLike, probability: ArrayLike, *, confidence: float = 0.95) -> ScoreQuality:
@@ -269,18 +239,16 @@ def evaluate(label: ArrayLike, probability: ArrayLike, *, confidence: float = 0.
         return ScoreQuality.of([], **whole, **dict.fromkeys(names, np.nan))
     values, place, ties = np.unique(-p, return_inverse=True, return_counts=True)
     churned, seen = np.bincount(place, y), np.append(0, np.cumsum(ties))
-    found = np.append(0, np.cumsum(churned))
-    (auc, variance), precision = _auc(y, p), float((churned * found[1:] / seen[1:]).sum() / y.sum())
-    logits = (
-        (auc, variance / max(auc * (1 - auc), 1e-9) ** 2),
-        (precision, 1 / y.sum() / precision / max(1 - precision, 1e-9)),
-    )
-    for name, (value, spread) in zip(("auc", "average_precision"), logits, strict=True):
-        half = z * np.sqrt(spread) if 0 < value < 1 and spread > 0 else np.nan
+    found, expected = (np.append(0, np.cumsum(v)) for v in (churned, -values * ties))
+    area, variance = auc(p, y)
+    precision = float((churned * found[1:] / seen[1:]).sum() / y.sum())
+    told = {"auc": (area, variance), "average_precision": (precision, precision * (1 - precision) / y.sum())}
+    for name, (value, spread) in told.items():
+        inside = 0 < value < 1 and spread > 0
+        half = z * np.sqrt(spread) / (value * (1 - value)) if inside else np.nan
         ends = expit(logit(value) + np.array([-half, half]))
         whole |= {name: value, f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
-    cuts, sums = np.linspace(0, n, 11), (found, np.append(0, np.cumsum(-values * ties)))
-    came, said = (np.diff(np.interp(cuts, seen, total)) for total in sums)
+    came, said = (np.diff(np.interp(np.linspace(0, n, 11), seen, total)) for total in (found, expected))
     low, high = wilson(came, np.full(10, n / 10), confidence=confidence)
     whole |= {"lift": came[0] * 10 / y.sum(), "lift_low": low[0] / base, "lift_high": high[0] / base}
     rows = range(1, 11), said * 10 / n, came * 10 / n, low, high, np.cumsum(came) / y.sum()
