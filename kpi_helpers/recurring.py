@@ -79,8 +79,7 @@ def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curre
 class CohortTriangle(Framed):
     """Customers of each `cohort` (period of the start) who are there at each `age` in periods, and their revenue.
 
-    `share` is of all who `started`, `revenue_share` of the revenue at age 0. Whole periods only; subscriptions
-    that run as a period ends, orders within it.
+    `share` is of all who `started`, `revenue_share` of the revenue at age 0. Whole periods only, as they end.
     """
 
     columns: ClassVar = ("cohort", "age", "started", "customers", "share", "revenue", "revenue_share")
@@ -91,28 +90,20 @@ class CohortTriangle(Framed):
         return say("cohort_triangle.sentence", language, n=len(set(self.cohort)), kept=percent(kept, language))
 
 
-def cohorts(table: Any, grain: str = "month", *, as_of: Day = None, currency: str = "") -> CohortTriangle:
-    """Follow customers by the period in which they started; a table of orders, by who buys again.
-
-    Parameters and errors as in `bridge`; orders have customer_id, ordered_at and perhaps revenue and status.
-    """
-    orders = "ordered_at" in as_table(table).columns
-    seen, end = _bought(table, grain, as_of) if orders else _running(table, as_of)
-    if not orders:
-        seen = _levels(seen, grain).mutate(n=(_.after > 0).ifelse(1, 0) - (_.before > 0).ifelse(1, 0))
-    seen = seen.mutate(cohort=_.period.min().over(ibis.window(group_by="who"))).group_by("cohort", "period")
-    told = seen.aggregate(n=_.n.sum(), revenue=_.step.sum(), started=_.count()).to_pyarrow().to_pandas()
-    periods = _periods(told, grain, end)
-    days = np.array([p.start_time.date() for p in periods if p.end_time.date() <= end])
+def cohorts(subscriptions: Any, grain: str = "month", *, as_of: Day = None, currency: str = "") -> CohortTriangle:
+    """Follow customers by the period in which they started. Parameters and errors as in `bridge`."""
+    rows, end = _running(subscriptions, as_of)
+    moved = _levels(rows, grain).mutate(n=(_.after > 0).ifelse(1, 0) - (_.before > 0).ifelse(1, 0))
+    moved = moved.mutate(cohort=_.period.min().over(ibis.window(group_by="who"))).group_by("cohort", "period")
+    told = moved.aggregate(n=_.n.sum(), step=_.step.sum(), started=_.count()).to_pyarrow().to_pandas()
+    days = [p.start_time.date() for p in _periods(told, grain, end) if p.end_time.date() <= end]
     require(len(days) > 0, f"No {grain} is over by {end}: there is nothing to follow. Choose a shorter grain.")
-    cells = pd.MultiIndex.from_product([days, days])
-    each = told.set_index(["cohort", "period"]).astype(object).reindex(cells, fill_value=0)
-    n, revenue, started = (each[k].to_numpy().reshape(len(days), -1) for k in ("n", "revenue", "started"))
-    if not orders:
-        n, revenue = n.cumsum(axis=1), revenue.cumsum(axis=1)
+    cells = told.pivot(index="cohort", columns="period").reindex(index=days).fillna(0)
+    n, revenue = (cells[k].reindex(columns=days, fill_value=0).to_numpy().cumsum(axis=1) for k in ("n", "step"))
+    started = cells["started"].reindex(columns=days, fill_value=0).to_numpy().diagonal()
     i, j = np.triu_indices(len(days))
-    held = {"started": np.diag(started)[i], "customers": n[i, j], "revenue": revenue[i, j], "base": np.diag(revenue)[i]}
-    f = pd.DataFrame({"cohort": days[i], "age": j - i} | {k: v.astype(float) for k, v in held.items()})
+    held = {"started": started[i], "customers": n[i, j], "revenue": revenue[i, j], "base": revenue.diagonal()[i]}
+    f = pd.DataFrame({"cohort": np.array(days)[i], "age": j - i} | {k: v.astype(float) for k, v in held.items()})
     f = f[f["started"] > 0].astype({"started": int, "customers": int}).reset_index(drop=True)
     f["share"], f["revenue_share"] = f["customers"] / f["started"], f["revenue"] / f["base"].where(f["base"] > 0)
     return CohortTriangle(frame=f[list(CohortTriangle.columns)], whole={"grain": grain, "currency": currency})
@@ -127,15 +118,14 @@ def spells(subscriptions: Any, as_of: Day = None, *, by: str = "") -> ir.Table:
     return told.mutate(over=told.runs.ifelse(None, told.over)).drop("runs")
 
 
-def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by: str = "") -> pd.DataFrame:
-    """Count subscriptions by how long they lasted, for `retention.survival` with ``weights=counts.n``.
+def durations(subscriptions: Any, as_of: Day = None, *, by: str = "") -> pd.DataFrame:
+    """Count subscriptions by the months that they lasted, for `retention.survival` with ``weights=counts.n``.
 
-    A begun month (or day) counts where it ended, only whole ones where it runs; price rows of a subscription are one.
-    Columns: `by` (of its first row, if wanted), ``duration``, ``observed`` (1 if it ended by then), ``n``.
+    A begun month counts where it ended, only whole ones where it runs; price rows of a subscription are one. Columns:
+    `by` (of its first row, if wanted), ``duration``, ``observed`` (1 if it ended by then), ``n``.
     """
-    require_known(unit, ("day", "month"), f"unit={unit!r} is not known.")
     told, end = spells(subscriptions, as_of, by=by), _running(subscriptions, as_of)[1]
-    so_far, whole = (_lasted(told.begun, to, unit, up) for to, up in ((ibis.literal(end), 0), (told.over, 1)))
+    so_far, whole = _months(told.begun, ibis.literal(end)), _months(told.begun, told.over, up=True)
     ended = (whole <= so_far).fill_null(False)
     told = told.mutate(observed=ended.ifelse(1, 0), duration=ended.ifelse(whole, so_far))
     keys = [*([by] if by else []), "duration", "observed"]
@@ -148,7 +138,7 @@ def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date 
     start = _day(period_start)
     was, still = (_.begun < start) & (_.over.isnull() | (_.over >= start)), _.over.isnull()
     each = rows.group_by("who").aggregate(since=_.begun.min(), was=was.any(), still=still.any()).filter(_.was)
-    each = each.mutate(tenure=_lasted(each.since, ibis.literal(start), "month"))
+    each = each.mutate(tenure=_months(each.since, ibis.literal(start)))
     counted = each.group_by("tenure").aggregate(at_risk=_.count(), lost=_.count(where=~_.still))
     return counted.order_by("tenure").to_pyarrow().to_pandas()
 
@@ -167,17 +157,10 @@ def month_and_year_before(month: str | None, end: date) -> list[tuple[date, date
     return [(p.start_time.date(), p.end_time.date()) for p in (last, last - 12)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Setting(Result):
-    """How leaving can be seen: by a `contract` that ends, by `orders` that stop, or both. It is decided first."""
+class Setting(Framed):
+    """How leaving can be seen: by a `contract` that ends, by `orders` that stop, or both, in these `tables`."""
 
-    contract: bool
-    orders: bool
-
-    @property
-    def tables(self) -> list[str]:
-        """The tables that tell it."""
-        return ["subscriptions"] * self.contract + ["orders"] * self.orders
+    aside: ClassVar = ("tables",)
 
     def sentence(self, language: str = "en") -> str:
         return say(f"setting.{'_'.join(self.tables)}", language)
@@ -185,9 +168,9 @@ class Setting(Result):
 
 def setting(data: Source) -> Setting:
     """Decide whether customers of a source have a contract, buy without one, or both; `KpiError` if neither is known."""
-    held = [name in data.tables for name in ("subscriptions", "orders")]
-    require(any(held), "Churn needs the table subscriptions (a contract) or orders (none). Map one of them.")
-    return Setting(contract=held[0], orders=held[1])
+    tables = [name for name in ("subscriptions", "orders") if name in data.tables]
+    require(bool(tables), "Churn needs the table subscriptions (a contract) or orders (none). Map one of them.")
+    return Setting.of([()], contract="subscriptions" in tables, orders="orders" in tables, tables=tables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -277,19 +260,6 @@ def _levels(rows: ir.Table, grain: str) -> ir.Table:
     return steps.mutate(seen=_.period.min(where=_.after > 0).over(ibis.window(group_by="who")))
 
 
-def _bought(orders: Any, grain: str, as_of: Day) -> tuple[ir.Table, date]:
-    """What each customer bought in a period, and the last day."""
-    table = as_table(orders)
-    require_known("customer_id", table.columns, "orders has no column customer_id.")
-    if "status" in table.columns:
-        table = table.filter(_.status.fill_null("completed") == "completed")
-    revenue = table.revenue.cast(EXACT).fill_null(0) if "revenue" in table.columns else ibis.literal(0).cast(EXACT)
-    table = table.select(who=_.customer_id, day=_.ordered_at.cast("date"), revenue=revenue).filter(_.who.notnull())
-    end = _day(as_of or table.day.max().to_pyarrow().as_py())
-    kept = table.filter(_.day <= end).group_by("who", period=_period(_.day, grain))
-    return kept.aggregate(step=_.revenue.sum()).mutate(n=1), end
-
-
 def _periods(told: pd.DataFrame, grain: str, end: date) -> pd.PeriodIndex:
     require(len(told) > 0, f"There are no rows up to {end}. Choose a later as_of.")
     return pd.period_range(told["period"].min(), end, freq=PERIODS[grain])
@@ -300,12 +270,9 @@ def _period(day: Any, grain: str) -> Any:
     return day.truncate(grain).cast("date")
 
 
-def _lasted(begun: Any, until: Any, unit: str, up: Any = False) -> Any:
-    """Days, or whole months (`up`: begun ones), from one day to the other."""
-    if unit == "day":
-        return until.epoch_days() - begun.epoch_days()
-    months = (until.year() - begun.year()) * 12 + until.month() - begun.month()
-    begins, ends = begun.day(), until.day()
+def _months(begun: Any, until: Any, *, up: bool = False) -> Any:
+    """Whole months (`up`: begun ones) from one day to the other."""
+    months, begins, ends = (until.year() - begun.year()) * 12 + until.month() - begun.month(), begun.day(), until.day()
     return months + (ends > begins).ifelse(1, 0) if up else months - (ends < begins).ifelse(1, 0)
 
 

@@ -1,6 +1,6 @@
 """How long customers stay: the retention of cohorts projected, and survival of finished and running customers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -35,8 +35,8 @@ class SurvivalCurves(Framed):
     def drawn(self, language: str) -> str:
         """The curves as an HTML figure."""
         title, note = (say(f"survival_curves.{k}", language, level=f"{self.confidence:.0%}") for k in ("title", "note"))
-        draw, alt = partial(plots.steps, frame=self.frame, language=language), self.sentence(language)
-        return plots.chart(lambda axes, _narrow: draw(axes), title=title, note=note, alt=alt)
+        draw = partial(plots.steps, frame=self.frame, language=language)
+        return plots.chart(lambda axes, _narrow: draw(axes), title=title, note=note, alt=self.sentence(language))
 
 
 def survival(
@@ -57,10 +57,14 @@ def survival(
     sizes = {len(v) for v in (t, e, w, label) if v is not None}
     require(len(sizes) == 1 and len(t) > 0, f"durations and the rest have {sizes} rows: all need as many, 1 or more.")
     require(t.dtype.kind in "iuf", f"durations are {t.dtype}. Give numbers of days or months.")
-    _none_bad("durations", t.dtype.kind == "f" or t.min() < 0, lambda: ~(np.isfinite(t) & (t >= 0)), "below 0")
-    _none_bad("observed", e.dtype.kind != "b", lambda: ~((e == 0) | (e == 1)), "neither 0 nor 1")
-    _none_bad("weights", w is not None, lambda: ~((x := np.asarray(w, float)) >= 0) | np.isinf(x), "below 0")
-    _none_bad("groups", label is not None, lambda: pd.isna(label), "without a name")
+    for name, good, what in (
+        ("durations", np.isfinite(t) & (t >= 0), "below 0"),
+        ("observed", True if e.dtype.kind == "b" else (e == 0) | (e == 1), "neither 0 nor 1"),
+        ("weights", True if w is None else np.isfinite(w) & (w >= 0), "below 0"),
+        ("groups", True if label is None else pd.notna(label), "without a name"),
+    ):
+        n_bad = int(np.size(good) - np.sum(good))
+        require(n_bad == 0, f"{name}: {n_bad} are missing or {what}. Correct these rows or leave them out.")
     code, names = (0, [""]) if label is None else pd.factorize(label, sort=True)
     if t.max() <= 2 * len(t) + 1000 and (t.dtype.kind in "iu" or bool((t == np.floor(t)).all())):
         times, at = np.arange(int(t.max()) + 1), t.astype(np.int64, copy=False)
@@ -73,28 +77,21 @@ def survival(
     for name, (c, d) in zip(map(str, names), np.moveaxis(counts, 2, 1), strict=True):
         there = c + d > 0
         curve = kaplan_meier(times[there], d[there], c[there], confidence=confidence)
-        parts.append(np.column_stack([curve.time, curve.at_risk, d[there], *curve[2:]]))
+        parts.append(pd.DataFrame({**curve._asdict(), "group": name, "events": d[there].astype(float)}))
         medians.append((name, (c + d).sum(), d.sum(), *curve.reached(0.5)))
     tested = dict(zip(("chi2", "df", "p_value"), log_rank(times, counts[..., 1], counts[..., 0]), strict=True))
     half = pd.DataFrame(medians, columns=["group", "n", "events", "median", "low", "high"])
-    frame = pd.DataFrame(np.vstack(parts), columns=list(SurvivalCurves.columns[1:]))
-    frame.insert(0, "group", np.repeat(half["group"].to_numpy(dtype=object), [len(p) for p in parts]))
+    frame = pd.concat(parts, ignore_index=True)[list(SurvivalCurves.columns)]
     return SurvivalCurves(frame=frame, whole=tested | {"confidence": confidence, "medians": half})
-
-
-def _none_bad(name: str, unsure: bool, bad: Callable[[], Any], what: str) -> None:
-    n_bad = int(np.sum(bad())) if unsure else 0
-    require(n_bad == 0, f"{name}: {n_bad} are missing or {what}. Correct these rows or leave them out.")
 
 
 class RetentionForecast(Framed):
     """Share that stays from one period to the next (`observed`: in fact), and that is there after it (`survival`)."""
 
     columns: ClassVar = (
-        "period",
-        "observed",
-        *(f"{k}{e}" for k in ("retention", "survival") for e in ("", "_low", "_high")),
-    )
+        "period", "observed", "retention", "retention_low", "retention_high", "survival", "survival_low",
+        "survival_high",
+    )  # fmt: skip
 
     def sentence(self, language: str = "en") -> str:
         ends = {k: percent(self.frame[k].iloc[-1], language) for k in self.columns[5:]}
@@ -130,11 +127,11 @@ class RetentionFit(Framed):
         return say("retention_fit.sentence", language, first=told[0], last=told[-1], n=len(told))
 
 
-def fit_retention(survivors: Sequence[Any] | SurvivalCurves, *, confidence: float = 0.95) -> RetentionFit:
+def fit_retention(survivors: Sequence[float] | SurvivalCurves, *, confidence: float = 0.95) -> RetentionFit:
     """Fit how customers of a contract stay, by maximum likelihood, to project cohorts beyond what was seen.
 
-    Parameters: `survivors`, customers of a cohort after 0, 1, 2, ... renewals, a list of such cohorts of any length, or
-    what `survival` says of whole periods. Raises `KpiError` if counts rise, are none or too few, or do not tell customers apart. Fader & Hardie (2007),
+    Parameters: `survivors`, customers of a cohort after 0, 1, 2, ... renewals, or what `survival` says of all cohorts in
+    whole periods. Raises `KpiError` if counts rise, are too few, or do not tell customers apart. Fader & Hardie (2007),
     Journal of Interactive Marketing 21:76-90.
 
     >>> fit = fit_retention([1000, 869, 743, 653, 593, 551, 517, 491])
@@ -150,21 +147,22 @@ def fit_retention(survivors: Sequence[Any] | SurvivalCurves, *, confidence: floa
     rises = kept @ t > n @ t * (1 - rate)  # slope of the likelihood where all customers are alike
     require(bool(rises), f"{told} retention does not rise with age: customers seem to be alike. {remedy}")
 
-    def told_by(theta: Floats, order: int) -> Any:
-        """Minus the mean log-likelihood at the logs of alpha and beta, or its slope or curvature."""
-        a, b = both = np.exp(theta)
-        left, right = kept / (b + t), n / (a + b + t)
-        slope = np.array([a * right.sum() - lost, b * (right.sum() - left.sum())]) / n[0]
-        if order == 2:
-            own = np.diag([lost / a**2, (left / (b + t)).sum()]) - (right / (a + b + t)).sum()
-            return own * np.outer(both, both) / n[0] + np.diag(slope)
-        return slope if order else (n @ np.log(a + b + t) - kept @ np.log(b + t) - lost * theta[0]) / n[0]
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        """Minus the mean log-likelihood at the logs of alpha and beta, and its slope."""
+        a, b = np.exp(theta)
+        left, right = (kept / (b + t)).sum(), (n / (a + b + t)).sum()
+        value = n @ np.log(a + b + t) - kept @ np.log(b + t) - lost * theta[0]
+        return value / n[0], np.array([a * right - lost, b * (right - left)]) / n[0]
 
-    value, jac, hess = (partial(told_by, order=order) for order in range(3))
+    def curvature(theta: Floats) -> Floats:
+        a, b = both = np.exp(theta)
+        own = np.diag([lost / a**2, (kept / (b + t) ** 2).sum()]) - (n / (a + b + t) ** 2).sum()
+        return np.asarray(own * np.outer(both, both) / n[0] + np.diag(loss(theta)[1]))
+
     start, precise = np.log([1, (1 - rate) / rate]), {"gtol": 1e-10}
-    found = minimize(value, start, jac=jac, hess=hess, method="trust-exact", options=precise)
+    found = minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options=precise)
     require(bool(np.abs(found.jac).max() < 1e-6), f"{told} its likelihood has no peak. {remedy}")
-    covariance = np.linalg.inv(hess(found.x)) / n[0]
+    covariance = np.linalg.inv(curvature(found.x)) / n[0]
     error, at = np.sqrt(np.diag(covariance)), np.exp(found.x)
     ends = np.exp(ndtri((1 + checked_confidence(confidence)) / 2) * error)
     rows = zip(("alpha", "beta"), at, at * error, at / ends, at * ends, strict=True)
@@ -172,21 +170,16 @@ def fit_retention(survivors: Sequence[Any] | SurvivalCurves, *, confidence: floa
     return RetentionFit.of(rows, **whole, covariance=covariance, observed=tuple(kept / n))
 
 
-def _renewals(survivors: Sequence[Any] | SurvivalCurves) -> tuple[Floats, Floats]:
-    """Customers of all cohorts before each renewal, and after it."""
+def _renewals(survivors: Sequence[float] | SurvivalCurves) -> tuple[Floats, Floats]:
+    """Customers before each renewal, and after it."""
     if isinstance(survivors, SurvivalCurves):
         held = survivors.frame.set_index("time")
         require(held.index.is_unique, "survivors holds several groups. Fit one curve at a time.")
         held = held.reindex(np.arange(1, held.index.max() + 1))
         n = held["at_risk"].bfill().to_numpy()
         return n, n - held["events"].fillna(0).to_numpy()
-    given = list(survivors)
-    cohorts = [np.asarray(c, dtype=float) for c in (given if np.ndim(given[:1]) > 1 else [given])]
-    for c in cohorts:
-        whole = bool((np.isfinite(c) & (c >= 0) & (c == np.floor(c))).all())
-        require(whole, f"survivors={c.tolist()} must be counts: whole numbers from 0, without gaps.")
-        require(bool((np.diff(c) <= 0).all()), f"survivors={c.tolist()} rise: nobody joins a cohort after its start.")
-    k = max(map(len, cohorts), default=0)
-    require(k > 2, "survivors needs three counts or more: the start of a cohort and two renewals.")
-    n, kept = np.sum([np.pad([c[:-1], c[1:]], ((0, 0), (0, k - len(c)))) for c in cohorts if len(c)], axis=0)
-    return n[n > 0], kept[n > 0]
+    c = np.asarray(survivors, dtype=float)
+    fits = bool((np.isfinite(c) & (c >= 0) & (c == np.floor(c))).all() and (np.diff(c) <= 0).all())
+    require(fits, f"survivors={c.tolist()} must be counts, whole numbers from 0 that never rise: nobody joins late.")
+    require(len(c) > 2, "survivors needs three counts or more: the start of a cohort and two renewals.")
+    return c[:-1][c[:-1] > 0], c[1:][c[:-1] > 0]

@@ -36,14 +36,19 @@ def test_fit_is_the_peak_of_the_likelihood_written_with_beta_functions(counts):
     assert fit.log_likelihood == pytest.approx(-found.fun, rel=1e-9)
 
 
-def test_cohorts_of_different_ages_add_up():
-    one, many = fit_retention(HIGH_END), fit_retention([HIGH_END, HIGH_END])
-    young = fit_retention([HIGH_END, REGULAR[:4], [500, 400]])
+def test_fit_of_a_survival_curve_is_that_of_the_counts():
+    left = -np.diff(HIGH_END)
+    curve = survival([*range(1, 8), 7], [1] * 7 + [0], weights=[*left, HIGH_END[-1]])
 
-    assert many.parameters == pytest.approx(one.parameters, rel=1e-6)
-    assert many.log_likelihood == pytest.approx(2 * one.log_likelihood, rel=1e-9)
-    assert many.standard_errors["alpha"] == pytest.approx(one.standard_errors["alpha"] / np.sqrt(2), rel=1e-4)
-    assert young.observed[0] == pytest.approx((869 + 631 + 400) / 2500)
+    counts, same = fit_retention(HIGH_END), fit_retention(curve)
+
+    assert same.parameters == pytest.approx(counts.parameters, rel=1e-9)
+    assert same.standard_errors == pytest.approx(counts.standard_errors, rel=1e-6)
+    assert same.observed == pytest.approx(counts.observed)
+    double = fit_retention([2 * n for n in HIGH_END])
+    assert double.standard_errors["alpha"] == pytest.approx(counts.standard_errors["alpha"] / np.sqrt(2), rel=1e-4)
+    with pytest.raises(KpiError, match="several groups"):
+        fit_retention(survival([1, 2, 1, 2], [1, 1, 1, 0], groups=["a", "a", "b", "b"]))
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
@@ -84,7 +89,7 @@ def test_forecast_is_the_recursion_of_the_paper_and_its_interval_the_delta_metho
 @pytest.mark.parametrize(
     ("counts", "told"),
     [
-        ([1000, 900, 950], "rise: nobody joins"),
+        ([1000, 900, 950], "never rise: nobody joins"),
         ([1000, 900], "three counts"),
         ([], "three counts"),
         ([1000, -1, -2], "whole numbers from 0"),
