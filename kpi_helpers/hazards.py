@@ -29,12 +29,7 @@ class HazardRatios(Framed):
     """
 
     columns: ClassVar = ("term", "coefficient", "hazard_ratio", "low", "high", "p_value", "proportional_p")
-    aside: ClassVar = ("levels", "covariates", "left_out")
-
-    def hazard(self, frame: pd.DataFrame) -> Floats:
-        """Hazard of rows of covariates; of Cox relative to a row of zeros and first levels."""
-        eta = design(frame, self.covariates, self.levels)[0][list(self.term)].to_numpy() @ np.array(self.coefficient)
-        return np.asarray(np.exp(eta) if self.cox else -np.expm1(-np.exp(eta)))
+    aside: ClassVar = ("left_out",)
 
     def sentence(self, language: str = "en") -> str:
         known, said = self.frame[self.frame["term"].ne("constant") & self.frame["p_value"].notna()], []
@@ -113,9 +108,9 @@ def fit_hazard(
 
     def fit(x: pd.DataFrame, keep: Any) -> Sequence[Any]:
         made = sm.GLM(np.column_stack([d, n - d])[keep], x.to_numpy(), family=family).fit()
-        return made.params, made.bse
+        return made.params, made.bse, np.full(x.shape[1], np.nan)
 
-    return _told(fit, counts, covariates, d, n, cox=False, confidence=confidence)
+    return _told(fit, counts, covariates, d, n, confidence)
 
 
 def fit_cox(
@@ -145,12 +140,12 @@ def fit_cox(
         moves = (late @ residual[event] @ v) ** 2 * len(late) / (np.diag(v) * (late @ late))
         return made.params, made.bse, chdtrc(1, moves)
 
-    return _told(fit, covariates, list(covariates), d, np.full(len(d), np.inf), cox=True, confidence=confidence)
+    return _told(fit, covariates, list(covariates), d, np.full(len(d), np.inf), confidence)
 
 
 def _told(
     fit: Callable[[pd.DataFrame, Any], Sequence[Any]], frame: pd.DataFrame, covariates: Sequence[str], d: Floats,
-    n: Floats, *, cox: bool, confidence: float,
+    n: Floats, confidence: float,
 ) -> HazardRatios:  # fmt: skip
     """Fit without the rows of levels that would have infinite ratios."""
     keep, out = n > 0, []
@@ -165,9 +160,7 @@ def _told(
         keep = keep & ~np.any(list(pure.values()), axis=0)
     rows = ratios(lambda x: fit(x, keep), x, confidence)
     out += [term for term, b, *_more in rows if np.isnan(b) and term != "constant"]
-    whole = {"covariates": tuple(covariates), "levels": levels, "left_out": tuple(out)}
-    rows = rows if cox else [(*row, np.nan) for row in rows]
-    return HazardRatios.of(rows, cox=cox, confidence=confidence, **whole)
+    return HazardRatios.of(rows, left_out=tuple(out), confidence=confidence)
 
 
 def person_periods(spells: Any, *, start: str, end: str, until: date | str, by: Sequence[str] = ()) -> pd.DataFrame:

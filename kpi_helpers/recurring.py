@@ -48,11 +48,6 @@ def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curre
     Parameters: `subscriptions`, the contract table (Ibis, DataFrame or file), one row a price; without customer_id a
     subscription is a customer; `grain`, day, week or month; `as_of`, up to when it is known, by default the last day in
     it. Raises `KpiError` if rows or columns lack.
-
-    >>> rows = pd.DataFrame({"subscription_id": ["a", "b"], "started_at": [date(2026, 1, 5), date(2026, 2, 1)],
-    ...                      "ended_at": [None, date(2026, 3, 9)], "price": [100, 20]})
-    >>> bridge(rows).frame[["opening", "new", "churn", "closing"]].values.tolist()
-    [[0.0, 100.0, 0.0, 100.0], [100.0, 20.0, 0.0, 120.0], [120.0, 0.0, 20.0, 100.0]]
     """
     require_known("price", as_table(subscriptions).columns, "subscriptions has no column price.")
     rows, end = _running(subscriptions, as_of)
@@ -144,11 +139,7 @@ def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date 
 
 
 def month_and_year_before(month: str | None, end: date) -> list[tuple[date, date]]:
-    """First and last day of a month (YYYY-MM, by default the last one that is over by `end`), and of a year before.
-
-    >>> month_and_year_before(None, date(2026, 11, 21))[1]
-    (datetime.date(2025, 10, 1), datetime.date(2025, 10, 31))
-    """
+    """First and last day of a month (YYYY-MM, by default the last one that is over by `end`), and of a year before."""
     try:
         last = pd.Period(month, "M") if month else pd.Period(end + timedelta(1), "M") - 1
     except ValueError:
@@ -197,7 +188,7 @@ class Leaving(Result):
 class StandardisedChurn(Framed):
     """Churn `was` and `now`, and that of now at the tenures of then: `standardised`, `low`, `high`.
 
-    `change` is standardised less `was`, with its interval; `was` is of the tenures that now has, too.
+    `change` is standardised less `was`, of the tenures that now has, too.
     """
 
     def sentence(self, language: str = "en") -> str:
@@ -211,12 +202,6 @@ def standardised_churn(now: pd.DataFrame, was: pd.DataFrame, *, confidence: floa
 
     Parameters: `now` and `was` as `tenure_churn` counts them. Direct standardisation; its interval is Wilson's of as
     many customers as have its variance, Σw²p(1−p)/n. Raises `KpiError` if they have no tenure in common.
-
-    >>> was = pd.DataFrame({"tenure": [0, 1], "at_risk": [100, 300], "lost": [20, 15]})
-    >>> now = pd.DataFrame({"tenure": [0, 1], "at_risk": [300, 300], "lost": [60, 15]})
-    >>> result = standardised_churn(now, was)
-    >>> result.was, result.now, round(result.standardised, 6)
-    (0.0875, 0.125, 0.0875)
     """
     both = was.merge(now[now["at_risk"] > 0], on="tenure", suffixes=("_was", ""))
     n = float(both["at_risk_was"].sum())

@@ -1,7 +1,6 @@
 """How long customers stay: the retention of cohorts projected, and survival of finished and running customers."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,26 +16,23 @@ from kpi_helpers.stats import Floats, checked_confidence, kaplan_meier, log_rank
 
 
 class SurvivalCurves(Framed):
-    """Share still there just after each `time`, by `group`, with intervals on the scale log(-log S).
-
-    `medians` has a row a group; `chi2, df, p_value` are of the log-rank test that all groups last equally long.
-    """
+    """Share still there just after each `time`, intervals on the scale log(-log S), `medians` and log-rank of groups."""
 
     columns: ClassVar = ("group", "time", "at_risk", "events", "survival", "low", "high")
     aside: ClassVar = ("medians",)
 
     def sentence(self, language: str = "en") -> str:
-        later, table = say("survival_curves.later", language), self.medians
-        halves = [number(m, language, decimals=1) if np.isfinite(m) else later for m in table["median"]]
-        named = ", ".join(f"{group} {m}".strip() for group, m in zip(table["group"], halves, strict=True))
-        told = {"n": number(table["n"].sum(), language), "halves": named, "p": p_words(self.p_value, language)}
+        later, halves = say("survival_curves.later", language), zip(self.medians["group"], self.medians["median"], strict=True)
+        named = [f"{k} {number(m, language, decimals=1) if np.isfinite(m) else later}".strip() for k, m in halves]
+        n, p = number(self.medians["n"].sum(), language), p_words(self.p_value, language)
+        told = {"n": n, "halves": ", ".join(named), "p": p}
         return say(f"survival_curves.{'test' if self.df else 'sentence'}", language, **told)
 
     def drawn(self, language: str) -> str:
         """The curves as an HTML figure."""
         title, note = (say(f"survival_curves.{k}", language, level=f"{self.confidence:.0%}") for k in ("title", "note"))
-        draw = partial(plots.steps, frame=self.frame, language=language)
-        return plots.chart(lambda axes, _narrow: draw(axes), title=title, note=note, alt=self.sentence(language))
+        told = {"title": title, "note": note, "alt": self.sentence(language)}
+        return plots.chart(lambda axes, _narrow: plots.steps(axes, self.frame, language), **told)
 
 
 def survival(
@@ -88,10 +84,7 @@ def survival(
 class RetentionForecast(Framed):
     """Share that stays from one period to the next (`observed`: in fact), and that is there after it (`survival`)."""
 
-    columns: ClassVar = (
-        "period", "observed", "retention", "retention_low", "retention_high", "survival", "survival_low",
-        "survival_high",
-    )  # fmt: skip
+    columns: ClassVar = ("period", "observed", *(k + e for k in ("retention", "survival") for e in ("", "_low", "_high")))
 
     def sentence(self, language: str = "en") -> str:
         ends = {k: percent(self.frame[k].iloc[-1], language) for k in self.columns[5:]}
@@ -99,10 +92,7 @@ class RetentionForecast(Framed):
 
 
 class RetentionFit(Framed):
-    """Shifted-beta-geometric: each customer leaves at a constant rate of its own, and the rates are Beta(alpha, beta).
-
-    Rows are the two parameters, with intervals on the log scale. Retention rises with age though nobody changes.
-    """
+    """Shifted-beta-geometric: each leaves at a constant rate of its own, Beta(alpha, beta); intervals on the log scale."""
 
     columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
     aside: ClassVar = ("covariance", "observed")
@@ -123,8 +113,8 @@ class RetentionFit(Framed):
         return RetentionForecast.of(zip(t + 1, observed, *found, strict=True), confidence=self.confidence)
 
     def sentence(self, language: str = "en") -> str:
-        told = [percent(r, language) for r in self.forecast(len(self.observed)).retention]
-        return say("retention_fit.sentence", language, first=told[0], last=told[-1], n=len(told))
+        first, *_between, last = (percent(r, language) for r in self.forecast(len(self.observed)).retention)
+        return say("retention_fit.sentence", language, first=first, last=last, n=len(self.observed))
 
 
 def fit_retention(survivors: Sequence[float] | SurvivalCurves, *, confidence: float = 0.95) -> RetentionFit:
