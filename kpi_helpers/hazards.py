@@ -45,11 +45,7 @@ class HazardRatios(Framed):
 
 
 def design(frame: pd.DataFrame, covariates: Sequence[str], levels: Levels | None = None) -> tuple[pd.DataFrame, Levels]:
-    """Covariates as numbers beside a constant, words as 0 or 1 against the first of their `levels`, and those.
-
-    >>> design(pd.DataFrame({"plan": ["a", "b"], "age": [1, 2]}), ["plan", "age"])[0].columns.tolist()
-    ['constant', 'age', 'plan=b']
-    """
+    """Covariates as numbers beside a constant, words as 0 or 1 against the first of their `levels`, and those."""
     for name in covariates:
         require_known(name, frame.columns, f"There is no column {name!r}.")
     if levels is None:
@@ -68,9 +64,9 @@ def design(frame: pd.DataFrame, covariates: Sequence[str], levels: Levels | None
 
 
 def ratios(fit: Callable[[pd.DataFrame], Sequence[Any]], x: pd.DataFrame, confidence: float) -> list[tuple[Any, ...]]:
-    """Term, coefficient, its exponential with low and high, p-value and what else `fit` tells of covariates at spread 1.
+    """Term, coefficient, its exponential with low and high, p-value, and what else `fit` tells of `x` at spread 1.
 
-    Terms are on their own scale; they are NaN where they separate, so that no finite coefficient fits.
+    On the scale of `x`; NaN where terms separate, so that no finite coefficient fits.
     """
     spread, z = x.std(ddof=0).replace(0, 1), ndtri((1 + checked_confidence(confidence)) / 2)
     same = np.linalg.matrix_rank(x / spread) < x.shape[1]
@@ -148,7 +144,7 @@ def _told(
     n: Floats, confidence: float,
 ) -> HazardRatios:  # fmt: skip
     """Fit without the rows of levels that would have infinite ratios."""
-    keep, out = n > 0, []
+    keep, out = n > 0, list[str]()
     while True:
         require(0 < d[keep].sum() < n[keep].sum(), "A hazard cannot be computed, because nobody or everybody left.")
         x, levels = design(frame[keep], covariates)

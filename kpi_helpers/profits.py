@@ -16,9 +16,9 @@ from kpi_helpers.stats import checked_confidence
 class CampaignProfit(Framed):
     """Expected profit by share contacted, most profitable first, and `total` at the best share.
 
-    `customers`, in the order given: ``profit``, the ``break_even`` probability of leaving from which contact pays (NaN
-    if none) and whether to ``contact``. `emp`: expected maximum profit a customer, as if the acceptance were known
-    before. Bounds tell how customers and the acceptance scatter by chance, not how wrong probabilities or CLV may be.
+    `customers`: ``profit``, probability of leaving to ``break_even`` (NaN if none), whether to ``contact``. `emp`:
+    expected maximum a customer, as if the acceptance were known before. Bounds tell the scatter by chance, no error of
+    probabilities or CLV.
     """
 
     columns: ClassVar = ("share", "n", "profit")

@@ -25,9 +25,8 @@ Day = date | str | None
 class MrrBridge(Framed):
     """Monthly recurring revenue as each period ends, and what customers did to it since the one before.
 
-    Rows: `opening` + `new` + `expansion` − `contraction` − `churn` = `closing`, to the cent; `returned` is the part of
-    `new` from customers who came back; `customers` at the start, those `gained` and `lost`. `logo_churn`,
-    `gross_retention` and `net_retention` are fractions of the start. One not `complete` goes as far as the data do.
+    `opening` + `new` + `expansion` − `contraction` − `churn` = `closing`, to the cent; `returned` is the part of `new`
+    from customers who came back; rates are fractions of the start. One not `complete` goes as far as the data do.
     """
 
     columns: ClassVar = (
@@ -93,7 +92,7 @@ def cohorts(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curr
     told = moved.aggregate(n=_.n.sum(), step=_.step.sum(), started=_.count()).to_pyarrow().to_pandas()
     days = [p.start_time.date() for p in _periods(told, grain, end) if p.end_time.date() <= end]
     require(len(days) > 0, f"No {grain} is over by {end}: there is nothing to follow. Choose a shorter grain.")
-    cells = told.pivot(index="cohort", columns="period").reindex(index=days).fillna(0)
+    cells = told.pivot_table(index="cohort", columns="period", aggfunc="first").reindex(index=days).fillna(0)
     n, revenue = (cells[k].reindex(columns=days, fill_value=0).to_numpy().cumsum(axis=1) for k in ("n", "step"))
     started = cells["started"].reindex(columns=days, fill_value=0).to_numpy().diagonal()
     i, j = np.triu_indices(len(days))
@@ -105,7 +104,7 @@ def cohorts(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curr
 
 
 def spells(subscriptions: Any, as_of: Day = None, *, by: str = "") -> ir.Table:
-    """Subscriptions from first to last price row: ``spell, begun, over`` (empty while it runs) and `by` of the first."""
+    """Subscriptions from first to last price row: ``spell, begun, over`` (null while it runs) and `by` of the first."""
     rows, _end = _running(subscriptions, as_of)
     require_known(by or "spell", rows.columns, f"subscriptions has no column {by}.")
     label = {by: _[by].argmin(_.begun)} if by else {}
@@ -158,7 +157,7 @@ class Setting(Framed):
 
 
 def setting(data: Source) -> Setting:
-    """Decide whether customers of a source have a contract, buy without one, or both; `KpiError` if neither is known."""
+    """Decide whether customers of a source have a contract, buy without one, or both; `KpiError` if none is known."""
     tables = [name for name in ("subscriptions", "orders") if name in data.tables]
     require(bool(tables), "Churn needs the table subscriptions (a contract) or orders (none). Map one of them.")
     return Setting.of([()], contract="subscriptions" in tables, orders="orders" in tables, tables=tables)
@@ -166,17 +165,14 @@ def setting(data: Source) -> Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Leaving(Result):
-    """Who leaves, and what to do: the head of the report. `told` of members or else of buyers, and the campaign."""
+    """Who leaves, of members or else of buyers (`told`), and what to do: the head of the report."""
 
     told: Result
     campaign: Result | None = None
 
     aside: ClassVar = ("told", "campaign")
 
-    @property
-    def name(self) -> str:
-        """The answer of the report."""
-        return "answer"
+    name = "answer"
 
     def to_frame(self) -> pd.DataFrame:
         return self.told.to_frame().tail(1)
@@ -208,9 +204,8 @@ def standardised_churn(now: pd.DataFrame, was: pd.DataFrame, *, confidence: floa
     require(n > 0, "now and was have no tenure in common: there is no mix to compare at.")
     weight, rate, at_risk = both["at_risk_was"] / n, both["lost"] / both["at_risk"], both["at_risk"]
     value, before = float(weight @ rate), float(both["lost_was"].sum() / n)
-    spread, least = (float((weight**2 * v / at_risk).sum()) for v in (rate * (1 - rate), 1))
-    size = value * (1 - value) / spread if spread else 1 / least
-    trials = np.array([size, n])
+    spread, least = ((weight**2 * v / at_risk).sum() for v in (rate * (1 - rate), 1))
+    trials = np.array([value * (1 - value) / spread if spread else 1 / least, n])
     lows, highs = wilson(trials * (value, before), trials, confidence=confidence)
     ends = [float(v) for v in (lows[0], highs[0], *moves(*zip((value, before), lows, highs, strict=True)))]
     whole = {"was": before, "now": float(now["lost"].sum() / now["at_risk"].sum()), "standardised": value}
@@ -237,9 +232,10 @@ def _running(subscriptions: Any, as_of: Day) -> tuple[ir.Table, date]:
 
 def _levels(rows: ir.Table, grain: str) -> ir.Table:
     """Periods in which a customer changed: `step` in money, rows `before` and `after` it, when first `seen`."""
+    require_known(grain, PERIODS, f"grain={grain!r} is not known.")
     begun, over = rows.select("who", "price", day=_.begun, n=1), rows.filter(_.over.notnull())
     steps = begun.union(over.select("who", price=-_.price, day=_.over, n=-1))
-    steps = steps.group_by("who", period=_period(_.day, grain)).aggregate(step=_.price.sum(), n=_.n.sum())
+    steps = steps.group_by("who", period=_.day.truncate(grain).cast("date")).aggregate(step=_.price.sum(), n=_.n.sum())
     so_far = ibis.window(group_by="who", order_by="period", preceding=None, following=0)
     steps = steps.mutate(after=_.n.sum().over(so_far)).mutate(before=_.after - _.n)
     return steps.mutate(seen=_.period.min(where=_.after > 0).over(ibis.window(group_by="who")))
@@ -248,11 +244,6 @@ def _levels(rows: ir.Table, grain: str) -> ir.Table:
 def _periods(told: pd.DataFrame, grain: str, end: date) -> pd.PeriodIndex:
     require(len(told) > 0, f"There are no rows up to {end}. Choose a later as_of.")
     return pd.period_range(told["period"].min(), end, freq=PERIODS[grain])
-
-
-def _period(day: Any, grain: str) -> Any:
-    require_known(grain, PERIODS, f"grain={grain!r} is not known.")
-    return day.truncate(grain).cast("date")
 
 
 def _months(begun: Any, until: Any, *, up: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """How long customers stay: the retention of cohorts projected, and survival of finished and running customers."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,17 +16,17 @@ from kpi_helpers.stats import Floats, checked_confidence, kaplan_meier, log_rank
 
 
 class SurvivalCurves(Framed):
-    """Share still there just after each `time`, intervals on the scale log(-log S), `medians` and log-rank of groups."""
+    """Share still there just after each `time`, intervals by log(-log S); `medians` and log-rank test of the groups."""
 
     columns: ClassVar = ("group", "time", "at_risk", "events", "survival", "low", "high")
     aside: ClassVar = ("medians",)
 
     def sentence(self, language: str = "en") -> str:
-        later, halves = say("survival_curves.later", language), zip(self.medians["group"], self.medians["median"], strict=True)
-        named = [f"{k} {number(m, language, decimals=1) if np.isfinite(m) else later}".strip() for k, m in halves]
+        later, told = say("survival_curves.later", language), []
+        for group, median in self.medians[["group", "median"]].itertuples(index=False):
+            told.append(f"{group} {number(median, language, decimals=1) if np.isfinite(median) else later}".strip())
         n, p = number(self.medians["n"].sum(), language), p_words(self.p_value, language)
-        told = {"n": n, "halves": ", ".join(named), "p": p}
-        return say(f"survival_curves.{'test' if self.df else 'sentence'}", language, **told)
+        return say(f"survival_curves.{'test' if self.df else 'sentence'}", language, n=n, p=p, halves=", ".join(told))
 
     def drawn(self, language: str) -> str:
         """The curves as an HTML figure."""
@@ -53,13 +53,12 @@ def survival(
     sizes = {len(v) for v in (t, e, w, label) if v is not None}
     require(len(sizes) == 1 and len(t) > 0, f"durations and the rest have {sizes} rows: all need as many, 1 or more.")
     require(t.dtype.kind in "iuf", f"durations are {t.dtype}. Give numbers of days or months.")
-    for name, good, what in (
-        ("durations", np.isfinite(t) & (t >= 0), "below 0"),
-        ("observed", True if e.dtype.kind == "b" else (e == 0) | (e == 1), "neither 0 nor 1"),
-        ("weights", True if w is None else np.isfinite(w) & (w >= 0), "below 0"),
-        ("groups", True if label is None else pd.notna(label), "without a name"),
-    ):
-        n_bad = int(np.size(good) - np.sum(good))
+    checks = [("durations", np.isfinite(t) & (t >= 0), "below 0")]
+    checks += [("observed", (e == 0) | (e == 1), "neither 0 nor 1")] if e.dtype.kind != "b" else []
+    checks += [("weights", np.isfinite(w) & (w >= 0), "below 0")] if w is not None else []
+    checks += [("groups", pd.notna(label), "without a name")] if label is not None else []
+    for name, good, what in checks:
+        n_bad = int((~good).sum())
         require(n_bad == 0, f"{name}: {n_bad} are missing or {what}. Correct these rows or leave them out.")
     code, names = (0, [""]) if label is None else pd.factorize(label, sort=True)
     if t.max() <= 2 * len(t) + 1000 and (t.dtype.kind in "iu" or bool((t == np.floor(t)).all())):
@@ -84,7 +83,10 @@ def survival(
 class RetentionForecast(Framed):
     """Share that stays from one period to the next (`observed`: in fact), and that is there after it (`survival`)."""
 
-    columns: ClassVar = ("period", "observed", *(k + e for k in ("retention", "survival") for e in ("", "_low", "_high")))
+    columns: ClassVar = (
+        "period", "observed", "retention", "retention_low", "retention_high", "survival", "survival_low",
+        "survival_high",
+    )  # fmt: skip
 
     def sentence(self, language: str = "en") -> str:
         ends = {k: percent(self.frame[k].iloc[-1], language) for k in self.columns[5:]}
@@ -92,7 +94,7 @@ class RetentionForecast(Framed):
 
 
 class RetentionFit(Framed):
-    """Shifted-beta-geometric: each leaves at a constant rate of its own, Beta(alpha, beta); intervals on the log scale."""
+    """Shifted-beta-geometric: each leaves at a constant rate of its own, Beta(alpha, beta); intervals by logarithms."""
 
     columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
     aside: ClassVar = ("covariance", "observed")
@@ -120,7 +122,7 @@ class RetentionFit(Framed):
 def fit_retention(survivors: Sequence[float] | SurvivalCurves, *, confidence: float = 0.95) -> RetentionFit:
     """Fit how customers of a contract stay, by maximum likelihood, to project cohorts beyond what was seen.
 
-    Parameters: `survivors`, customers of a cohort after 0, 1, 2, ... renewals, or what `survival` says of all cohorts in
+    Parameters: `survivors`, customers of a cohort after 0, 1, 2, ... renewals, or what `survival` says, in
     whole periods. Raises `KpiError` if counts rise, are too few, or do not tell customers apart. Fader & Hardie (2007),
     Journal of Interactive Marketing 21:76-90.
 

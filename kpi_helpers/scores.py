@@ -189,8 +189,8 @@ def _logit(y: pd.Series, x: pd.DataFrame, confidence: float = 0.95) -> list[tupl
 
     rows = ratios(fit, x, confidence)
     apart = ", ".join(term for term, b, *_more in rows if np.isnan(b) and term != "constant")
-    rule = "together tell who churned without error, or are levels where all or nobody did. check_leakage tells which do"
-    require(not apart, f"{apart} {rule} so alone. Leave out what was not known at the snapshot, or join levels.")
+    rule = "together tell who churned without error, or are levels where all or nobody did; check_leakage finds single"
+    require(not apart, f"{apart} {rule} ones. Leave out what was not known at the snapshot, or join levels.")
     return rows
 
 

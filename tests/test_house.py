@@ -35,8 +35,8 @@ CALCULATORS = (
 
 #: one line each, told by their name
 SMALL = (
-    "holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank", "design", "in_units",
-    "checked", "auc",
+    "holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank", "design", "ratios",
+    "in_units", "checked", "auc",
 )  # fmt: skip
 
 

@@ -222,7 +222,7 @@ def test_what_cannot_be_fitted_is_refused(change, told):
 def test_two_features_that_separate_together_are_refused():
     t = customers(300, 6).assign(orders=lambda t: t["recency"] + np.where(t["churned"] == 1, 1, -1))
 
-    with pytest.raises(KpiError, match="recency, orders.* together tell who churned"):
+    with pytest.raises(KpiError, match=r"recency, orders.* together tell who churned"):
         fit_churn(t, features=FEATURES)
 
 

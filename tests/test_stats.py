@@ -9,7 +9,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.stats import chance_above, checked_confidence, ratio_margin, weighted_quantile, wilson
+from kpi_helpers.stats import auc, chance_above, checked_confidence, ratio_margin, weighted_quantile, wilson
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -227,3 +227,14 @@ def test_weighted_quantiles_rise_stay_inside_and_know_only_relative_weights(rows
     assert (np.diff(found) >= 0).all()
     assert (found[0], found[-1]) == (x.min(), x.max())
     assert weighted_quantile(x[::-1], unit * w[::-1], at) == pytest.approx(found, rel=1e-6, abs=1e-6)
+
+
+@given(samples)
+def test_area_under_the_curve_of_weights_is_that_of_repetitions(rows):
+    score, w = (np.array(v) for v in zip(*rows, strict=True))
+    happened = np.arange(len(score)) % 2
+    n = w.astype(int)
+
+    weighted, repeated = auc(score, happened, n), auc(np.repeat(score, n), np.repeat(happened, n))
+
+    assert weighted == pytest.approx(repeated, rel=1e-9, nan_ok=True)
