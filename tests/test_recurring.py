@@ -141,7 +141,7 @@ def test_bridge_is_that_of_plain_loops_and_of_the_catalogue(engine, grain):
 
 
 @given(seed=st.integers(0, 10**6), after=st.integers(0, 600))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_bridge_of_any_rows_and_day(seed, after):
     rows = random_rows(seed, 12)
     end = min(rows["started_at"]) + timedelta(after)
@@ -271,10 +271,10 @@ def test_standardised_interval_holds_the_truth_as_often_as_it_says():
         [300, 80, 60],
     )
     was = pd.DataFrame({"tenure": range(3), "at_risk": 1000 * weight, "lost": 1000 * weight * rate})
-    now = [pd.DataFrame({"tenure": range(3), "at_risk": n, "lost": rng.binomial(n, rate)}) for _ in range(250)]
+    now = [pd.DataFrame({"tenure": range(3), "at_risk": n, "lost": rng.binomial(n, rate)}) for _ in range(150)]
     told = [standardised_churn(each, was) for each in now]
 
-    assert 0.92 <= np.mean([t.low <= weight @ rate <= t.high for t in told]) <= 0.985
+    assert 0.9 <= np.mean([t.low <= weight @ rate <= t.high for t in told]) <= 0.985
 
 
 def test_standardised_churn_leaves_out_tenures_that_are_gone():
