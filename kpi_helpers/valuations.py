@@ -170,10 +170,10 @@ def value(
     rows = histories.rows.drop_duplicates(list(KEYS), ignore_index=True)
     told = [rows[c].to_numpy(float) for c in ("frequency", "recency", "age")]
     expected = purchases.expected_purchases(length, *told)
-    low, high = purchases.interval(length, *told, confidence=confidence)
+    low, high, squared = _spread(purchases, length, told, confidence)
     share = discounted(lambda t: purchases.expected_purchases(t, *told), length, rate) / np.maximum(expected, 1e-300)
     scores = {"p_alive": purchases.probability_alive(*told), "purchases": expected, "purchases_low": low}
-    scores |= {"purchases_high": high, " squared": _squared(purchases, length, told), " share": share}
+    scores |= {"purchases_high": high, " squared": squared, " share": share}
     scores |= {name: fit.expected_purchases(length, *told) for name, fit in _moved("purchases", purchases)}
     t = histories.score(rows[list(KEYS)].assign(**scores))
     each = (margin or 1.0) * t[" share"]
@@ -207,14 +207,20 @@ def _moved(kind: str, fit: Any) -> Iterator[tuple[str, Any]]:
             yield f" moved {kind} {i} {side}", replace(fit, frame=fit.frame.assign(estimate=estimate))
 
 
-def _squared(fit: PurchaseFit, horizon: float, told: list[Floats]) -> Floats:
-    """Mean of the squared number of purchases: Σ (2n - 1) P(X >= n), as far as it is not small."""
-    total, open_, n = np.zeros(len(told[0])), np.arange(len(told[0])), 1
+def _spread(fit: PurchaseFit, horizon: float, told: list[Floats], confidence: float) -> list[Floats]:
+    """Fewest and most purchases, each side missed with (1 - confidence) / 2 or less, and the mean of their square.
+
+    All from the chances of at least n purchases, n = 1, 2, ..., as far as they are not small.
+    """
+    tail, (low, high, squared) = (1 - confidence) / 2, np.zeros((3, len(told[0])))
+    open_, n = np.arange(len(told[0])), 1
     while len(open_):
         chance = fit.chance_of(n, horizon, *(v[open_] for v in told))
-        total[open_] += (2 * n - 1) * chance
-        open_, n = open_[chance * n * n > 1e-7], n + 1
-    return total
+        low[open_] += chance >= 1 - tail
+        high[open_] += chance > tail
+        squared[open_] += (2 * n - 1) * chance
+        open_, n = open_[(chance * n * n > 1e-6) | (chance > tail)], n + 1
+    return [low, high, squared]
 
 
 def _spend(t: "ir.Table", fit: SpendFit) -> tuple[Any, Any]:
