@@ -80,11 +80,14 @@ def leads(last: pd.Timestamp, scale: float) -> pd.DataFrame:
 
 
 def subscriptions(customers: pd.DataFrame, last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    """Members of two plans: some leave each month; a new row where the price rose."""
+    """Members of two plans: some leave each month; a new row where the price rose; a drive brought many at once."""
     (rows, rng), known = things("members", last, scale), PLANTED["members"]
     early = customers[customers["registered_at"] < last - pd.Timedelta(known["days"], "D")]
     who = early.iloc[rng.integers(len(early), size=len(rows))].reset_index(drop=True)
     rows = rows.assign(started_at=rows["started_at"].dt.normalize(), **who[["customer_id", "channel"]])
+    drive, days = generator("drive"), pd.date_range(known["drive"]["first"], known["drive"]["last"])
+    joined = days[drive.integers(len(days), size=len(rows))]
+    rows["started_at"] = rows["started_at"].where(drive.random(len(rows)) >= known["drive"]["share"], joined)
     risk = rng.beta(known["leave"] * known["leave_spread"], (1 - known["leave"]) * known["leave_spread"], len(rows))
     rows["ended_at"] = rows["started_at"] + pd.to_timedelta(30 * rng.geometric(risk.clip(0.01).round(4)), unit="D")
     rose, price = pd.Timestamp(known["rose"]), rows["plan"].map(known["prices"])
