@@ -3,24 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
 from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.purchases import DAYS
 from kpi_helpers.result import Framed, day, number, say
 from kpi_helpers.units import as_table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-DAYS = {"day": 1.0, "week": 7.0, "month": 30.4375, "year": 365.25}
-MOST_A_DAY, GAP_DAYS = 20, 366  # orders of one customer; days without any order before the last
+MOST_A_DAY, GAP_DAYS = 20, 366  # rows of a customer; days without any order before the last
+MOST, MICRO = 1e12, 1e6  # money of a row; parts of a unit of it that are told apart
 KEYS = ("frequency", "recency_days", "age_days")
+NOTED = ("merged", "void", "free", "mad")
+ISSUES = ("unnamed", "late", "undone", "unpriced", "lines", "shared", "refunds", *NOTED, "after_split")
 
 
 class HistoryIssues(Framed):
-    """What was set aside or put together on the way from `n_rows` orders to the histories: `what`, and how many."""
+    """What was set aside or put together on the way from `n_rows` rows to histories: `what`, and how many."""
 
     columns: ClassVar = ("what", "n")
 
@@ -57,23 +61,16 @@ class Histories:
         return int(self.rows["weight"].sum())
 
     @property
-    def unit_days(self) -> float:
-        """Days of one unit of time."""
-        return DAYS[self.unit]
-
-    @property
     def horizon_days(self) -> int:
         """Days held out, after the split."""
         return (self.end - self.split).days if self.split else 0
 
     def score(self, frame: pd.DataFrame) -> "ir.Table":
         """Give each customer of the `table` what `frame` says of its frequency, recency_days and age_days."""
-        require(set(KEYS) <= set(frame), f"The scores need the columns {', '.join(KEYS)}.")
-        require(not frame.duplicated(list(KEYS)).any(), f"The scores must hold each {', '.join(KEYS)} once.")
-        scores = as_table(frame)
-        new = [c for c in frame if c not in self.table.columns]
-        joined = self.table.left_join(scores, [self.table[k] == scores[k] for k in KEYS])
-        return joined.select(self.table, *(scores[c] for c in new))
+        once = set(KEYS) <= set(frame) and not frame.duplicated(list(KEYS)).any()
+        require(once, f"The scores must hold each combination of {', '.join(KEYS)} once.")
+        scores = as_table(frame[[*KEYS, *(c for c in frame if c not in self.table.columns)]])
+        return self.table.left_join(scores, KEYS).drop(*(f"{key}_right" for key in KEYS))
 
 
 def summarise(
@@ -98,187 +95,160 @@ def summarise(
     [[0.0, 0.0, 3.0, 1.0], [1.0, 7.0, 7.0, 1.0]]
     """
     require_known(unit, DAYS, f"unit={unit!r} is not known.")
-    table = _opened(orders, by)
-    seen = _days(table)
-    currency = _currency(seen, currency)
-    until, last = _last(seen, _day("end", end)), _day("split", split)
-    begun = seen["on"][seen["bought"] > 0].min()
-    require(begun <= until, f"end={until} is before the first order, {begun}.")
-    require(last is None or begun <= last < until, f"split={last} must lie between {begun} and the end, {until}.")
-    customers = _customers(table.filter(table.bought, table.on <= until), last or until).cache()
-    told = _told(customers)
-    require(told["customers"] > 0, "No customer bought anything up to the split: every day was refunded.")
-    counts = _counted(table, seen, until) | {k: told[k] for k in ISSUES if k in told}
-    issues = HistoryIssues.of(
-        [(what, int(counts[what])) for what in ISSUES if counts.get(what)], n_rows=int(seen["n"].sum()),
-        n_customers=told["customers"], n_purchases=told["purchases"], start=begun, end=until,
-    )  # fmt: skip
-    shown = _shown(customers, table, by, split=last, until=until)
-    margin = float(told["margin"]) / float(told["margin_of"]) if told.get("margin_of") else None
-    keys = [*KEYS, *(["held_out"] if last else []), *([by] if by else [])]
-    rows = _unique(shown, keys)
-    at = list(rows).index("age_days") + 1
-    rows.insert(at, "recency", rows["recency_days"] / DAYS[unit])
-    rows.insert(at + 1, "age", rows["age_days"] / DAYS[unit])
-    spend = _unique(shown.filter(shown.frequency > 0, shown.mean_value.notnull()), ["frequency", "mean_value"])
-    return Histories(shown, rows, spend, issues, unit, begun, last, until, currency, margin)
-
-
-ISSUES = (
-    "unnamed", "late", "undone", "unpriced", "lines", "shared", "merged", "refunds", "void", "free", "after_split",
-    "mad",
-)  # fmt: skip
-
-
-def _day(name: str, given: date | str | None) -> date | None:
     try:
-        return None if given is None else date.fromisoformat(str(given)[:10])
+        last, until = (None if d is None else date.fromisoformat(str(d)[:10]) for d in (split, end))
     except ValueError:
-        raise KpiError(f"{name}={given!r} must be a day. Write YYYY-MM-DD.") from None
+        raise KpiError(f"split={split}, end={end}: these must be days. Write YYYY-MM-DD.") from None
+    table = opened(orders, by)
+    scan = _scanned(table, last, until, currency)
+    until = scan["end"]
+    customers = _customers(table.filter(table.bought, table.on <= until), last or until, by)
+    told = _sums(customers) | scan["counts"]
+    require(told["customers"] > 0, "No customer bought anything up to the split: every day was refunded.")
+    found = [(what, told[what]) for what in ISSUES if told.get(what)]
+    whole = {f"n_{name}": told[name] for name in ("rows", "customers", "purchases")}
+    issues = HistoryIssues.of(found, **whole, start=scan["start"], end=until)
+    customers = customers.filter(customers.frequency >= 0).drop(
+        *NOTED, *([] if last else ["held_out", "held_out_value"])
+    )
+    rows = _unique(customers, [*KEYS, *(["held_out"] if last else []), *([by] if by else [])])
+    rows.insert(3, "recency", rows["recency_days"] / DAYS[unit])
+    rows.insert(4, "age", rows["age_days"] / DAYS[unit])
+    spend = _unique(customers.filter(customers.mean_value.notnull()), ["frequency", "mean_value"])
+    kept = {name: scan[name] for name in ("start", "end", "currency", "margin")}
+    return Histories(table=customers, rows=rows, spend=spend, issues=issues, unit=unit, split=last, **kept)
 
 
-def _opened(orders: Any, by: str | None) -> "ir.Table":
-    """The rows with their day (`on`), whether somebody bought (`bought`), and money as exact numbers."""
+def opened(orders: Any, by: str | None = None) -> "ir.Table":
+    """Rows of orders with their day (`on`), whether somebody bought (`bought`), and money as exact numbers."""
     import ibis
 
     table = as_table(orders)
     for column in ("customer_id", "ordered_at", *([by] if by else [])):
         require_known(column, table.columns, f"The orders have no column {column}.")
+    if isinstance(orders, str | Path) and ".csv" in Path(orders).name:  # an engine guesses what 01/02 is; ISO is read
+        text = ibis.read_csv(orders, types={"ordered_at": "string"})
+        table = text.mutate(ordered_at=text.ordered_at.try_cast("timestamp"))
     kind = table.ordered_at.type()
     fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
     require(fine, f"ordered_at is {kind}, not a date or local time without zone. Convert it, naming its format.")
-    money = {}
-    for column in ("revenue", "margin"):
-        if column in table.columns:
-            value = table[column]
-            require(value.type().is_numeric(), f"{column} is {value.type()}: money must be numbers.")
-            if value.type().is_floating():
-                value = (value.isnan() | value.isinf()).ifelse(None, value)
-            money[column] = value if value.type().is_integer() else value.cast("decimal(38, 6)")
-    status = table.status if "status" in table.columns else ibis.null("string")
-    completed = status.fill_null("completed") == "completed"
-    keys = {c: table[c] for c in ("customer_id", "ordered_at", "order_id", "currency", by or "") if c in table.columns}
-    named = table.customer_id.notnull() & table.ordered_at.notnull()
-    told = table.select(**keys, **money, on=table.ordered_at.cast("date"), named=named, completed=completed)
-    return told.mutate(bought=told.named & told.completed)
-
-
-def _days(table: "ir.Table") -> pd.DataFrame:
-    """Rows of each day: all (`n`), without a customer or day, not completed, purchases and what is odd in them."""
-    bought = table.bought
-    sums = {"unnamed": (~table.named).sum(), "undone": (table.named & ~table.completed).sum(), "bought": bought.sum()}
-    if "currency" in table.columns:
-        sums |= {"least": table.currency.min(where=bought), "most": table.currency.max(where=bought)}
+    told: dict[str, Any] = {"on": table.ordered_at.cast("date"), "revenue": ibis.null("float64")}
+    for column in {"revenue", "margin"} & set(table.columns):
+        value = table[column]
+        require(value.type().is_numeric(), f"{column} is {value.type()}: money must be numbers.")
+        value = value.cast("float64")  # whole millionths: their sums are exact, so the same in every order of rows
+        told[column] = ((value.abs() < MOST).ifelse(value, None) * MICRO).round().cast("float64")
+    named = table.customer_id.strip() != "" if table.customer_id.type().is_string() else True
+    named = table.customer_id.notnull() & table.ordered_at.notnull() & named
+    done = table.status.fill_null("completed") == "completed" if "status" in table.columns else ibis.literal(True)
+    told |= {"named": named, "bought": named & done, "unpriced": ibis.literal(False)}
     if "revenue" in table.columns:
-        sums["unpriced"] = (bought & table.revenue.isnull()).sum()
-    seen = table.group_by("on").aggregate(n=table.count(), **sums).order_by("on").to_pyarrow().to_pandas()
-    require(seen["bought"].sum() > 0, "No order is completed and has a customer and a date: check export and mapping.")
-    return seen
+        told |= {"unpriced": named & done & told["revenue"].isnull(), "revenue": told["revenue"].fill_null(0)}
+    keep = dict.fromkeys(("customer_id", "ordered_at", "order_id", "currency", by))
+    return table.select(*(c for c in keep if c in table.columns), **told)
 
 
-def _currency(seen: pd.DataFrame, currency: str) -> str:
-    """The one currency of the orders, or that which was given where they do not tell."""
-    if "least" not in seen:
-        return currency
-    found = sorted({*seen["least"].dropna(), *seen["most"].dropna()})
-    remedy = "Convert them, or summarise each currency by itself."
-    require(len(found) < 2, f"The orders are in several currencies ({', '.join(found)}), which do not add up. {remedy}")
-    return str(found[0]) if found else currency
+def _scanned(table: "ir.Table", split: date | None, end: date | None, currency: str) -> dict[str, Any]:
+    """First and last day, currency, margin, and counts of rows that are left out or repeat an order id."""
+    from ibis import _
+
+    asked = {"n": _.count(), "named": _.named.sum(), "bought": _.bought.sum(), "unpriced": _.unpriced.sum()}
+    asked["refunds"] = _.count(where=_.bought & (_.revenue < 0))
+    if "currency" in table.columns:
+        asked |= {"least": _.currency.min(where=_.bought), "most": _.currency.max(where=_.bought)}
+    if {"margin", "revenue"} <= set(table.columns):
+        asked |= {"margin": _.margin.sum(where=_.bought)}
+        asked |= {"margin_of": _.revenue.sum(where=_.bought & _.margin.notnull())}
+    seen = table.group_by("on").aggregate(**asked).to_pyarrow().to_pandas()
+    told = {"rows": seen["n"].sum(), "unnamed": (seen["n"] - seen["named"]).sum()}
+    seen = seen[seen["named"] > 0]
+    days = sorted(seen["on"][seen["bought"] > 0])
+    require(
+        len(days) > 0,
+        "No order is completed and has a customer and a date (in a CSV file: YYYY-MM-DD). Check the export.",
+    )
+    before = days[-2] if len(days) > 1 else days[-1]
+    far = end is None and days[-1] - before > timedelta(GAP_DAYS)
+    require(not far, f"The last order is of {days[-1]}, all others up to {before}: a date in the future? Give end=.")
+    until = end or days[-1]
+    require(days[0] <= until, f"end={until} is before the first order, {days[0]}.")
+    if "currency" in table.columns:
+        found = sorted({*seen["least"].dropna(), *seen["most"].dropna()})
+        remedy = "Convert them, or summarise each by itself."
+        require(len(found) < 2, f"Orders in {', '.join(found)} do not add up. {remedy}")
+        currency = found[0] if found else currency
+    require(split is None or days[0] <= split < until, f"split={split} must lie from {days[0]} to before {until}.")
+    late, seen = seen[seen["on"] > until], seen[seen["on"] <= until]
+    told |= {"late": late["named"].sum(), "undone": (seen["named"] - seen["bought"]).sum()}
+    told |= {name: seen[name].sum() for name in ("unpriced", "refunds")}
+    known = seen[seen["on"] <= (split or until)].sum(numeric_only=True)
+    margin = float(known["margin"] / known["margin_of"]) if known.get("margin_of") else None
+    if "order_id" in table.columns:
+        told |= _order_ids(table.filter(_.bought, _.on <= until, _.order_id.notnull()))
+    counts = {name: int(n) for name, n in told.items()}
+    return {"start": days[0], "end": until, "currency": currency, "margin": margin, "counts": counts}
 
 
-def _last(seen: pd.DataFrame, end: date | None) -> date:
-    """Last day of the histories; an order far behind all others is rather a wrong date."""
-    days = seen["on"][seen["bought"] > 0].tolist()
-    if end is None and len(days) > 1 and days[-1] - days[-2] > timedelta(GAP_DAYS):
-        raise KpiError(
-            f"The last order is of {days[-1]}, all others up to {days[-2]}: a date in the future? Give end=."
-        )
-    return end or days[-1]
+def _order_ids(rows: "ir.Table") -> dict[str, int]:
+    """Rows that repeat an order id, and ids with several customers."""
+    from ibis import _
+
+    ids = rows.group_by("order_id").aggregate(n=_.count()).filter(_.n > 1)
+    lines = ids.aggregate(n=(_.n - 1).sum().fill_null(0)).to_pyarrow()["n"][0].as_py()
+    who = rows.semi_join(ids, "order_id").group_by("order_id").aggregate(n=_.customer_id.nunique())
+    return {"lines": lines, "shared": who.filter(_.n > 1).count().to_pyarrow().as_py() if lines else 0}
 
 
-def _customers(rows: "ir.Table", split: date) -> "ir.Table":
-    """Each customer: purchases up to the split and after it, and what was merged or netted; one pass over the rows."""
+def purchase_days(rows: "ir.Table") -> "ir.Table":
+    """Days on which a customer bought: rows `n`, net money, and `void` where refunds left nothing."""
+    from ibis import _
+
+    sums = {"n": _.count(), "value": _.revenue.sum(), "refunded": (_.revenue < 0).any()}
+    if "margin" in rows.columns:
+        sums["margin"] = _.margin.sum()
+    days = rows.group_by("customer_id", "on").aggregate(**sums)
+    return days.mutate(void=(_.refunded & (_.value <= 0)).fill_null(False))
+
+
+def _customers(rows: "ir.Table", split: date, by: str | None) -> "ir.Table":
+    """Each customer, kept in the engine; those without a purchase up to the split have frequency -1. One pass."""
     import ibis
     from ibis import _
 
-    sums = {"n": _.count()}
-    if "revenue" in rows.columns:
-        sums |= {"value": _.revenue.fill_null(0).sum(), "refunds": (_.revenue < 0).fill_null(False).sum()}
-        if "margin" in rows.columns:
-            sums |= {"margin": _.margin.sum(), "margin_of": _.revenue.sum(where=_.margin.notnull())}
-    days = rows.group_by("customer_id", "on").aggregate(**sums)
-    if "revenue" not in rows.columns:
-        days = days.mutate(value=ibis.null("float64"), refunds=0)
-    void = (days.refunds > 0) & (days.value <= 0)
-    days = days.mutate(void=void, known=~void & (days.on <= split), held=~void & (days.on > split))
-    known = {name: _[name].sum(where=_.known) for name in ("value", "margin", "margin_of") if name in days.columns}
-    return days.group_by("customer_id").aggregate(
-        first_on=_.on.min(where=_.known), last_on=_.on.max(where=_.known), n_known=_.known.sum(), n_held=_.held.sum(),
-        first_value=_.value.argmin(_.on, where=_.known), held_value=_.value.sum(where=_.held), **known,
-        n_rows=_.n.sum(), n_days=_.count(), most=_.n.max(), refunds=_.refunds.sum(), void=_.void.sum(),
-        free=(~_.void & (_.value == 0)).sum(),
+    days = purchase_days(rows).mutate(known=~_.void & (_.on <= split), held=~_.void & (_.on > split))
+    paid = {f"total_{c}": _[c].sum(where=_.known) for c in ("value", "margin") if c in days.columns}
+    whole = days.group_by("customer_id").aggregate(
+        first_on=_.on.min(where=_.known), last_on=_.on.max(where=_.known), frequency=_.count(where=_.known) - 1,
+        first_value=_.value.argmin(_.on, where=_.known), **paid,
+        held_out=_.count(where=_.held), held_out_value=_.value.sum(where=_.held), merged=_.n.sum() - _.count(),
+        void=_.count(where=_.void), free=_.count(where=~_.void & (_.value == 0)), mad=_.n.max(),
     )  # fmt: skip
+    repeat = (_.total_value - _.first_value) / MICRO / _.frequency.nullif(0)
+    first, end = _.first_on.epoch_days(), split.toordinal() - date(1970, 1, 1).toordinal()
+    found = whole.select(
+        "customer_id", "first_on", "last_on", "frequency", "held_out",
+        recency_days=(_.last_on.epoch_days() - first).cast("int64"), age_days=(end - first).cast("int64"),
+        mean_value=repeat, held_out_value=(_.held_out_value / MICRO).fill_null(0),
+        **{c: _[c] / MICRO for c in paid}, **{c: _[c].cast("int32") for c in NOTED},
+    ).cache()  # fmt: skip
+    if not by:
+        return found
+    on_first = rows.inner_join(found.select("customer_id", on="first_on"), ["customer_id", "on"])
+    order = [on_first.revenue < 0, *(on_first[c] for c in ("ordered_at", "order_id", by) if c in rows.columns)]
+    place = ibis.row_number().over(ibis.window(group_by="customer_id", order_by=order))
+    first = on_first.mutate(place=place).filter(_.place == 0).select("customer_id", by)
+    return found.left_join(first, "customer_id").drop("customer_id_right").cache()
 
 
-def _told(customers: "ir.Table") -> dict[str, Any]:
+def _sums(customers: "ir.Table") -> dict[str, Any]:
     """Sums over all customers."""
     from ibis import _
 
-    kept = _.n_known > 0
-    asked = {name: _[name].sum(where=kept) for name in ("margin", "margin_of") if name in customers.columns}
-    asked |= {name: _[name].sum() for name in ("refunds", "void", "free")}
-    asked |= {"merged": (_.n_rows - _.n_days).sum(), "mad": (_.most > MOST_A_DAY).sum()}
-    asked |= {"after_split": (~kept & (_.n_held > 0)).sum(), "customers": kept.sum()}
-    asked["purchases"] = (_.n_known + _.n_held).sum(where=kept)
-    found: dict[str, Any] = customers.aggregate(**asked).to_pyarrow().to_pylist()[0]
-    return {k: v or 0 for k, v in found.items()}
-
-
-def _counted(table: "ir.Table", seen: pd.DataFrame, until: date) -> dict[str, int]:
-    """Rows that were left out, and order ids that come twice or with several customers."""
-    from ibis import _
-
-    late = seen["on"] > until
-    counts = {"unnamed": seen["unnamed"].sum(), "late": (seen["n"] - seen["unnamed"])[late].sum()}
-    counts |= {name: seen[name][~late].sum() for name in ("undone", "unpriced") if name in seen}
-    if "order_id" in table.columns:
-        rows = table.filter(table.bought, table.on <= until, table.order_id.notnull())
-        ids = rows.group_by("order_id").aggregate(n=_.count(), who=_.customer_id.min(), other=_.customer_id.max())
-        asked = {"lines": (_.n - 1).sum(), "shared": (_.who != _.other).sum()}
-        counts |= ids.filter(_.n > 1).aggregate(**asked).to_pyarrow().to_pylist()[0]
-    return {name: n or 0 for name, n in counts.items()}
-
-
-def _shown(customers: "ir.Table", orders: "ir.Table", by: str | None, *, split: date | None, until: date) -> "ir.Table":
-    """The customers as others see them: those with a purchase up to the split."""
-    from ibis import _
-
-    known = customers.filter(customers.n_known > 0)
-    if by:
-        first = orders.filter(orders.bought).mutate(place=_first(orders, by))
-        first = first.filter(first.place == 0).select("customer_id", "on", by)
-        same = [known.customer_id == first.customer_id, known.first_on == first.on]
-        known = known.left_join(first, same).select(known, first[by])
-    at = (split or until).toordinal() - date(1970, 1, 1).toordinal()
-    told: dict[str, Any] = {
-        "frequency": _.n_known - 1,
-        "recency_days": (_.last_on.epoch_days() - _.first_on.epoch_days()).cast("int64"),
-        "age_days": (at - _.first_on.epoch_days()).cast("int64"),
-        "mean_value": (_.value - _.first_value).cast("float64") / (_.n_known - 1).nullif(0),
-        "total_value": _.value.cast("float64"),
-    }
-    told |= {"total_margin": _.margin.cast("float64")} if "margin" in known.columns else {}
-    told |= {"held_out": _.n_held, "held_out_value": _.held_value.fill_null(0).cast("float64")} if split else {}
-    return known.select("customer_id", "first_on", "last_on", **told, **({by: _[by]} if by else {}))
-
-
-def _first(orders: "ir.Table", by: str) -> Any:
-    """Place of an order among those of its customer and day, refunds last, ties by id and by the value itself."""
-    import ibis
-
-    order = [(orders.revenue < 0).fill_null(False)] if "revenue" in orders.columns else []
-    order += [orders.ordered_at, *([orders.order_id] if "order_id" in orders.columns else []), orders[by]]
-    return ibis.row_number().over(ibis.window(group_by=["customer_id", "on"], order_by=order))
+    asked = {name: _[name].sum() for name in ("void", "free", "merged")}
+    kept = _.frequency >= 0
+    asked |= {"mad": _.count(where=_.mad > MOST_A_DAY), "after_split": _.count(where=~kept & (_.held_out > 0))}
+    asked |= {"customers": _.count(where=kept), "purchases": (_.frequency + 1 + _.held_out).sum(where=kept)}
+    return dict(customers.aggregate(**asked).to_pyarrow().to_pylist()[0])
 
 
 def _unique(table: "ir.Table", keys: Sequence[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpi_helpers.result import month, number, say
+from kpi_helpers.result import money, month, number, percent, say
 
 Axes = Any  # of matplotlib, which is heavy and comes when it is asked for
 
@@ -153,6 +153,93 @@ def looks(
     )
     decimals = int(reach < 10)
     axes.yaxis.set_major_formatter(lambda y, _i: number(y, language, decimals=decimals, sign=True))
+    return axes
+
+
+def paired(axes: Axes, *, frame: pd.DataFrame, words: Sequence[str], language: str) -> Axes:
+    """Mean `actual` and `predicted` purchases of each group of customers, side by side; the last group is open."""
+    place, last = np.arange(len(frame)), len(frame) - 1
+    for name, color, shift in (("actual", INK, -0.2), ("predicted", BLUE, 0.2)):
+        axes.bar(place + shift, frame[name], width=0.38, color=color)
+    for text, color, at in zip(words, (INK, BLUE), (0.96, 0.87), strict=False):
+        axes.text(0.02, at, text, color=color, transform=axes.transAxes, va="top", fontweight="bold")
+    axes.set_xticks(place, [f"{x}+" if i == last else str(x) for i, x in enumerate(frame.index)])
+    axes.set_xlabel(words[2])
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language, decimals=int(axes.get_ylim()[1] < 5)))
+    return axes
+
+
+def tracked(
+    frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, split: Any, words: Sequence[str], language: str
+) -> Axes:
+    """What was seen and what was expected up to each day, with the day from which the model no longer knew."""
+    from matplotlib.dates import AutoDateLocator, num2date
+
+    days = pd.to_datetime(frame["day_at"])
+    axes.plot(days, frame["actual"], color=INK)
+    axes.plot(days, frame["expected"], color=BLUE, linestyle=(0, (4, 2)))
+    for text, color, at in zip(words, (INK, BLUE), (0.96, 0.87), strict=False):
+        axes.text(0.02, at, text, color=color, transform=axes.transAxes, va="top", fontweight="bold")
+    if split:
+        axes.axvline(pd.Timestamp(split), color=GREY, linewidth=1)
+        axes.text(pd.Timestamp(split), 0.04, f" {words[2]}", color=GREY, transform=axes.get_xaxis_transform())
+    axes.set_ylim(0)
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=4 if narrow else 8))
+    axes.xaxis.set_major_formatter(lambda x, _i: month(num2date(x), language))
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language))
+    return axes
+
+
+def steps(axes: Axes, frame: pd.DataFrame, language: str) -> Axes:
+    """Survival of up to five groups with their bands, in percent, each named at its end."""
+    heights: list[float] = []
+    colors = (BLUE, ORANGE, "#0a7264", "#6f3f98", GREY)
+    for (group, rows), color in zip(list(frame.groupby("group", sort=False))[:5], colors, strict=False):
+        at = np.array([0.0, *rows["time"]])
+        level, low, high = (np.array([1.0, *rows[c]]) * 100 for c in ("survival", "low", "high"))
+        axes.fill_between(at, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+        axes.step(at, level, where="post", color=color)
+        free = (y for y in np.arange(level[-1] + 1.5, 200) if all(abs(y - other) >= 7 for other in heights))
+        heights.append(next(free))
+        _label(axes, at[-1], heights[-1], group, color, va="bottom", ha="right")
+    axes.set(xlim=(0, frame["time"].max() or 1), ylim=(0, max(100, *heights) + 8))
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language) + "%" if y <= 100 else "")
+    return axes
+
+
+def profit_curve(r: Any, language: str) -> str:
+    """Profit by share contacted as an HTML figure; the best share and its profit are marked."""
+
+    def draw(axes: Axes, _narrow: bool) -> None:
+        x, best = r.frame["share"] * 100, r.best_share * 100
+        axes.plot(x, r.frame["profit"], color=BLUE)
+        axes.plot(best, r.total, marker="o", markersize=8, color=ORANGE)
+        _label(axes, best, r.total, f" {percent(r.best_share, language)}", ORANGE, va="bottom")
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.xaxis.set_major_formatter(lambda v, _i: f"{v:.0f}%")
+        axes.yaxis.set_major_formatter(lambda v, _i: money(v, language, r.currency))
+
+    title, note = (say(f"campaign_profit.{key}", language) for key in ("title", "note"))
+    return chart(draw, title=title, note=note, alt=r.sentence(language))
+
+
+def lifecycle(frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: Sequence[str], language: str) -> Axes:
+    """Customers of each period by state, one bar upon the other, and below zero those who stayed away."""
+    shown = frame.iloc[-(12 if narrow else 24) :]
+    states, colors = ("current", "resurrected", "new", "dormant"), (BLUE, "#0a7264", "#b7d4ea", GREY)
+    base = np.zeros(len(shown))
+    for state, word, color in zip(states, words, colors, strict=True):
+        height = shown[state] * (-1 if state == "dormant" else 1)
+        axes.bar(
+            range(len(shown)), height, bottom=0 if state == "dormant" else base, color=color, label=word, width=0.8
+        )
+        base = base + height
+    each = range(0, len(shown), 3)
+    written = "%m/%y" if all(d.day == 1 for d in shown["period"]) else "%d/%m"
+    axes.set_xticks(each, [f"{shown['period'].iloc[i]:{written}}" for i in each])
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.yaxis.set_major_formatter(lambda y, _i: number(abs(y), language))
+    axes.figure.legend(loc="outside upper left", ncols=2 if narrow else 4)
     return axes
 
 

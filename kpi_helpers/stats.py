@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaincinv, ndtr, ndtri, stdtrit
+from scipy.special import chdtrc, gammaincinv, ndtr, ndtri, stdtrit
 
 from kpi_helpers.errors import KpiError, require
 
@@ -306,3 +306,26 @@ def kaplan_meier(time: ArrayLike, n_events: ArrayLike, n_censored: ArrayLike, *,
         low, high = survival ** np.exp(z * spread), survival ** np.exp(-z * spread)
     inside = (survival > 0) & (survival < 1)
     return Survival(t, at_risk, survival, np.where(inside, low, survival), np.where(inside, high, survival))
+
+
+def log_rank(time: ArrayLike, n_events: ArrayLike, n_censored: ArrayLike) -> tuple[float, int, float]:
+    """Ask whether groups last equally long, from counts by duration: chi-square, degrees of freedom and p-value.
+
+    Parameters: `time` (k,), durations, `n_events` and `n_censored` (groups, k) as in `kaplan_meier`. Where no
+    event tells groups apart, df is 0 and p is NaN. Mantel (1966), Cancer Chemotherapy Reports 50:163-170; variance of
+    several groups: Kalbfleisch & Prentice (1980), section 1.4.
+
+    >>> log_rank([1, 2, 3, 4], [[1, 0, 1, 0], [0, 1, 0, 1]], np.zeros((2, 4)))[0].__round__(4)  # statsmodels: survdiff
+    0.6154
+    """
+    order = np.argsort(np.asarray(time, dtype=float), kind="stable")
+    d, c = (np.asarray(a, dtype=float)[:, order] for a in (n_events, n_censored))
+    n = (d + c)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    all_n, all_d = n.sum(axis=0), d.sum(axis=0)
+    share = n / np.maximum(all_n, 1)
+    spread = all_d * (all_n - all_d) / np.maximum(all_n - 1, 1)
+    excess = d.sum(axis=1) - share @ all_d
+    variance = np.diag(share @ spread) - (share * spread) @ share.T
+    df = int(np.linalg.matrix_rank(variance, hermitian=True))
+    chi2 = float(excess @ np.linalg.pinv(variance, hermitian=True) @ excess)
+    return chi2, df, float(chdtrc(df, chi2)) if df else np.nan

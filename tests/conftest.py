@@ -34,6 +34,19 @@ def real_data():
 
 
 @pytest.fixture(scope="session")
+def cdnow_orders():
+    """The sample of CDNOW as orders, its dates read as YYYYMMDD."""
+    import pandas as pd
+
+    if not (path := REAL_DATA / "cdnow" / "CDNOW_sample.txt").is_file():
+        pytest.skip("cdnow is not here: put the public datasets into ../shared/data beside the checkout")
+    names = ["master", "customer_id", "on", "discs", "revenue"]
+    rows = pd.read_csv(path, sep=r"\s+", header=None, names=names, dtype="str")
+    days = pd.to_datetime(rows["on"], format="%Y%m%d")
+    return pd.DataFrame({"customer_id": rows["customer_id"], "ordered_at": days, "revenue": rows["revenue"].astype(float)})
+
+
+@pytest.fixture(scope="session")
 def postgres_url():
     """URL of a PostgreSQL 15 of our own on loopback; it is stopped and thrown away at the end."""
     binaries = _postgres_15()

@@ -1,0 +1,258 @@
+"""Subscriptions, read in the engine: MRR from period to period, cohort triangles, durations, churn by tenure."""
+
+from datetime import date
+from typing import Any, ClassVar
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pandas as pd
+from ibis import _
+
+from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.mappings import PERIODS
+from kpi_helpers.result import Framed, measure, percent, say
+from kpi_helpers.result import day as written_day
+from kpi_helpers.stats import moves, wilson
+from kpi_helpers.texts import EXACT
+from kpi_helpers.units import as_table
+
+Day = date | str | None
+
+
+class MrrBridge(Framed):
+    """Monthly recurring revenue as each period ends, and what customers did to it since the one before.
+
+    Rows: `opening` + `new` + `expansion` − `contraction` − `churn` = `closing`, to the cent; `returned` is the part of
+    `new` from customers who came back; `customers` at the start, those `gained` and `lost`. `logo_churn`,
+    `gross_retention` and `net_retention` are fractions of the start. One not `complete` goes as far as the data do.
+    """
+
+    columns: ClassVar = (
+        "period", "opening", "new", "expansion", "contraction", "churn", "closing", "returned", "customers", "gained",
+        "lost", "logo_churn", "gross_retention", "net_retention", "complete",
+    )  # fmt: skip
+
+    def sentence(self, language: str = "en") -> str:
+        row = (self.frame[self.frame["complete"]] if any(self.complete) else self.frame).iloc[-1]
+        told = {k: measure(row[k], "money", language, self.currency) for k in self.columns[1:7]}
+        told |= {k: percent(row[k], language) for k in self.columns[11:14]}
+        return say("mrr_bridge.sentence", language, period=written_day(row["period"], language), **told)
+
+
+def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, currency: str = "") -> MrrBridge:
+    """Tell why MRR changed; a customer who swaps one subscription for another is neither new nor lost.
+
+    Parameters: `subscriptions`, the contract table (Ibis, DataFrame or file), one row a price; without customer_id a
+    subscription is a customer; `grain`, day, week or month; `as_of`, up to when it is known, by default the last day in
+    it. Raises `KpiError` if rows or columns lack.
+
+    >>> rows = pd.DataFrame({"subscription_id": ["a", "b"], "started_at": [date(2026, 1, 5), date(2026, 2, 1)],
+    ...                      "ended_at": [None, date(2026, 3, 9)], "price": [100, 20]})
+    >>> bridge(rows).frame[["opening", "new", "churn", "closing"]].values.tolist()
+    [[0.0, 100.0, 0.0, 100.0], [100.0, 20.0, 0.0, 120.0], [120.0, 0.0, 20.0, 100.0]]
+    """
+    require_known("price", as_table(subscriptions).columns, "subscriptions has no column price.")
+    rows, end = _running(subscriptions, as_of)
+    came, left, both = (_.before == 0) & (_.after > 0), (_.before > 0) & (_.after == 0), (_.before > 0) & (_.after > 0)
+    kinds = {"new": came, "expansion": both & (_.step > 0), "contraction": both & (_.step < 0), "churn": left}
+    kinds["returned"] = came & (_.period > _.seen)
+    sums = {k: _.step.abs().sum(where=kind) for k, kind in kinds.items()}
+    sums |= {"gained": _.count(where=came), "lost": _.count(where=left)}
+    told = _levels(rows, grain).group_by("period").aggregate(**sums).to_pyarrow().to_pandas().fillna(0)
+    periods = _periods(told, grain, end)
+    f = told.set_index("period").astype(object).reindex([p.start_time.date() for p in periods], fill_value=0)
+    f["closing"] = (f["new"] + f["expansion"] - f["contraction"] - f["churn"]).cumsum()  # of decimals: exact
+    f["opening"], f["customers"] = (v.shift(fill_value=0) for v in (f["closing"], (f["gained"] - f["lost"]).cumsum()))
+    f["complete"] = [p.end_time.date() <= end for p in periods]
+    kept = (f["opening"] - f["contraction"] - f["churn"]).astype(float)
+    f = f.reset_index().astype(
+        {k: int if k in ("customers", "gained", "lost") else float for k in MrrBridge.columns[1:11]}
+    )
+    start = f["opening"].where(f["opening"] > 0).to_numpy()
+    f["logo_churn"] = f["lost"] / f["customers"].where(f["customers"] > 0)
+    f["gross_retention"], f["net_retention"] = kept.to_numpy() / start, (f["closing"] - f["new"]) / start
+    return MrrBridge(frame=f[list(MrrBridge.columns)], whole={"grain": grain, "currency": currency})
+
+
+class CohortTriangle(Framed):
+    """Customers of each `cohort` (period of the start) who are there at each `age` in periods, and their revenue.
+
+    `share` is of all who `started`, `revenue_share` of the revenue at age 0. Whole periods only; subscriptions
+    that run as a period ends, orders within it.
+    """
+
+    columns: ClassVar = ("cohort", "age", "started", "customers", "share", "revenue", "revenue_share")
+
+    def sentence(self, language: str = "en") -> str:
+        next_one = self.frame[self.frame["age"] == 1]
+        kept = next_one["customers"].sum() / next_one["started"].sum() if len(next_one) else None
+        return say("cohort_triangle.sentence", language, n=len(set(self.cohort)), kept=percent(kept, language))
+
+
+def cohorts(table: Any, grain: str = "month", *, as_of: Day = None, currency: str = "") -> CohortTriangle:
+    """Follow customers by the period in which they started; a table of orders, by who buys again.
+
+    Parameters and errors as in `bridge`; orders have customer_id, ordered_at and perhaps revenue and status.
+    """
+    orders = "ordered_at" in as_table(table).columns
+    seen, end = _bought(table, grain, as_of) if orders else _running(table, as_of)
+    if not orders:
+        seen = _levels(seen, grain).mutate(n=(_.after > 0).ifelse(1, 0) - (_.before > 0).ifelse(1, 0))
+    seen = seen.mutate(cohort=_.period.min().over(ibis.window(group_by="who"))).group_by("cohort", "period")
+    told = seen.aggregate(n=_.n.sum(), revenue=_.step.sum(), started=_.count()).to_pyarrow().to_pandas()
+    periods = _periods(told, grain, end)
+    days = np.array([p.start_time.date() for p in periods if p.end_time.date() <= end])
+    require(len(days) > 0, f"No {grain} is over by {end}: there is nothing to follow. Choose a shorter grain.")
+    cells = pd.MultiIndex.from_product([days, days])
+    each = told.set_index(["cohort", "period"]).astype(object).reindex(cells, fill_value=0)
+    n, revenue, started = (each[k].to_numpy().reshape(len(days), -1) for k in ("n", "revenue", "started"))
+    if not orders:
+        n, revenue = n.cumsum(axis=1), revenue.cumsum(axis=1)
+    i, j = np.triu_indices(len(days))
+    held = {"started": np.diag(started)[i], "customers": n[i, j], "revenue": revenue[i, j], "base": np.diag(revenue)[i]}
+    f = pd.DataFrame({"cohort": days[i], "age": j - i} | {k: v.astype(float) for k, v in held.items()})
+    f = f[f["started"] > 0].astype({"started": int, "customers": int}).reset_index(drop=True)
+    f["share"], f["revenue_share"] = f["customers"] / f["started"], f["revenue"] / f["base"].where(f["base"] > 0)
+    return CohortTriangle(frame=f[list(CohortTriangle.columns)], whole={"grain": grain, "currency": currency})
+
+
+def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by: str = "") -> pd.DataFrame:
+    """Count subscriptions by how long they lasted, for `retention.survival` with ``weights=counts.n``.
+
+    A begun month (or day) counts where it ended, only whole ones where it runs; price rows of a subscription are one.
+    Columns: `by` (of its first row, if wanted), ``duration``, ``observed`` (1 if it ended by then), ``n``.
+    """
+    require_known(unit, ("day", "month"), f"unit={unit!r} is not known.")
+    rows, end = _running(subscriptions, as_of)
+    require_known(by or "spell", rows.columns, f"subscriptions has no column {by}.")
+    label = {by: _[by].argmin(_.begun)} if by else {}
+    spells = rows.group_by("spell").aggregate(
+        **label, begun=_.begun.min(), last=_.over.max(), runs=_.over.isnull().any()
+    )
+    so_far, whole = (_lasted(spells.begun, to, unit, up) for to, up in ((ibis.literal(end), 0), (spells["last"], 1)))
+    ended = ~spells.runs & (whole <= so_far)
+    spells = spells.mutate(observed=ended.ifelse(1, 0), duration=ended.ifelse(whole, so_far))
+    keys = [*label, "duration", "observed"]
+    return spells.group_by(keys).aggregate(n=_.count()).order_by(keys).to_pyarrow().to_pandas()
+
+
+def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date | str) -> pd.DataFrame:
+    """Count customers running as a period starts (`at_risk`) and are gone as it ends (`lost`), by `tenure` in months."""
+    rows, _end = _running(subscriptions, period_end)
+    start = _day(period_start)
+    was, still = (_.begun < start) & (_.over.isnull() | (_.over >= start)), _.over.isnull()
+    each = rows.group_by("who").aggregate(since=_.begun.min(), was=was.any(), still=still.any()).filter(_.was)
+    each = each.mutate(tenure=_lasted(each.since, ibis.literal(start), "month"))
+    counted = each.group_by("tenure").aggregate(at_risk=_.count(), lost=_.count(where=~_.still))
+    return counted.order_by("tenure").to_pyarrow().to_pandas()
+
+
+class StandardisedChurn(Framed):
+    """Churn `was` and `now`, and that of now at the tenures of then: `standardised`, `low`, `high`.
+
+    `change` is standardised less `was`, with its interval; `was` is of the tenures that now has, too.
+    """
+
+    def sentence(self, language: str = "en") -> str:
+        kind = "fell" if self.change_high < 0 else "rose" if self.change_low > 0 else "same"
+        told = {k: percent(self.whole[k], language) for k in ("was", "now", "standardised", "low", "high")}
+        return say(f"standardised_churn.{kind}", language, **told)
+
+
+def standardised_churn(now: pd.DataFrame, was: pd.DataFrame, *, confidence: float = 0.95) -> StandardisedChurn:
+    """Compare churn at one mix of tenures: many new customers change churned / all though nobody stays longer.
+
+    Parameters: `now` and `was` as `tenure_churn` counts them. Direct standardisation; its interval is Wilson's of as
+    many customers as have its variance, Σw²p(1−p)/n. Raises `KpiError` if they have no tenure in common.
+
+    >>> was = pd.DataFrame({"tenure": [0, 1], "at_risk": [100, 300], "lost": [20, 15]})
+    >>> now = pd.DataFrame({"tenure": [0, 1], "at_risk": [300, 300], "lost": [60, 15]})
+    >>> result = standardised_churn(now, was)
+    >>> result.was, result.now, round(result.standardised, 6)
+    (0.0875, 0.125, 0.0875)
+    """
+    both = was.merge(now[now["at_risk"] > 0], on="tenure", suffixes=("_was", ""))
+    n = float(both["at_risk_was"].sum())
+    require(n > 0, "now and was have no tenure in common: there is no mix to compare at.")
+    weight, rate, at_risk = both["at_risk_was"] / n, both["lost"] / both["at_risk"], both["at_risk"]
+    value, before = float(weight @ rate), float(both["lost_was"].sum() / n)
+    spread, least = (float((weight**2 * v / at_risk).sum()) for v in (rate * (1 - rate), 1))
+    size = value * (1 - value) / spread if spread else 1 / least
+    (low, high), bounds = (
+        tuple(map(float, wilson(x * k, k, confidence=confidence))) for x, k in ((value, size), (before, n))
+    )
+    ends = [float(v) for v in moves((value, low, high), (before, *bounds))]
+    whole = {"was": before, "now": float(now["lost"].sum() / now["at_risk"].sum()), "standardised": value}
+    whole |= dict(zip(("low", "high", "change", "change_low", "change_high"), (low, high, *ends), strict=True))
+    return StandardisedChurn.of([()], **whole, covered=n / float(was["at_risk"].sum()), confidence=confidence)
+
+
+def _running(subscriptions: Any, as_of: Day) -> tuple[ir.Table, date]:
+    """Rows by customer (`who`) as they were known as a day ends, and that day; `over` is null where they ran."""
+    table = as_table(subscriptions)
+    for column in ("subscription_id", "started_at"):
+        require_known(column, table.columns, f"subscriptions has no column {column}.")
+    kinds = {"customer_id": "string", "ended_at": "date", "price": EXACT}
+    there = {c: (table[c] if c in table.columns else ibis.null(kind)).cast(kind) for c, kind in kinds.items()}
+    spell = table.subscription_id.cast("string")
+    named = {"spell": spell, "who": there["customer_id"].fill_null(ibis.literal("\x1f") + spell)}
+    named |= {"begun": table.started_at.cast("date"), "over": there["ended_at"], "price": there["price"].fill_null(0)}
+    rows = table.mutate(**named)
+    ends = rows.aggregate(begun=_.begun.max(), over=_.over.max()).to_pyarrow().to_pylist()[0]
+    end = _day(as_of or max((d for d in ends.values() if d), default=None))
+    kept = rows.filter(_.begun <= end, _.over.isnull() | (_.over > _.begun))
+    return kept.mutate(over=(_.over <= end).ifelse(_.over, None)), end
+
+
+def _levels(rows: ir.Table, grain: str) -> ir.Table:
+    """Periods in which a customer changed: `step` in money, rows `before` and `after` it, when first `seen`."""
+    begun, over = rows.select("who", "price", day=_.begun, n=1), rows.filter(_.over.notnull())
+    steps = begun.union(over.select("who", price=-_.price, day=_.over, n=-1))
+    steps = steps.group_by("who", period=_period(_.day, grain)).aggregate(step=_.price.sum(), n=_.n.sum())
+    so_far = ibis.window(group_by="who", order_by="period", preceding=None, following=0)
+    steps = steps.mutate(after=_.n.sum().over(so_far)).mutate(before=_.after - _.n)
+    return steps.mutate(seen=_.period.min(where=_.after > 0).over(ibis.window(group_by="who")))
+
+
+def _bought(orders: Any, grain: str, as_of: Day) -> tuple[ir.Table, date]:
+    """What each customer bought in a period, and the last day."""
+    table = as_table(orders)
+    require_known("customer_id", table.columns, "orders has no column customer_id.")
+    if "status" in table.columns:
+        table = table.filter(_.status.fill_null("completed") == "completed")
+    revenue = table.revenue.cast(EXACT).fill_null(0) if "revenue" in table.columns else ibis.literal(0).cast(EXACT)
+    table = table.select(who=_.customer_id, day=_.ordered_at.cast("date"), revenue=revenue).filter(_.who.notnull())
+    end = _day(as_of or table.day.max().to_pyarrow().as_py())
+    kept = table.filter(_.day <= end).group_by("who", period=_period(_.day, grain))
+    return kept.aggregate(step=_.revenue.sum()).mutate(n=1), end
+
+
+def _periods(told: pd.DataFrame, grain: str, end: date) -> pd.PeriodIndex:
+    require(len(told) > 0, f"There are no rows up to {end}. Choose a later as_of.")
+    return pd.period_range(told["period"].min(), end, freq=PERIODS[grain])
+
+
+def _period(day: Any, grain: str) -> Any:
+    require_known(grain, PERIODS, f"grain={grain!r} is not known.")
+    return day.truncate(grain).cast("date")
+
+
+def _lasted(begun: Any, until: Any, unit: str, up: Any = False) -> Any:
+    """Days, or whole months (`up`: begun ones), from one day to the other."""
+    if unit == "day":
+        return until.epoch_days() - begun.epoch_days()
+    months = (until.year() - begun.year()) * 12 + until.month() - begun.month()
+    return (
+        months + (until.day() > begun.day()).ifelse(1, 0) if up else months - (until.day() < begun.day()).ifelse(1, 0)
+    )
+
+
+def _day(told: Day) -> date:
+    require(
+        told is not None, "The table has no rows with a day: check the export, the mapping and the filters before it."
+    )
+    try:
+        return date.fromisoformat(str(told)[:10])
+    except ValueError:
+        raise KpiError(f"{told!r} is no day. Write YYYY-MM-DD.") from None
