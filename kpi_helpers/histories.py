@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from kpi_helpers.errors import KpiError, require, require_known
-from kpi_helpers.purchases import DAYS
+from kpi_helpers.purchases import DAYS, in_units
 from kpi_helpers.result import Framed, day, number, say
 from kpi_helpers.units import as_table
 
@@ -117,6 +117,15 @@ def summarise(
     spend = _unique(customers.filter(customers.mean_value.notnull()), ["frequency", "mean_value"])
     kept = {name: scan[name] for name in ("start", "end", "currency", "margin")}
     return Histories(table=customers, rows=rows, spend=spend, issues=issues, unit=unit, split=last, **kept)
+
+
+def before(end: date, time: str) -> date:
+    """The day that lies a `time` in words before the `end`, to split there.
+
+    >>> before(date(2026, 11, 21), "39 weeks")
+    datetime.date(2026, 2, 21)
+    """
+    return end - timedelta(round(in_units(time, "day")))
 
 
 def opened(orders: Any, by: str | None = None) -> "ir.Table":

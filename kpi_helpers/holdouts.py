@@ -28,6 +28,11 @@ class ModelComparison(Framed):
     aside: ClassVar = ("fits", "calibration")
 
     @property
+    def best_error(self) -> float:
+        """By how much the best model missed the purchases in the holdout."""
+        return float(self.frame.set_index("model")["error"].loc[self.best.model])
+
+    @property
     def best(self) -> PurchaseFit:
         """The fit whose chances came closest: the log score rewards nothing but the truth, errors reward forecasts too low."""
         fit: PurchaseFit = self.fits[self.frame.set_index("model")["log_score"].idxmax()]

@@ -94,7 +94,8 @@ class Valuation:
         for kind, fit in (("purchases", self.purchases), ("spend", self.spend)):
             up, down = (frame[[name for name, _fit in _moved(kind, fit) if name.endswith(s)]].to_numpy() for s in "+-")
             slope = (up - down) / (2 * STEP)
-            variance = variance + np.einsum("si,ij,sj->s", slope, fit.covariance, slope)
+            known = np.nan_to_num(fit.covariance)  # of everybody spending the same nothing is in doubt
+            variance = variance + np.einsum("si,ij,sj->s", slope, known, slope)
         with np.errstate(invalid="ignore", divide="ignore"):
             far = np.exp(ndtri((1 + self.confidence) / 2) * np.sqrt(variance) / frame["clv"])
         frame = frame.assign(clv_low=frame["clv"] / far, clv_high=frame["clv"] * far)
@@ -219,6 +220,8 @@ def _squared(fit: PurchaseFit, horizon: float, told: list[Floats]) -> Floats:
 def _spend(t: "ir.Table", fit: SpendFit) -> tuple[Any, Any]:
     """Expected mean spend of a customer, and that of its square (null if infinite), in the engine; Gamma-Gamma."""
     p, q, gamma = fit.parameters.values()
+    if not np.isfinite(p):  # everybody spends the same
+        return 0 * t.frequency + gamma, 0 * t.frequency + gamma**2
     known = gamma + t.frequency * t.mean_value.fill_null(0.0)
     px = p * t.frequency + q
     finite = (px > 2).ifelse((px - 1) * (px - 2), None)

@@ -12,8 +12,8 @@ from kpi_helpers.spending import fit_spend
 from kpi_helpers.units import as_table
 
 # published for CDNOW: Fader, Hardie & Lee (2005), both papers
-PARETO = PurchaseFit.at("pareto/nbd", {"r": 0.553, "alpha": 10.578, "s": 0.606, "beta": 11.669})
-BG = PurchaseFit.at("bg/nbd", {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426})
+PARETO = PurchaseFit.at({"r": 0.553, "alpha": 10.578, "s": 0.606, "beta": 11.669}, model="pareto/nbd")
+BG = PurchaseFit.at({"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426}, model="bg/nbd")
 
 
 @pytest.fixture(scope="module")
