@@ -76,7 +76,9 @@ def _feeds(data: Any, language: str) -> list[str]:
     from kpi_helpers.result import say
 
     needed = {name: editions.load(name)["metadata"]["kpi"]["tables"] for name in editions.names()}
-    runs = {name: tuple(table for table in tables if table not in data.tables) for name, tables in needed.items()}
+    runs = {
+        name: tuple(t for t in tables if not set(t.split("|")) & set(data.tables)) for name, tables in needed.items()
+    }
     lines = []
     for key, lacking in (("check.feeds", kpis.feeds(data)), ("check.runs", runs)):
         groups: dict[tuple[str, ...], list[str]] = {}

@@ -1,7 +1,7 @@
 """Customer lifetime value, from orders to whom to keep: one door to its rooms.
 
 `summarise` orders to histories, `compare_models` on weeks held out, `fit_models`, then `value` every customer and
-`new_customers`; `rfm`, `migration` and `lifecycle` tell who they are. `fit_purchases` and `fit_spend` take plain arrays.
+`new_customers`; `rfm`, `migration`, `lifecycle` tell who they are. `fit_purchases` and `fit_spend` take plain arrays.
 """
 
 from kpi_helpers.histories import Histories, before, summarise

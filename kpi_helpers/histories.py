@@ -108,10 +108,9 @@ def summarise(
     found = [(what, told[what]) for what in ISSUES if told.get(what)]
     whole = {f"n_{name}": told[name] for name in ("rows", "customers", "purchases")}
     issues = HistoryIssues.of(found, **whole, start=scan["start"], end=until)
-    customers = customers.filter(customers.frequency >= 0).drop(
-        *NOTED, *([] if last else ["held_out", "held_out_value"])
-    )
-    rows = _unique(customers, [*KEYS, *(["held_out"] if last else []), *([by] if by else [])])
+    held, keys = ("held_out", "held_out_value"), [*KEYS, *(["held_out"] if last else []), *([by] if by else [])]
+    customers = customers.filter(customers.frequency >= 0).drop(*NOTED, *(() if last else held))
+    rows = _unique(customers, keys)
     rows.insert(3, "recency", rows["recency_days"] / DAYS[unit])
     rows.insert(4, "age", rows["age_days"] / DAYS[unit])
     spend = _unique(customers.filter(customers.mean_value.notnull()), ["frequency", "mean_value"])
@@ -142,7 +141,7 @@ def opened(orders: Any, by: str | None = None) -> "ir.Table":
     fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
     require(fine, f"ordered_at is {kind}, not a date or local time without zone. Convert it, naming its format.")
     told: dict[str, Any] = {"on": table.ordered_at.cast("date"), "revenue": ibis.null("float64")}
-    for column in {"revenue", "margin"} & set(table.columns):
+    for column in (c for c in ("revenue", "margin") if c in table.columns):
         value = table[column]
         require(value.type().is_numeric(), f"{column} is {value.type()}: money must be numbers.")
         value = value.cast("float64")  # whole millionths: their sums are exact, so the same in every order of rows
@@ -165,26 +164,22 @@ def _scanned(table: "ir.Table", split: date | None, end: date | None, currency: 
     asked["refunds"] = _.count(where=_.bought & (_.revenue < 0))
     if "currency" in table.columns:
         asked |= {"least": _.currency.min(where=_.bought), "most": _.currency.max(where=_.bought)}
-    if {"margin", "revenue"} <= set(table.columns):
-        asked |= {"margin": _.margin.sum(where=_.bought)}
-        asked |= {"margin_of": _.revenue.sum(where=_.bought & _.margin.notnull())}
+    if "margin" in table.columns:
+        known = _.bought & ~_.unpriced & _.margin.notnull()
+        asked |= {"margin": _.margin.sum(where=known), "margin_of": _.revenue.sum(where=known)}
     seen = table.group_by("on").aggregate(**asked).to_pyarrow().to_pandas()
     told = {"rows": seen["n"].sum(), "unnamed": (seen["n"] - seen["named"]).sum()}
     seen = seen[seen["named"] > 0]
     days = sorted(seen["on"][seen["bought"] > 0])
-    require(
-        len(days) > 0,
-        "No order is completed and has a customer and a date (in a CSV file: YYYY-MM-DD). Check the export.",
-    )
-    before = days[-2] if len(days) > 1 else days[-1]
+    require(len(days) > 0, "No order is completed and has a customer and a date (in a CSV file: YYYY-MM-DD).")
+    before = days[-2:][0]
     far = end is None and days[-1] - before > timedelta(GAP_DAYS)
     require(not far, f"The last order is of {days[-1]}, all others up to {before}: a date in the future? Give end=.")
     until = end or days[-1]
     require(days[0] <= until, f"end={until} is before the first order, {days[0]}.")
     if "currency" in table.columns:
         found = sorted({*seen["least"].dropna(), *seen["most"].dropna()})
-        remedy = "Convert them, or summarise each by itself."
-        require(len(found) < 2, f"Orders in {', '.join(found)} do not add up. {remedy}")
+        require(len(found) < 2, f"Orders in {', '.join(found)} do not add up: convert them or take each by itself.")
         currency = found[0] if found else currency
     require(split is None or days[0] <= split < until, f"split={split} must lie from {days[0]} to before {until}.")
     late, seen = seen[seen["on"] > until], seen[seen["on"] <= until]

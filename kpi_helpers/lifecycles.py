@@ -76,11 +76,10 @@ class Migration(Framed):
     columns: ClassVar = ("segment_before", "segment_after", "n")
 
     def sentence(self, language: str = "en") -> str:
-        f = self.frame[self.frame["segment_before"] != "new"]
-        best = [name for name in RULES if name in ("champions", "loyal")]
-        good = f[f["segment_before"].isin(best)]
-        kept = good[good["segment_after"].isin(best)]
-        told = {"n": good["n"].sum(), "kept": kept["n"].sum(), "new": self.frame["n"].sum() - f["n"].sum()}
+        old, best = self.frame[self.frame["segment_before"] != "new"], ("champions", "loyal")
+        good = old[old["segment_before"].isin(best)]
+        kept = good["n"][good["segment_after"].isin(best)].sum()
+        told = {"n": good["n"].sum(), "kept": kept, "new": self.frame["n"].sum() - old["n"].sum()}
         said = {name: number(int(value), language) for name, value in told.items()}
         ends = {name: day(self.whole[name], language) for name in ("before", "after")}
         return say("migration.said", language, **said, **ends)

@@ -193,16 +193,16 @@ def tracked(
 def steps(axes: Axes, frame: pd.DataFrame, language: str) -> Axes:
     """Survival of up to five groups with their bands, in percent, each named at its end."""
     heights: list[float] = []
+    end = frame["time"].max() or 1
     colors = (BLUE, ORANGE, "#0a7264", "#6f3f98", GREY)
     for (group, rows), color in zip(list(frame.groupby("group", sort=False))[:5], colors, strict=False):
         at = np.array([0.0, *rows["time"]])
         level, low, high = (np.array([1.0, *rows[c]]) * 100 for c in ("survival", "low", "high"))
         axes.fill_between(at, low, high, step="post", color=color, alpha=0.15, linewidth=0)
         axes.step(at, level, where="post", color=color)
-        free = (y for y in np.arange(level[-1] + 1.5, 200) if all(abs(y - other) >= 7 for other in heights))
-        heights.append(next(free))
-        _label(axes, at[-1], heights[-1], group, color, va="bottom", ha="right")
-    axes.set(xlim=(0, frame["time"].max() or 1), ylim=(0, max(100, *heights) + 8))
+        heights.append(next(y for y in np.arange(level[-1], 200) if all(abs(y - other) >= 7 for other in heights)))
+        axes.text(at[-1] + 0.01 * end, heights[-1], group, color=color, fontsize=12, va="center")
+    axes.set(xlim=(0, end), ylim=(0, 105))
     axes.yaxis.set_major_formatter(lambda y, _i: number(y, language) + "%" if y <= 100 else "")
     return axes
 

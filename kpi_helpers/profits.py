@@ -68,15 +68,13 @@ def campaign_profit(
     worth, curve = profit > 0, np.append(0.0, np.cumsum(np.sort(profit)[::-1]))
     squares = p * (mean * (value - d - f) ** 2 + (1 - mean) * f**2) + (1 - p) * (d + f) ** 2
     own = squares - profit**2 - spread * kept**2  # variance of each at a given acceptance, which moves all alike
-    error = np.sqrt(own[worth].sum() + spread * kept[worth].sum() ** 2)
+    error = np.sqrt(max(own[worth].sum() + spread * kept[worth].sum() ** 2, 0.0))
     total, half = float(profit[worth].sum()), float(ndtri((1 + checked_confidence(confidence)) / 2) * error)
     pays = np.clip(np.minimum(-lost, kept) / np.where(kept > 0, kept, 1), 0, 1)  # from this acceptance on
-    most = kept * mean * betaincc(a + 1, b, pays) + lost * betaincc(a, b, pays) if drawn else profit
+    most = np.where(kept > 0, kept * mean * betaincc(a + 1, b, pays) + lost * betaincc(a, b, pays), 0)
     counts = np.round(np.linspace(0, 1, 21) * n).astype(int)
-    return CampaignProfit.of(
-        zip(counts / n, counts, curve[counts], strict=True), total=total, total_low=total - half,
-        total_high=total + half, everybody=float(profit.sum()), best_share=float(worth.mean()),
-        n_contacted=int(worth.sum()), emp=float(np.where((kept > 0) | ~np.array(drawn), np.maximum(most, 0), 0).mean()),
-        confidence=confidence, currency=currency,
-        customers=pd.DataFrame({"profit": profit, "break_even": even, "contact": worth}),
-    )  # fmt: skip
+    whole = {"total": total, "total_low": total - half, "total_high": total + half, "everybody": float(profit.sum())}
+    whole |= {"best_share": float(worth.mean()), "emp": float(most.mean()) if drawn else total / n}
+    customers = pd.DataFrame({"profit": profit, "break_even": even, "contact": worth})
+    told = {"n_contacted": int(worth.sum()), "confidence": confidence, "currency": currency, "customers": customers}
+    return CampaignProfit.of(zip(counts / n, counts, curve[counts], strict=True), **whole, **told)

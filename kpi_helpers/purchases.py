@@ -86,10 +86,10 @@ class Fit(Framed):
         size, axes = np.linalg.eigh(hessian)
         covariance = (axes / size) @ axes.T / n
         at, sd = np.exp(theta) * list(scales.values()), np.sqrt(np.diag(covariance))
-        with np.errstate(over="ignore"):
-            rows = zip(scales, at, at * sd, *(at * np.exp(ndtri(q) * sd) for q in (0.025, 0.975)), strict=True)
+        sd = np.where(sd < 10, sd, np.inf)  # nothing is known
+        rows = zip(scales, at, at * sd, *(at * np.exp(ndtri(q) * sd) for q in (0.025, 0.975)), strict=True)
         value, norm = shrink / 2 * float(theta @ theta) - value * n - shift, float(np.linalg.norm(gradient))
-        edge = ["edge"] * bool(size[0] < 1e-6) + ["not converged"] * (norm > 1e-6)
+        edge = ["edge"] * bool(size[0] < 1e-6 or abs(theta).max() > FAR - 3) + ["not converged"] * (norm > 1e-6)
         told = {"log_likelihood": value, "aic": 2 * (len(theta) - value), "bic": len(theta) * np.log(n) - 2 * value}
         told |= {"gradient_norm": norm, "n_customers": n, "covariance": covariance, **whole}
         return cls.of(rows, **told, notes=tuple(edge))
@@ -105,8 +105,8 @@ class Fit(Framed):
         return dict(zip(self.parameter, self.standard_error, strict=True))
 
     def noting(self, *notes: str) -> Self:
-        """The same with more `notes`."""
-        return replace(self, whole=self.whole | {"notes": (*notes, *self.notes)})
+        """The same with these notes."""
+        return replace(self, whole={**self.whole, "notes": notes})
 
 
 class PurchaseFit(Fit):
@@ -150,12 +150,11 @@ class PurchaseFit(Fit):
         some, k = np.maximum(n, 1), x + (self.model == "mbg/nbd")
         if self.model == "pareto/nbd":  # as many before the dropout, or before the horizon without one
             at, share = NODES[96]
-            long, a, b, n_, x = (
-                np.asarray(v)[..., None] for v in (np.log1p(time / (d + age)), alpha + age, d + age, some, x)
-            )
+            told = np.broadcast_arrays(np.log1p(time / (d + age)), alpha + age, d + age, some, r + x)
+            long, a, b, most, shape = (v[..., None] for v in told)
             until = b * np.expm1(np.append(at, 1) * long)
             ends = np.concatenate([c * long * share * np.exp(-c * at * long), np.exp(-c * long)], axis=-1)
-            chance = (ends * betainc(n_, r + x, until / (a + until))).sum(axis=-1)
+            chance = (ends * betainc(most, shape, until / (a + until))).sum(axis=-1)
         else:  # as many would be made, and none but the last ends it
             stays = np.exp(betaln(c, d + k + some - 1) - betaln(c, d + k))
             chance = stays * betainc(some, r + x, time / (alpha + age + time))
@@ -236,13 +235,11 @@ def _pareto(p: Floats, n: Floats, t: Floats, age: Floats) -> tuple[Floats, ...]:
     return top + np.log(total), alive, by_r, by_alpha, by_s, by_beta
 
 
-def _objective(
-    model: str, shrink: float, counts: Floats, kind: Any, x: Floats, t: Floats, age: Floats, w: Floats
-) -> Objective:
-    """Mean of -log-likelihood, penalised, of log-parameters, and its gradient; gamma functions once for each x."""
-    many, total, k = np.bincount(kind, w, len(counts)), w.sum(), counts + (model == "mbg/nbd")
+def _objective(model: str, shrink: float, counts: Floats, *rows: Any) -> Objective:
+    """Mean of -log-likelihood, penalised, and its gradient; `rows`: x, t, age, w, place in `counts`."""
+    many, total, k = np.bincount(rows[4], rows[3], len(counts)), rows[3].sum(), counts + (model == "mbg/nbd")
     pareto = model == "pareto/nbd"
-    parts = list(_cut(512 if pareto else 8192, x, t, age, w, kind))
+    parts = list(_cut(512 if pareto else 8192, *rows))
 
     def value(theta: Floats) -> tuple[float, Floats]:
         r, alpha, c, d = p = np.exp(theta)
@@ -270,7 +267,7 @@ def _least(objective: Objective, theta: Floats, hessian: Floats | None) -> tuple
     for _ in range(200):
         step = -np.linalg.solve(hessian, gradient)
         there = np.clip(theta + step / max(1, abs(step).max() / 3), -FAR, FAR)
-        while (new := objective(there))[0] > value + 1e-14 and abs(there - theta).max() > 1e-9:
+        while not (new := objective(there))[0] <= value + 1e-14 and abs(there - theta).max() > 1e-9:
             there = theta + (there - theta) / 4
         s, y = there - theta, new[1] - gradient
         if s @ y > 1e-12 * (s @ s):
@@ -290,10 +287,10 @@ def _curvature(objective: Objective, theta: Floats, gradient: Floats, near: Floa
     root = np.linalg.cholesky(near)
     found = root @ [(objective(theta + 1e-6 * v)[1] - gradient) / 1e-6 for v in np.linalg.inv(root)]
     size, axes = np.linalg.eigh((found + found.T) / 2)
-    return (axes * np.maximum(abs(size), 1e-9)) @ axes.T
+    return np.asarray((axes * np.maximum(abs(size), 1e-9)) @ axes.T)
 
 
-def _unique(x: Floats, t: Floats, age: Floats, w: Floats) -> tuple[Floats, ...]:
+def _unique(x: Floats, t: Floats, age: Floats, w: Floats) -> tuple[Any, ...]:
     """Equal rows as one, by hashing, where ages repeat; else little would be gained."""
     import pandas as pd
 
@@ -326,25 +323,27 @@ def fit_purchases(
     require_known(model, MODELS, f"model={model!r} is not known.")
     require(shrink >= 0, f"shrink={shrink} must be 0 (none) or more.")
     require(unit in (None, *DAYS), f"unit={unit!r} is not known. Write one of {', '.join(DAYS)}.")
-    x, t, age = map(np.atleast_1d, checked(frequency, recency, age))
+    x, t, end = (np.atleast_1d(v) for v in checked(frequency, recency, age))
     w = np.ones(x.shape) if weights is None else np.asarray(weights, dtype=float)
     require(w.shape == x.shape and bool(((w > 0) & (w < np.inf)).all()), "weights must be above 0, one a row.")
-    n, repeats, time = float(w.sum()), float(w @ x), float(w @ age)
-    require(repeats > 0, f"None of {n:g} customers bought again in {time:g} of time: no model can tell who will. What can "
-        f"be said: with 95% confidence they buy again less than {3 / max(time, 1e-300):.2g} times a unit of time.")  # fmt: skip
-    x, t, age, w = _unique(x, t, age, w)
-    scale = age.max() / 10
+    n, repeats, time = float(w.sum()), float(w @ x), float(w @ end)
+    if repeats == 0:
+        rate = f"What can be said: they do less than {3 / max(time, 1e-9):.2g} times a unit of time (95%)."
+        raise KpiError(f"None of {n:g} customers bought again in {time:g} of time: no model can tell who will. {rate}")
+    x, t, end, w = _unique(x, t, end, w)
+    scale = end.max() / 10
     counts, kind = np.unique(x, return_inverse=True)
-    rows = kind, x, t / scale, age / scale, w
+    rows = x, t / scale, end / scale, w, kind
     start, hessian = np.log([0.5, 0.25 * time / scale / repeats, 1, 2 if "bg" in model else 3]), None
-    if len(x) > 5000:  # from where a part of the rows leads
+    if len(x) > 5000 and np.count_nonzero(x[::16]) > 99:  # from where a part of the rows leads
         start, _, hessian = _least(_objective(model, shrink, counts, *(v[::16] for v in rows)), start, None)[1:]
+    scales = {k: scale if k in ("alpha", "beta") else 1.0 for k in MODELS[model]}
     fit = PurchaseFit.climbed(
-        _objective(model, shrink, counts, *rows), start, {k: scale if k in ("alpha", "beta") else 1.0 for k in MODELS[model]}, n,
-        shift=repeats * np.log(scale), shrink=shrink, hessian=hessian, model=model, unit=unit, n_rows=len(x),
+        _objective(model, shrink, counts, *rows), start, scales, n, shift=repeats * np.log(scale), shrink=shrink,
+        hessian=hessian, model=model, unit=unit, n_rows=len(x),
     )  # fmt: skip
     c, d = fit.estimate[2:]
-    stay = c / (c + d) < 1e-3 if "bg" in model else (d / (d + age.max())) ** c > 0.999
-    top = counts[-1] > 5 * max(1, weighted_quantile(counts, np.bincount(kind, w), 0.999))
+    stay = c / (c + d) < 1e-3 if "bg" in model else (d / (d + end.max())) ** c > 0.999
+    top = counts[-1] > 5 * np.maximum(1, weighted_quantile(counts, np.bincount(kind, w), 0.999))
     notes = ("no dropout",) if stay else fit.notes  # which explains a search that ends at an edge
-    return replace(fit, whole=fit.whole | {"notes": (*["outlier"] * bool(top), *notes)})
+    return fit.noting(*["outlier"] * bool(top), *notes)

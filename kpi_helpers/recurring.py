@@ -1,6 +1,7 @@
 """Subscriptions, read in the engine: MRR from period to period, cohort triangles, durations, churn by tenure."""
 
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any, ClassVar
 
 import ibis
@@ -11,8 +12,9 @@ from ibis import _
 
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import PERIODS
-from kpi_helpers.result import Framed, measure, percent, say
+from kpi_helpers.result import Framed, Result, measure, percent, say
 from kpi_helpers.result import day as written_day
+from kpi_helpers.sources import Source
 from kpi_helpers.stats import moves, wilson
 from kpi_helpers.texts import EXACT
 from kpi_helpers.units import as_table
@@ -66,9 +68,8 @@ def bridge(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curre
     f["opening"], f["customers"] = (v.shift(fill_value=0) for v in (f["closing"], (f["gained"] - f["lost"]).cumsum()))
     f["complete"] = [p.end_time.date() <= end for p in periods]
     kept = (f["opening"] - f["contraction"] - f["churn"]).astype(float)
-    f = f.reset_index().astype(
-        {k: int if k in ("customers", "gained", "lost") else float for k in MrrBridge.columns[1:11]}
-    )
+    whole = ("customers", "gained", "lost")
+    f = f.reset_index().astype({k: int if k in whole else float for k in MrrBridge.columns[1:11]})
     start = f["opening"].where(f["opening"] > 0).to_numpy()
     f["logo_churn"] = f["lost"] / f["customers"].where(f["customers"] > 0)
     f["gross_retention"], f["net_retention"] = kept.to_numpy() / start, (f["closing"] - f["new"]) / start
@@ -117,6 +118,15 @@ def cohorts(table: Any, grain: str = "month", *, as_of: Day = None, currency: st
     return CohortTriangle(frame=f[list(CohortTriangle.columns)], whole={"grain": grain, "currency": currency})
 
 
+def spells(subscriptions: Any, as_of: Day = None, *, by: str = "") -> ir.Table:
+    """Subscriptions from first to last price row: ``spell, begun, over`` (empty while it runs) and `by` of the first."""
+    rows, _end = _running(subscriptions, as_of)
+    require_known(by or "spell", rows.columns, f"subscriptions has no column {by}.")
+    label = {by: _[by].argmin(_.begun)} if by else {}
+    told = rows.group_by("spell").aggregate(**label, begun=_.begun.min(), over=_.over.max(), runs=_.over.isnull().any())
+    return told.mutate(over=told.runs.ifelse(None, told.over)).drop("runs")
+
+
 def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by: str = "") -> pd.DataFrame:
     """Count subscriptions by how long they lasted, for `retention.survival` with ``weights=counts.n``.
 
@@ -124,21 +134,16 @@ def durations(subscriptions: Any, as_of: Day = None, *, unit: str = "month", by:
     Columns: `by` (of its first row, if wanted), ``duration``, ``observed`` (1 if it ended by then), ``n``.
     """
     require_known(unit, ("day", "month"), f"unit={unit!r} is not known.")
-    rows, end = _running(subscriptions, as_of)
-    require_known(by or "spell", rows.columns, f"subscriptions has no column {by}.")
-    label = {by: _[by].argmin(_.begun)} if by else {}
-    spells = rows.group_by("spell").aggregate(
-        **label, begun=_.begun.min(), last=_.over.max(), runs=_.over.isnull().any()
-    )
-    so_far, whole = (_lasted(spells.begun, to, unit, up) for to, up in ((ibis.literal(end), 0), (spells["last"], 1)))
-    ended = ~spells.runs & (whole <= so_far)
-    spells = spells.mutate(observed=ended.ifelse(1, 0), duration=ended.ifelse(whole, so_far))
-    keys = [*label, "duration", "observed"]
-    return spells.group_by(keys).aggregate(n=_.count()).order_by(keys).to_pyarrow().to_pandas()
+    told, end = spells(subscriptions, as_of, by=by), _running(subscriptions, as_of)[1]
+    so_far, whole = (_lasted(told.begun, to, unit, up) for to, up in ((ibis.literal(end), 0), (told.over, 1)))
+    ended = (whole <= so_far).fill_null(False)
+    told = told.mutate(observed=ended.ifelse(1, 0), duration=ended.ifelse(whole, so_far))
+    keys = [*([by] if by else []), "duration", "observed"]
+    return told.group_by(keys).aggregate(n=_.count()).order_by(keys).to_pyarrow().to_pandas()
 
 
 def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date | str) -> pd.DataFrame:
-    """Count customers running as a period starts (`at_risk`) and are gone as it ends (`lost`), by `tenure` in months."""
+    """Count customers who run as a period starts (`at_risk`) and gone as it ends (`lost`), by `tenure`, months."""
     rows, _end = _running(subscriptions, period_end)
     start = _day(period_start)
     was, still = (_.begun < start) & (_.over.isnull() | (_.over >= start)), _.over.isnull()
@@ -146,6 +151,64 @@ def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date 
     each = each.mutate(tenure=_lasted(each.since, ibis.literal(start), "month"))
     counted = each.group_by("tenure").aggregate(at_risk=_.count(), lost=_.count(where=~_.still))
     return counted.order_by("tenure").to_pyarrow().to_pandas()
+
+
+def month_and_year_before(month: str | None, end: date) -> list[tuple[date, date]]:
+    """First and last day of a month (YYYY-MM, by default the last one that is over by `end`), and of a year before.
+
+    >>> month_and_year_before(None, date(2026, 11, 21))[1]
+    (datetime.date(2025, 10, 1), datetime.date(2025, 10, 31))
+    """
+    try:
+        last = pd.Period(month, "M") if month else pd.Period(end + timedelta(1), "M") - 1
+    except ValueError:
+        raise KpiError(f"month={month!r} is no month. Write YYYY-MM.") from None
+    require(last.end_time.date() <= end, f"month={month} is not over by {end}. Take an earlier one.")
+    return [(p.start_time.date(), p.end_time.date()) for p in (last, last - 12)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Setting(Result):
+    """How leaving can be seen: by a `contract` that ends, by `orders` that stop, or both. It is decided first."""
+
+    contract: bool
+    orders: bool
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables that tell it."""
+        return ["subscriptions"] * self.contract + ["orders"] * self.orders
+
+    def sentence(self, language: str = "en") -> str:
+        return say(f"setting.{'_'.join(self.tables)}", language)
+
+
+def setting(data: Source) -> Setting:
+    """Decide whether customers of a source have a contract, buy without one, or both; `KpiError` if neither is known."""
+    held = [name in data.tables for name in ("subscriptions", "orders")]
+    require(any(held), "Churn needs the table subscriptions (a contract) or orders (none). Map one of them.")
+    return Setting(contract=held[0], orders=held[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Leaving(Result):
+    """Who leaves, and what to do: the head of the report. `told` of members or else of buyers, and the campaign."""
+
+    told: Result
+    campaign: Result | None = None
+
+    aside: ClassVar = ("told", "campaign")
+
+    @property
+    def name(self) -> str:
+        """The answer of the report."""
+        return "answer"
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.told.to_frame().tail(1)
+
+    def sentence(self, language: str = "en") -> str:
+        return self.told.sentence(language)
 
 
 class StandardisedChurn(Framed):
@@ -179,12 +242,11 @@ def standardised_churn(now: pd.DataFrame, was: pd.DataFrame, *, confidence: floa
     value, before = float(weight @ rate), float(both["lost_was"].sum() / n)
     spread, least = (float((weight**2 * v / at_risk).sum()) for v in (rate * (1 - rate), 1))
     size = value * (1 - value) / spread if spread else 1 / least
-    (low, high), bounds = (
-        tuple(map(float, wilson(x * k, k, confidence=confidence))) for x, k in ((value, size), (before, n))
-    )
-    ends = [float(v) for v in moves((value, low, high), (before, *bounds))]
+    trials = np.array([size, n])
+    lows, highs = wilson(trials * (value, before), trials, confidence=confidence)
+    ends = [float(v) for v in (lows[0], highs[0], *moves(*zip((value, before), lows, highs, strict=True)))]
     whole = {"was": before, "now": float(now["lost"].sum() / now["at_risk"].sum()), "standardised": value}
-    whole |= dict(zip(("low", "high", "change", "change_low", "change_high"), (low, high, *ends), strict=True))
+    whole |= dict(zip(("low", "high", "change", "change_low", "change_high"), ends, strict=True))
     return StandardisedChurn.of([()], **whole, covered=n / float(was["at_risk"].sum()), confidence=confidence)
 
 
@@ -243,15 +305,12 @@ def _lasted(begun: Any, until: Any, unit: str, up: Any = False) -> Any:
     if unit == "day":
         return until.epoch_days() - begun.epoch_days()
     months = (until.year() - begun.year()) * 12 + until.month() - begun.month()
-    return (
-        months + (until.day() > begun.day()).ifelse(1, 0) if up else months - (until.day() < begun.day()).ifelse(1, 0)
-    )
+    begins, ends = begun.day(), until.day()
+    return months + (ends > begins).ifelse(1, 0) if up else months - (ends < begins).ifelse(1, 0)
 
 
 def _day(told: Day) -> date:
-    require(
-        told is not None, "The table has no rows with a day: check the export, the mapping and the filters before it."
-    )
+    require(told is not None, "The table has no rows with a day: check the export, the mapping and the filters.")
     try:
         return date.fromisoformat(str(told)[:10])
     except ValueError:

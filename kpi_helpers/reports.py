@@ -107,7 +107,7 @@ def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
     try:
         data = sources.connect(given["source"], given["mapping"])
         for table in job.about["tables"]:
-            data.table(table)
+            data.table(next((t for t in table.split("|") if t in data.tables), table.split("|")[0]))
         data.require_grain(given.get("grain", "month"))
         as_of = str(data.as_of(given["as_of"]) or "undated")
     except ContractError as error:

@@ -43,7 +43,9 @@ def cdnow_orders():
     names = ["master", "customer_id", "on", "discs", "revenue"]
     rows = pd.read_csv(path, sep=r"\s+", header=None, names=names, dtype="str")
     days = pd.to_datetime(rows["on"], format="%Y%m%d")
-    return pd.DataFrame({"customer_id": rows["customer_id"], "ordered_at": days, "revenue": rows["revenue"].astype(float)})
+    return pd.DataFrame(
+        {"customer_id": rows["customer_id"], "ordered_at": days, "revenue": rows["revenue"].astype(float)}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def by_hand(rows, split):
 LINE = st.tuples(st.integers(1, 4), st.integers(1, 25), st.integers(-3, 4), st.integers(0, 23))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(LINE, min_size=1, max_size=30))
 def test_agrees_with_pandas_on_random_orders(lines):
     lines = [*lines, (1, 1, 2, 0), (1, 28, 2, 0)]  # somebody bought first and last
@@ -233,6 +233,13 @@ def test_dates_of_a_csv_file_are_never_guessed(tmp_path):
         summarise(tmp_path / "orders.csv")
     (tmp_path / "orders.csv").write_text("customer_id,ordered_at\n1,2026-02-01T10:00:00\n2,03/02/2026\n,2026-02-03\n")
     assert told(summarise(tmp_path / "orders.csv")) == {"unnamed": 2}
+
+
+def test_margin_is_of_rows_that_know_both_up_to_the_split():
+    data = orders(("a", 1, 10.0), ("a", 2, np.nan), ("a", 3, 8.0), ("a", 9, 10.0), margin=[4.0, 5.0, None, 10.0])
+
+    assert summarise(data, split="2026-01-05").margin == 0.4
+    assert summarise(data).margin == 0.7 and summarise(data.assign(margin=np.nan)).margin is None
 
 
 def test_nobody_is_not_a_customer_and_any_column_splits():

@@ -32,7 +32,9 @@ def test_the_holdout_of_cdnow_is_as_measured_elsewhere(compared, model):
     row = compared.frame.set_index("model").loc[model]
 
     assert compared.actual == 1882
-    for name, value, half in zip(("predicted", "error", "mae", "rmse", "auc"), CDNOW[model], (0.1, 1e-3, *[6e-5] * 3), strict=True):
+    for name, value, half in zip(
+        ("predicted", "error", "mae", "rmse", "auc"), CDNOW[model], (0.1, 1e-3, *[6e-5] * 3), strict=True
+    ):
         assert value is None or row[name] == pytest.approx(value, abs=half), name
 
 
@@ -70,8 +72,14 @@ def test_the_planted_customers_are_found_again():
     from kpi_helpers.valuations import fit_models
 
     found = {}
-    every = pd.read_parquet("data/demo/orders.parquet", columns=["customer_id", "ordered_at", "status", "channel", "revenue"])
-    first = every.sort_values("ordered_at", kind="stable").drop_duplicates("customer_id").set_index("customer_id")["channel"]
+    every = pd.read_parquet(
+        "data/demo/orders.parquet", columns=["customer_id", "ordered_at", "status", "channel", "revenue"]
+    )
+    first = (
+        every.sort_values("ordered_at", kind="stable")
+        .drop_duplicates("customer_id")
+        .set_index("customer_id")["channel"]
+    )
     for channel in ("Email", "Direct", "Paid social"):
         own = every[every["customer_id"].map(first) == channel]
         fit = fit_models(histories.summarise(own), "mbg/nbd")[0].parameters

@@ -27,11 +27,17 @@ FLOORS = {
     for floor, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.M)
 }
 # their examples stand for a published method
-CALCULATORS = ("stats", "baselines", "targets", "changes", "rates", "looks", "designs")
+CALCULATORS = (
+    "stats", "baselines", "targets", "changes", "rates", "looks", "designs", "purchases", "spending", "holdouts",
+    "valuations", "retention", "hazards", "scores", "profits",
+)  # fmt: skip
 
 
 #: one line each, told by their name
-SMALL = ("holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank")
+SMALL = (
+    "holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank", "design", "in_units",
+    "checked", "auc",
+)  # fmt: skip
 
 
 def imports(module):

@@ -126,7 +126,7 @@ def likelihood(model, p, *customer):
     from kpi_helpers.purchases import _objective
 
     x, t, age = (np.array([float(v)]) for v in customer)
-    return -_objective(model, 0.0, x, np.array([0]), x, t, age, np.ones(1))(np.log(p))[0]
+    return -_objective(model, 0.0, x, x, t, age, np.ones(1), np.array([0]))(np.log(p))[0]
 
 
 class TestDefinition:
@@ -192,7 +192,7 @@ class TestDefinition:
     @pytest.mark.parametrize("model", MODELS)
     def test_a_new_customer_is_one_of_the_simulation(self, model):
         p = tuple(CDNOW[model][0].values())
-        x, _, age = simulated(model, 400_000, p, 5, longest=39.0, shortest=39.0)
+        x, *_ = simulated(model, 400_000, p, 5, longest=39.0, shortest=39.0)
 
         assert at(model).expected_new(39) == pytest.approx(x.mean(), abs=4 * x.std() / len(x) ** 0.5)
 
@@ -267,6 +267,9 @@ class TestLaws:
             < np.square(np.log(np.array(free.estimate) / [1, scale, 1, 1])).sum()
         )
         assert days.estimate == pytest.approx(np.array(weeks.estimate) * [1, 7, 1, 1], rel=1e-6)
+        few = fit_purchases(x[:400], t[:400], age[:400], shrink=50)
+        own = sum(likelihood("bg/nbd", few.estimate, *row) for row in zip(x[:400], t[:400], age[:400], strict=True))
+        assert few.log_likelihood == pytest.approx(own, rel=1e-9)  # the penalty is no part of it
 
     def test_intervals_cover(self):
         truth = np.array([0.243, 4.414, 0.793, 2.426])  # CDNOW's size and parameters; the 99% band of 500 sets
@@ -287,7 +290,7 @@ class TestLaws:
 
             x, t, age = cdnow
             counts, kind = np.unique(x, return_inverse=True)
-            return -2357 * _objective(model, 0.0, counts, kind, x, t, age, np.ones(2357))(theta + sum(steps))[0]
+            return -2357 * _objective(model, 0.0, counts, x, t, age, np.ones(2357), kind)(theta + sum(steps))[0]
 
         e = np.eye(4) * h
         bent = [[total(u, v) - total(u, -v) - total(-u, v) + total(-u, -v) for v in e] for u in e]

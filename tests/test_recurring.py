@@ -195,7 +195,7 @@ def test_triangle_of_orders(engine):
     days = pd.to_datetime("2025-01-01") + pd.to_timedelta(rng.integers(0, 300, 400), unit="D")
     orders = pd.DataFrame({
         "order_id": range(400), "customer_id": [f"c{i}" for i in rng.integers(0, 60, 400)], "ordered_at": days,
-        "revenue": rng.integers(1, 9999, 400) / 100, "status": rng.choice(["completed", "cancelled"], 400, p=[0.9, 0.1]),
+        "revenue": rng.integers(1, 9999, 400) / 100, "status": rng.choice(["completed", "returned"], 400, p=(0.9, 0.1)),
     })  # fmt: skip
     table = engine.source(orders.astype({"order_id": str}), "orders").table("orders")
 
@@ -341,3 +341,13 @@ def test_results_show_themselves():
 def test_what_cannot_be_computed_says_why(ask, told):
     with pytest.raises(KpiError, match=told):
         ask(typed(BY_HAND))
+
+
+def test_ends_on_the_day_of_a_period_or_a_month():
+    rows = typed(BY_HAND)
+    left = tenure_churn(rows, "2026-04-10", "2026-04-30")  # A ends on 10 April, three months after 5 January
+
+    assert left[["tenure", "at_risk", "lost"]].to_numpy().tolist() == [[1, 2, 0], [3, 2, 1]]
+    whole = rows.iloc[[0]].assign(started_at=date(2026, 1, 15), ended_at=date(2026, 3, 15))
+    assert durations(whole, "2026-06-15").to_numpy().tolist() == [[2, 1, 1]]
+    assert durations(whole, "2026-03-14").to_numpy().tolist() == [[1, 0, 1]]

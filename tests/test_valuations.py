@@ -88,7 +88,9 @@ def test_groups_add_up_and_scale_with_the_margin(cdnow):
 
     assert one.frame["clv"].sum() == pytest.approx(one.total["clv"])
     assert one.frame["customers"].sum() == 2357
-    assert part.frame[["clv", "clv_low", "clv_high"]].to_numpy() == pytest.approx(0.25 * one.frame[["clv", "clv_low", "clv_high"]].to_numpy())
+    assert part.frame[["clv", "clv_low", "clv_high"]].to_numpy() == pytest.approx(
+        0.25 * one.frame[["clv", "clv_low", "clv_high"]].to_numpy()
+    )
     assert "revenue" in one.sentence()
     assert "lợi nhuận gộp" in part.sentence("vi")
 
