@@ -1,8 +1,8 @@
 """Churn and retention, with a contract and without: one door to its rooms.
 
-`setting` decides which it is. With a contract: `bridge`, `cohorts`, `survival`, `fit_retention`, `standardised_churn` of
-two `tenure_churn`, `fit_hazard`, `fit_cox`. Without: `snapshot`, `check_leakage`, `fit_churn`, `evaluate`. Whom to contact:
-`campaign_profit`.
+`setting` decides which it is. With a contract: `bridge`, `cohorts`, `survival`, `fit_retention`, `fit_hazard`,
+`fit_cox`, and `tenure_churn` for `standardised_churn`. Without: `snapshot`, `check_leakage`, `fit_churn`, `evaluate`.
+Whom to contact: `campaign_profit`.
 """
 
 from kpi_helpers.hazards import fit_cox, fit_hazard, person_periods

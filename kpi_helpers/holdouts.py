@@ -19,9 +19,9 @@ MOST_SHOWN = 7  # customers with so many repeat purchases or more are one group
 class ModelComparison(Framed):
     """Models fitted up to the split, and what they foresaw of the holdout, beside two rules without a model.
 
-    Columns: ``model, log_likelihood, aic, bic`` (NaN for the rules), ``predicted`` purchases of all customers, ``error``
-    (by the actual ones, less 1), ``mae, rmse`` per customer, ``auc`` of who buys at all, ``log_score``: mean logarithm of
-    the chance that the model gave to what each customer did. `actual`: purchases in the holdout; `fits` by name.
+    Columns: ``model, log_likelihood, aic, bic`` (NaN for the rules), ``predicted`` purchases of all, ``error`` (by the
+    actual ones, less 1), ``mae, rmse`` per customer, ``auc`` of who buys at all, ``log_score``, mean logarithm of the
+    chance that the model gave to what each customer did. `actual`: purchases in the holdout; `fits` by name.
     """
 
     columns = ("model", "log_likelihood", "aic", "bic", "predicted", "error", "mae", "rmse", "auc", "log_score")
@@ -34,7 +34,7 @@ class ModelComparison(Framed):
 
     @property
     def best(self) -> PurchaseFit:
-        """The fit whose chances came closest: the log score rewards nothing but the truth, errors reward forecasts too low."""
+        """The fit with the highest log score, which rewards nothing but the truth; MAE rewards forecasts too low."""
         fit: PurchaseFit = self.fits[self.frame.set_index("model")["log_score"].idxmax()]
         return fit
 
@@ -42,11 +42,8 @@ class ModelComparison(Framed):
         of = self.frame.set_index("model").loc
         told = {"actual": self.actual, "horizon": self.days, "model": self.best.model.upper()}
         for name, row in (("model", of[self.best.model]), ("pace", of["pace"])):
-            told |= {
-                f"{name}_predicted": round(row["predicted"]),
-                f"{name}_error": percent(row["error"], language, sign=True),
-            }
-        told["rmse"] = number(of[self.best.model]["rmse"], language, decimals=2)
+            told[f"{name}_predicted"] = round(row["predicted"])
+            told[f"{name}_error"] = percent(row["error"], language, sign=True)
         return str(both_say("model_comparison.sentence", **told)[language])
 
     def drawn(self, language: str) -> str:
@@ -65,9 +62,7 @@ def compare_models(histories: Histories, models: Sequence[str] = tuple(MODELS)) 
     "pace" goes on as each customer did (x / T), "mean" gives everybody the same. Raises `KpiError` without a split, and
     what `fit_purchases` raises. Fader, Hardie & Lee (2005), Marketing Science 24:275-284 compare in this way.
     """
-    require(
-        histories.split is not None, "Models are compared on time that they have not seen. Give split= to summarise."
-    )
+    require(histories.split is not None, "Models are compared on time they have not seen. Give split= to summarise.")
     rows, days = histories.rows, histories.horizon_days / DAYS[histories.unit]
     x, w, held = (rows[c].to_numpy(float) for c in ("frequency", "weight", "held_out"))
     told = [rows[c].to_numpy(float) for c in ("frequency", "recency", "age")]
@@ -81,7 +76,7 @@ def compare_models(histories: Histories, models: Sequence[str] = tuple(MODELS)) 
     lines = [
         (m, *told_of.get(m, (np.nan,) * 3), total := (w * f).sum(), total / actual - 1 if actual else np.nan,
          np.average(np.abs(f - held), weights=w), np.sqrt(np.average((f - held) ** 2, weights=w)), auc(f, held > 0, w),
-         np.average(np.log(seen[m]), weights=w) if m in seen else np.nan)
+         np.average(np.log(np.maximum(seen[m], 1e-300)), weights=w) if m in seen else np.nan)
         for m, f in foreseen.items()
     ]  # fmt: skip
     result = ModelComparison.of(lines, fits=fits, actual=int(actual), days=histories.horizon_days, calibration=None)
@@ -111,14 +106,10 @@ class Tracking(Framed):
     columns = ("day_at", "actual", "expected")
 
     def sentence(self, language: str = "en") -> str:
-        told = {
-            "model": self.model.upper(),
-            "error": percent(self.expected[-1] / self.actual[-1] - 1, language, sign=True),
-        }
-        told |= {
-            name: number(value[-1], language) for name, value in (("actual", self.actual), ("expected", self.expected))
-        }
-        return say("tracking.sentence", language, **told)
+        last = self.frame.iloc[-1]
+        told = {name: number(last[name], language) for name in ("actual", "expected")}
+        error = percent(last["expected"] / last["actual"] - 1, language, sign=True)
+        return say("tracking.sentence", language, model=self.model.upper(), error=error, **told)
 
     def drawn(self, language: str) -> str:
         """Both lines and the split, as an HTML figure."""

@@ -104,7 +104,7 @@ def cohorts(subscriptions: Any, grain: str = "month", *, as_of: Day = None, curr
 
 
 def spells(subscriptions: Any, as_of: Day = None, *, by: str = "") -> ir.Table:
-    """Subscriptions from first to last price row: ``spell, begun, over`` (null while it runs) and `by` of the first."""
+    """Subscriptions over all price rows: ``spell, begun, over`` (empty while it runs) and `by` of the first row."""
     rows, _end = _running(subscriptions, as_of)
     require_known(by or "spell", rows.columns, f"subscriptions has no column {by}.")
     label = {by: _[by].argmin(_.begun)} if by else {}

@@ -1,20 +1,19 @@
-"""What customers will bring: each one in the engine, groups of them with intervals, and a new one against its cost."""
+"""What customers will bring: each one in the engine, groups of them with intervals."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.errors import require, require_known
 from kpi_helpers.histories import KEYS, Histories
 from kpi_helpers.purchases import DAYS, PurchaseFit, fit_purchases, in_units
 from kpi_helpers.result import Framed, Result, measure, number, percent, say
 from kpi_helpers.spending import SpendFit, fit_spend
-from kpi_helpers.stats import Floats, checked_confidence, ratio_margin
+from kpi_helpers.stats import Floats, checked_confidence
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -45,9 +44,8 @@ def for_life(fit: PurchaseFit, frequency: Any, recency: Any, age: Any, *, rate: 
     """
     from scipy.special import hyperu
 
-    require(
-        fit.model == "pareto/nbd", f"{fit.model} has no closed form of a whole life. Give a horizon such as '5 years'."
-    )
+    rule = f"{fit.model} has no closed form of a whole life. Give a horizon such as '5 years'."
+    require(fit.model == "pareto/nbd", rule)
     require(rate > 0, f"rate={rate} must be above 0: an endless life without discount has no sum.")
     r, alpha, s, beta = fit.parameters.values()
     since = beta + np.asarray(age, dtype=float)
@@ -60,8 +58,8 @@ class Valuation:
     """Every customer with what he will bring within a horizon; `table` holds one row a customer, in the engine.
 
     Its columns beside those of the histories: `p_alive`; `purchases` expected; `purchases_low` and `purchases_high`,
-    between which the customer's own number lies with the `confidence`; `spend` expected of a purchase; `clv`, discounted
-    purchases x spend x margin; `tenth` of the customers by it, 1 the best.
+    between which the customer's own number lies with the `confidence`; `spend` expected of a purchase; `clv`, which is
+    discounted purchases x spend x margin; `tenth` of the customers by it, 1 the best.
     """
 
     scored: "ir.Table"  # the table, and columns that its intervals need, their names begin with a blank
@@ -92,7 +90,7 @@ class Valuation:
         frame.loc["total"] = frame.sum()
         variance = frame[" own"].where(frame[" unknown"] == 0).to_numpy()  # infinite in the model
         for kind, fit in (("purchases", self.purchases), ("spend", self.spend)):
-            up, down = (frame[[name for name, _fit in _moved(kind, fit) if name.endswith(s)]].to_numpy() for s in "+-")
+            up, down = (frame[[name for name, _fit in moved(kind, fit) if name.endswith(s)]].to_numpy() for s in "+-")
             slope = (up - down) / (2 * STEP)
             known = np.nan_to_num(fit.covariance)  # of everybody spending the same nothing is in doubt
             variance = variance + np.einsum("si,ij,sj->s", slope, known, slope)
@@ -120,7 +118,7 @@ class Spoken(Framed):
 
 
 class ValueSegments(Spoken):
-    """Groups of customers: ``segment, customers, p_alive`` (mean), ``purchases, clv, clv_low, clv_high, share`` of clv."""
+    """Groups of customers: ``segment, customers, p_alive, purchases, clv, clv_low, clv_high, share`` of all clv."""
 
     columns = ("segment", "customers", "p_alive", "purchases", "clv", "clv_low", "clv_high", "share")
     aside: ClassVar = ("total",)
@@ -142,17 +140,6 @@ def fit_models(histories: Histories, model: str = "bg/nbd") -> tuple[PurchaseFit
     return fit, fit_spend(paid["frequency"], paid["mean_value"], weights=paid["weight"])
 
 
-def media_cost(channel_daily: "ir.Table", *, since: date, until: date) -> dict[str, float]:
-    """Spend on media per new customer of each channel that spent, from `since` to `until`: Σ spend / Σ new customers."""
-    t = channel_daily
-    if not {"channel", "spend", "new_customers"} <= set(t.columns):
-        return {}
-    known = t.filter(t.date.between(since, until), t.spend.notnull(), t.new_customers.notnull())
-    sums = known.group_by("channel").aggregate(spend=known.spend.sum(), new=known.new_customers.sum())
-    rows = sums.filter(sums.spend > 0, sums.new > 0).order_by("channel").to_pyarrow().to_pylist()
-    return {row["channel"]: float(row["spend"]) / float(row["new"]) for row in rows}
-
-
 def value(
     histories: Histories, purchases: PurchaseFit, spend: SpendFit, *, horizon: str = "1 year", discount: float = 0.10,
     margin: float | None = None, confidence: float = 0.8,
@@ -163,35 +150,35 @@ def value(
     the histories by default; without any the value is revenue). Raises `KpiError` for a discount below 0, a margin
     outside (0, 1], a horizon of nothing, and where the mean spend is infinite.
     """
+    import ibis
+
     margin, confidence = histories.margin if margin is None else margin, checked_confidence(confidence)
     require(margin is None or 0 < margin <= 1, f"margin={margin} is not in (0, 1]. Write 0.3 for 30% of revenue.")
-    length, rate = _clock(histories, horizon, discount)
+    length, rate = clock(histories, horizon, discount)
     spend.expected_spend(0, 0)  # refuses an infinite mean
     rows = histories.rows.drop_duplicates(list(KEYS), ignore_index=True)
     told = [rows[c].to_numpy(float) for c in ("frequency", "recency", "age")]
     expected = purchases.expected_purchases(length, *told)
-    low, high = purchases.interval(length, *told, confidence=confidence)
+    low, high, squared = _spread(purchases, length, told, confidence)
     share = discounted(lambda t: purchases.expected_purchases(t, *told), length, rate) / np.maximum(expected, 1e-300)
     scores = {"p_alive": purchases.probability_alive(*told), "purchases": expected, "purchases_low": low}
-    scores |= {"purchases_high": high, " squared": _squared(purchases, length, told), " share": share}
-    scores |= {name: fit.expected_purchases(length, *told) for name, fit in _moved("purchases", purchases)}
+    scores |= {"purchases_high": high, " squared": squared, " share": share}
+    scores |= {name: fit.expected_purchases(length, *told) for name, fit in moved("purchases", purchases)}
     t = histories.score(rows[list(KEYS)].assign(**scores))
     each = (margin or 1.0) * t[" share"]
     mean, of_squares = _spend(t, spend)
     p = spend.parameters["p"]
     own = each * each * (of_squares * (t.purchases / p + t[" squared"]) - (t.purchases * mean) * (t.purchases * mean))
     made = {"spend": mean, "clv": each * mean * t.purchases, " own": own}
-    made |= {name: each * mean * t[name] for name, _fit in _moved("purchases", purchases)}
-    made |= {name: each * _spend(t, fit)[0] * t.purchases for name, fit in _moved("spend", spend)}
+    made |= {name: each * mean * t[name] for name, _fit in moved("purchases", purchases)}
+    made |= {name: each * _spend(t, fit)[0] * t.purchases for name, fit in moved("spend", spend)}
     table = t.mutate(**made)
-    import ibis
-
     best = ibis.window(order_by=[table.clv.desc(), table.customer_id])
     table = table.mutate(tenth=1 + ibis.ntile(10).over(best)).drop(" squared", " share").cache()
     return Valuation(table, horizon, confidence, margin, histories.currency, purchases, spend)
 
 
-def _clock(histories: Histories, horizon: str, discount: float) -> tuple[float, float]:
+def clock(histories: Histories, horizon: str, discount: float) -> tuple[float, float]:
     """Horizon and discount rate in the unit of the histories."""
     require(discount >= 0, f"discount={discount} is below 0. Write 0.1 for 10% a year.")
     length = float(in_units(horizon, histories.unit))
@@ -199,7 +186,7 @@ def _clock(histories: Histories, horizon: str, discount: float) -> tuple[float, 
     return length, float(np.log1p(discount)) * DAYS[histories.unit] / 365.25
 
 
-def _moved(kind: str, fit: Any) -> Iterator[tuple[str, Any]]:
+def moved(kind: str, fit: Any) -> Iterator[tuple[str, Any]]:
     """The fit with each parameter a little up and down, and how its column is called."""
     for i in range(len(fit.frame)):
         for side, step in (("+", STEP), ("-", -STEP)):
@@ -207,14 +194,20 @@ def _moved(kind: str, fit: Any) -> Iterator[tuple[str, Any]]:
             yield f" moved {kind} {i} {side}", replace(fit, frame=fit.frame.assign(estimate=estimate))
 
 
-def _squared(fit: PurchaseFit, horizon: float, told: list[Floats]) -> Floats:
-    """Mean of the squared number of purchases: Σ (2n - 1) P(X >= n), as far as it is not small."""
-    total, open_, n = np.zeros(len(told[0])), np.arange(len(told[0])), 1
+def _spread(fit: PurchaseFit, horizon: float, told: list[Floats], confidence: float) -> list[Floats]:
+    """Fewest and most purchases, each side missed with (1 - confidence) / 2 or less, and the mean of their square.
+
+    All from the chances of at least n purchases, n = 1, 2, ..., as far as they are not small.
+    """
+    tail, (low, high, squared) = (1 - confidence) / 2, np.zeros((3, len(told[0])))
+    open_, n = np.arange(len(told[0])), 1
     while len(open_):
         chance = fit.chance_of(n, horizon, *(v[open_] for v in told))
-        total[open_] += (2 * n - 1) * chance
-        open_, n = open_[chance * n * n > 1e-7], n + 1
-    return total
+        low[open_] += chance >= 1 - tail
+        high[open_] += chance > tail
+        squared[open_] += (2 * n - 1) * chance
+        open_, n = open_[(chance * n * n > 1e-6) | (chance > tail)], n + 1
+    return [low, high, squared]
 
 
 def _spend(t: "ir.Table", fit: SpendFit) -> tuple[Any, Any]:
@@ -226,84 +219,6 @@ def _spend(t: "ir.Table", fit: SpendFit) -> tuple[Any, Any]:
     px = p * t.frequency + q
     finite = (px > 2).ifelse((px - 1) * (px - 2), None)
     return p * known / (px - 1), p * p * known * known / finite
-
-
-class NewCustomers(Spoken):
-    """What a new customer is worth, by group: margin of the first purchase, value with it, and against its cost.
-
-    Columns: ``group, customers, first, value, value_low, value_high, cac, ratio`` (value / cac), ``payback_days`` (0: the
-    first purchase pays; NaN: not within the horizon, or no cost known). Money of one customer.
-    """
-
-    columns = ("group", "customers", "first", "value", "value_low", "value_high", "cac", "ratio", "payback_days")
-
-    def sentence(self, language: str = "en") -> str:
-        known = self.frame[self.frame["cac"] > 0]
-        told = {"horizon": self.horizon_told(language), "what": self.what(language)}
-        if known.empty:
-            best = self.frame.loc[self.frame["value"].idxmax()]
-            told |= {"group": best["group"], "value": measure(best["value"], "money", language, self.currency)}
-            return say("new_customers.no_cost", language, **told)
-        best, worst = known.loc[known["ratio"].idxmax()], known.loc[known["ratio"].idxmin()]
-        told |= {"best": best["group"], "ratio": number(best["ratio"], language, decimals=1)}
-        told |= {"worst": worst["group"], "least": number(worst["ratio"], language, decimals=1)}
-        return say(f"new_customers.{'several' if len(known) > 1 else 'one'}", language, **told)
-
-
-def new_customers(
-    histories: Histories, by: str, *, cac: Mapping[str, float] | None = None, model: str = "bg/nbd",
-    horizon: str = "1 year", discount: float = 0.10, margin: float | None = None, confidence: float = 0.95,
-) -> NewCustomers:  # fmt: skip
-    """Value a new customer of each group; the histories must know them: ``summarise(by="channel")``, that of the first order.
-
-    A group has its own model of purchases, its own first purchase and its own spend of later ones; the interval adds
-    the errors of all three. `cac` is the cost of a new customer by group, in the currency of the histories; groups of
-    fewer than 30 customers or without anybody who came back are left out. Raises `KpiError` where none is left.
-    """
-    length, rate = _clock(histories, horizon, discount)
-    margin, known = (histories.margin if margin is None else margin), by in histories.rows
-    require(known, f"The histories do not know {by!r}. Give by={by!r} to summarise.")
-    lines, z = [], ndtri((1 + checked_confidence(confidence)) / 2)
-    for row in _money(histories, by).itertuples(index=False):
-        rows = histories.rows[histories.rows[by] == row.group]
-        told = (rows[c].to_numpy(float) for c in ("frequency", "recency", "age", "weight"))
-        x, t, age, w = told
-        if row.customers < 30 or not x.any():
-            continue
-        fit = fit_purchases(x, t, age, model=model, weights=w, unit=histories.unit)
-        more = float(discounted(fit.expected_new, length, rate))
-        slope = [discounted(f.expected_new, length, rate) for _name, f in _moved("purchases", fit)]
-        slope = (np.array(slope[::2]) - slope[1::2]) / (2 * STEP)
-        first, later = row.first_value / row.customers, row.later / row.repeats
-        error = row.first_squares / row.customers - first**2
-        variance = error / row.customers + later**2 * slope @ fit.covariance @ slope
-        spread = row.later_squares - 2 * later * row.products + later**2 * row.repeats_squared
-        one = 1.0 if margin is None else margin
-        half = z * np.sqrt(variance + more**2 * max(spread, 0.0) / row.repeats**2)
-        worth, cost = one * (first + more * later), (cac or {}).get(row.group, np.nan)
-        times = np.arange(0, length + 1e-9, length / 200)
-        gained = one * (first + later * np.array([discounted(fit.expected_new, u, rate) for u in times]))
-        paid = times[gained >= cost] * DAYS[histories.unit]
-        ends = (one * first, worth, worth - one * half, worth + one * half, cost, worth / cost if cost > 0 else np.nan)
-        lines.append((row.group, int(row.customers), *ends, float(paid[0]) if len(paid) else np.nan))
-    require(bool(lines), f"No group of {by} has 30 customers of whom some came back.")
-    lines.sort(key=lambda line: (-line[3], line[0]))
-    told_all = {"horizon": horizon, "confidence": confidence, "currency": histories.currency, "model": model}
-    return NewCustomers.of(lines, **told_all, of_margin=margin is not None)
-
-
-def _money(histories: Histories, by: str) -> pd.DataFrame:
-    """Sums of each group: first purchases, later ones, and what tells how customers differ in them; one query."""
-    t = histories.table.filter(histories.table[by].notnull())
-    x = t.frequency.cast("float64")
-    later = x * t.mean_value.fill_null(0.0)
-    first = t.total_value - later
-    sums = {"customers": t.count(), "first_value": first.sum(), "first_squares": (first * first).sum()}
-    sums |= {"repeats": x.sum(), "repeats_squared": (x * x).sum(), "later": later.sum()}
-    sums |= {"later_squares": (later * later).sum(), "products": (x * later).sum()}
-    grouped = t.group_by(group=t[by]).aggregate(**sums)
-    frame: pd.DataFrame = grouped.order_by("group").to_pyarrow().to_pandas()
-    return frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -28,8 +28,8 @@ FLOORS = {
 }
 # their examples stand for a published method
 CALCULATORS = (
-    "stats", "baselines", "targets", "changes", "rates", "looks", "designs", "purchases", "spending", "holdouts",
-    "valuations", "retention", "hazards", "scores", "profits",
+    "stats", "baselines", "targets", "changes", "rates", "looks", "designs", "purchases", "spending",
+    "retention", "hazards", "scores", "profits",
 )  # fmt: skip
 
 

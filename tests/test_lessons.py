@@ -1,11 +1,12 @@
 """The answers of the exercises are those of the simulated company."""
 
 from datetime import date
+from functools import cache
 
 import numpy as np
 import pytest
 
-from kpi_helpers import experiments, kpis, lessons, outlooks, simulate
+from kpi_helpers import churn, clv, experiments, kpis, lessons, outlooks, simulate
 from kpi_helpers.backtests import baseline
 from kpi_helpers.records import PLANTED
 from kpi_helpers.sources import connect
@@ -104,9 +105,74 @@ def five_percent():
     return {"right": plan.n_control, "both": plan.n_total, "points": experiments.plan_rates(rate, 0.05).n_control}
 
 
+@cache
+def members():
+    """Subscriptions of the company, and its orders as histories with the channel of the first one."""
+    data = connect(simulate.HOME)
+    past = clv.summarise(data.table("orders"), by="channel", end=data.as_of())
+    return data.table("subscriptions"), past, data.as_of()
+
+
+def still_buying():
+    """Chance that a customer still buys who came 50 weeks ago, bought four times and last 30 weeks ago."""
+    fit = clv.fit_models(members()[1], "mbg/nbd")[0]
+    told = {"right": (3, 20, 50), "since_last": (3, 30, 50), "all_four": (4, 20, 50)}
+    return {name: float(fit.probability_alive(*customer)) for name, customer in told.items()}
+
+
+def cdnow_next():
+    """Purchases of CDNOW's customers in weeks 40 to 78: counted in the transactions (tests/test_holdouts.py)."""
+    fit = clv.PurchaseFit.at({"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426}, model="bg/nbd")
+    return {"right": 1882, "own_pace": 2457 / 33 * 39, "from_the_start": 2357 * float(fit.expected_new(39))}
+
+
+def most_paid():
+    """Margin of a new customer of Paid social within half a year."""
+    past = members()[1]
+    half, year = (
+        clv.new_customers(past, "channel", model="mbg/nbd", horizon=h).frame.set_index("group").loc["Paid social"]
+        for h in ("6 months", "1 year")
+    )
+    told = {"right": half["value"], "whole_year": year["value"], "first_only": half["first"]}
+    return {**told, "revenue": half["value"] / past.margin}
+
+
+def same_tenures():
+    """Churn of members in October 2025 at the tenures of October 2024."""
+    rows, _past, end = members()
+    days = churn.month_and_year_before("2025-10", end)
+    found = churn.standardised_churn(*(churn.tenure_churn(rows, *d) for d in days))
+    row = churn.bridge(rows, as_of=end).frame.set_index("period").loc[days[0][0]]
+    diluted = row["lost"] / (row["customers"] + row["gained"])
+    return {"right": found.standardised, "crude": found.now, "diluted": diluted, "then": found.was}
+
+
+def still_members():
+    """Share of new members of the plan Vàng who are there after 24 months."""
+    counts = churn.durations(members()[0], members()[2], by="plan")
+
+    def fitted(rows):
+        return churn.fit_retention(churn.survival(rows["duration"], rows["observed"], weights=rows["n"]))
+
+    gold, every = (
+        fitted(counts[counts["plan"] == "Vàng"]),
+        fitted(counts.groupby(["duration", "observed"])["n"].sum().reset_index()),
+    )
+    assert every.parameters["alpha"] / sum(every.parameters.values()) == pytest.approx(
+        PLANTED["members"]["leave"], abs=0.005
+    )
+    ends = {"right": gold.forecast(24).survival[-1], "constant": gold.forecast(1).survival[0] ** 24}
+    return {**ends, "all_plans": every.forecast(24).survival[-1]}
+
+
+def break_even():
+    """Chance to leave from which contacting a customer worth 300,000 pays: (d + f) / (acceptance (V - d) + d)."""
+    return {"right": 43 / (0.15 * 260 + 40), "contact_only": 3 / (0.15 * 300), "all_accept": 43 / 300}
+
+
 ALL = (
     pooled_rate, one_in_three, year_end, honest_reds, october_opens, august_drop, last_week_lift, wrong_unit,
-    five_percent,
+    five_percent, still_buying, cdnow_next, most_paid, same_tenures, still_members, break_even,
 )  # fmt: skip
 WORKED_OUT = {f.__name__: f for f in ALL}
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.integrate import quad
 
-from kpi_helpers import histories, valuations
+from kpi_helpers import histories, newcomers, valuations
 from kpi_helpers.errors import KpiError
 from kpi_helpers.purchases import PurchaseFit, fit_purchases
 from kpi_helpers.spending import fit_spend
@@ -140,7 +140,7 @@ def test_new_customers_are_worth_their_first_and_later_purchases(cdnow_orders):
     orders = cdnow_orders.assign(channel=np.where(cdnow_orders["customer_id"].astype(int) % 2, "odd", "even"))
     past = histories.summarise(orders, end="1997-09-30", by="channel")
 
-    found = valuations.new_customers(past, "channel", cac={"odd": 30.0}, horizon="39 weeks", discount=0, margin=0.5)
+    found = newcomers.new_customers(past, "channel", cac={"odd": 30.0}, horizon="39 weeks", discount=0, margin=0.5)
 
     row = found.frame.set_index("group").loc["odd"]
     own = orders[(orders["channel"] == "odd") & (orders["ordered_at"] <= "1997-09-30")]
@@ -155,7 +155,7 @@ def test_new_customers_are_worth_their_first_and_later_purchases(cdnow_orders):
     assert row["ratio"] == pytest.approx(0.5 * each / 30)
     assert row["value_low"] < row["value"] < row["value_high"]
     assert 0 < row["payback_days"] < 273
-    back = valuations.new_customers(past, "channel", horizon=f"{row['payback_days']:.6f} days", discount=0, margin=0.5)
+    back = newcomers.new_customers(past, "channel", horizon=f"{row['payback_days']:.6f} days", discount=0, margin=0.5)
     assert back.frame.set_index("group").loc["odd", "value"] == pytest.approx(30.0, rel=0.01)
     assert np.isnan(found.frame.set_index("group").loc["even", "cac"])
 
@@ -168,7 +168,7 @@ def test_media_cost_is_spend_per_new_customer():
         "channel": ["Ads", "Ads", "Direct", "Ads"], "spend": [100, 50, 0, 900], "new_customers": [10, 20, 5, 1],
     })  # fmt: skip
 
-    assert valuations.media_cost(as_table(days), since=date(2026, 1, 1), until=date(2026, 1, 31)) == {"Ads": 5.0}
+    assert newcomers.media_cost(as_table(days), since=date(2026, 1, 1), until=date(2026, 1, 31)) == {"Ads": 5.0}
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,6 @@ def test_options_that_cannot_be_are_named(cdnow, options, told):
 
 def test_groups_that_are_not_known_are_named(cdnow):
     with pytest.raises(KpiError, match="do not know 'channel'"):
-        valuations.new_customers(cdnow, "channel")
+        newcomers.new_customers(cdnow, "channel")
     with pytest.raises(KpiError, match="no column 'city'"):
         valuations.value(cdnow, *valuations.fit_models(cdnow)).segments("city")
