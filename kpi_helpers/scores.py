@@ -182,6 +182,8 @@ def fit_churn(
     found = ", ".join(dict.fromkeys([*x.columns[apart], *pure]))
     rule = "tells who churned without error, or has a level where all or nobody did. Was it known at the snapshot?"
     require(not found, f"{found} {rule} Leave it out, or join levels.")
+    rest = x.columns[np.abs(np.diag(np.linalg.qr(x.to_numpy(), mode="r"))) < 1e-7]  # adds nothing to those before it
+    require(len(rest) == 0, f"{', '.join(rest)}: each follows from the others before it. Leave it out.")
     b, se = _logit(y, x.to_numpy())
     z = ndtri((1 + checked_confidence(confidence)) / 2)
     rows = b, np.exp(b), np.exp(b - z * se), np.exp(b + z * se), 2 * ndtr(-np.abs(b / se))
