@@ -218,8 +218,7 @@ class Source:
         if place[0].endswith(".parquet"):
             return (self._backend.read_parquet([self._folder / file for file in place], union_by_name=True),)
         sheet = texts.read_csv(self._folder / place[0], encoding, ENCODINGS[encoding], header, spaces)
-        name = " ".join([place[0], "as", encoding, *header, "spaced" * spaces])
-        return self._backend.create_table(name, sheet.cells, temp=True), sheet
+        return self._backend.create_table(f"{place[0]} {encoding} {header} {spaces}", sheet.cells, temp=True), sheet
 
     def _told(self) -> list[tuple[str, dict[str, Any]]]:
         """Each table with what the mapping says of each of its parts."""

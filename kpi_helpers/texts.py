@@ -7,7 +7,6 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +55,7 @@ def cleaned(text: ir.StringValue) -> ir.StringValue:
     return plain.ifelse(text, _composed(text).re_replace(SPACES, " ").re_replace(HIDDEN, "")).strip()
 
 
-def read_csv(path: Path, encoding: str, codec: str, header: Sequence[str] = (), spaces: bool = False) -> Sheet:
+def read_csv(path: Path, encoding: str, codec: str, header: Any = (), spaces: bool = False) -> Sheet:
     """Read a CSV file as text; only the delimiter is guessed, which the header shows, unless it is any `spaces`."""
     text, notes = _decoded(path, encoding, codec)
     text = "\n".join("\t".join(line.split()) for line in text.split("\n")) if spaces else text

@@ -137,8 +137,7 @@ def fit_models(histories: Histories, model: str = "bg/nbd") -> tuple[PurchaseFit
     told = (rows[c].to_numpy(float) for c in ("frequency", "recency", "age"))
     fit = fit_purchases(*told, model=model, weights=rows["weight"].to_numpy(float), unit=histories.unit)
     paid = spend[spend["mean_value"] > 0]  # free purchases tell nothing of spend
-    told_money = "The orders have no revenue of repeat purchases: customers have no value. See fit_purchases and rfm."
-    require(len(paid) > 0, told_money)
+    require(len(paid) > 0, "No purchase after the first has revenue: customers cannot be valued. See fit_purchases.")
     return fit, fit_spend(paid["frequency"], paid["mean_value"], weights=paid["weight"])
 
 
