@@ -52,7 +52,7 @@ def design(frame: pd.DataFrame, covariates: Sequence[str], levels: Levels | None
         numeric = pd.api.types.is_numeric_dtype
         levels = {c: sorted(frame[c].dropna().unique()) for c in covariates if not numeric(frame[c])}
         many = [c for c, v in levels.items() if len(v) > MOST]
-        require(not many, f"{', '.join(many)}: more than {MOST} levels, an id? Leave it out, or join its rare levels.")
+        require(not many, f"{', '.join(many)}: more than {MOST} levels, an id or numbers as text? Leave it out.")
     told = {c: frame[c].astype(float).replace([np.inf, -np.inf], np.nan) for c in covariates if c not in levels}
     told |= {c: pd.Categorical(frame[c].astype(object).where(frame[c].isin(v)), v) for c, v in levels.items()}
     held = pd.DataFrame(told, frame.index)[list(covariates)]

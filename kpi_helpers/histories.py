@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ from kpi_helpers.units import as_table
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-MOST_A_DAY, GAP_DAYS = 20, 366  # rows of a customer; days without any order before the last
+MOST_A_DAY, GAP_DAYS = 20, 366  # rows of a customer; days without any order
 MOST, MICRO = 1e12, 1e6  # money of a row; parts of a unit of it that are told apart
 KEYS = ("frequency", "recency_days", "age_days")
 NOTED = ("merged", "void", "free", "mad")
@@ -172,9 +173,9 @@ def _scanned(table: "ir.Table", split: date | None, end: date | None, currency: 
     seen = seen[seen["named"] > 0]
     days = sorted(seen["on"][seen["bought"] > 0])
     require(len(days) > 0, "No order is completed and has a customer and a date (in a CSV file: YYYY-MM-DD).")
-    before = days[-2:][0]
-    far = end is None and days[-1] - before > timedelta(GAP_DAYS)
-    require(not far, f"The last order is of {days[-1]}, all others up to {before}: a date in the future? Give end=.")
+    for one, two in pairwise(d for d in days if end is None or d <= end):
+        lost = f"No order is of the days between {one} and {two}: a wrong date, or a date in the future? Give end="
+        require(two - one <= timedelta(GAP_DAYS), f"{lost} to leave out what came later, or correct the dates.")
     until = end or days[-1]
     require(days[0] <= until, f"end={until} is before the first order, {days[0]}.")
     if "currency" in table.columns:

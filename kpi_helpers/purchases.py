@@ -74,7 +74,8 @@ class Fit(Framed):
     @classmethod
     def at(cls, parameters: Mapping[str, float], **whole: Any) -> Self:
         """The model at given parameters, for predictions."""
-        return cls.of(((k, v, *[np.nan] * 3) for k, v in parameters.items()), **{"unit": None, "notes": ()} | whole)
+        whole = {"unit": None, "notes": (), "covariance": np.zeros((len(parameters),) * 2)} | whole
+        return cls.of(((k, v, *[np.nan] * 3) for k, v in parameters.items()), **whole)
 
     @classmethod
     def climbed(
@@ -187,7 +188,15 @@ def _while_alive(r: Any, z: Any, a: float, b: float, k: Any) -> Any:
             low, high = (_while_alive(r, z, a + side * da, b + side * db, k) for side in (-1, 1))
             return low + (high - low) * (gap / NEAR + 1) / 2
     c = a + b + k - 1
-    return c / (a - 1) * (1 - (1 - z) ** (a - 1) * hyp2f1(a - 1, c - r, c, z))
+    with np.errstate(invalid="ignore"):
+        found = np.asarray(c / (a - 1) * (1 - (1 - z) ** (a - 1) * hyp2f1(a - 1, c - r, c, z)))
+    if (lost := ~np.isfinite(found)).any():  # no 2F1 is at hand: chances of n purchases or more are added up
+        r, z, k = (np.broadcast_to(v, found.shape)[lost] for v in (r, z, k))
+        found[lost], term, n = 0.0, np.ones(1), 0
+        while term.max() > 1e-12:
+            term, n = np.exp(betaln(a, b + k + n) - betaln(a, b + k)) * betainc(n + 1, r, z), n + 1
+            found[lost] += term
+    return found
 
 
 def _cut(size: int, *arrays: Floats) -> Iterator[tuple[Floats, ...]]:
@@ -328,7 +337,7 @@ def fit_purchases(
     require(w.shape == x.shape and bool(((w > 0) & (w < np.inf)).all()), "weights must be above 0, one a row.")
     n, repeats, time = float(w.sum()), float(w @ x), float(w @ end)
     if repeats == 0:
-        rate = f"What can be said: they do less than {3 / max(time, 1e-9):.2g} times a unit of time (95%)."
+        rate = f"What can be said: less than {3 / time:.2g} a {unit or 'unit of time'} each (95%)." if time else "Wait."
         raise KpiError(f"None of {n:g} customers bought again in {time:g} of time: no model can tell who will. {rate}")
     x, t, end, w = _unique(x, t, end, w)
     scale = end.max() / 10

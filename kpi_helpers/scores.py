@@ -43,10 +43,11 @@ def snapshot(
     until = gap_days + (outcome_days or 0)
     rows = as_table(orders).filter(_.customer_id.notnull(), _.ordered_at.notnull())
     rows = rows.mutate(day=_.ordered_at.cast("date").epoch_days().cast("int64") - (day - date(1970, 1, 1)).days)
-    last = rows.day.max().to_pyarrow().as_py()
+    first, last = (v.to_pyarrow().as_py() for v in (rows.day.min(), rows.day.max()))
     ends = "there are none" if last is None else f"the last is of {day + timedelta(last)}"
     rule = f"Who churned is known from orders up to {day + timedelta(until)}, but {ends}."
     require(last is not None and last >= until, f"{rule} Take an earlier snapshot or a shorter outcome.")
+    require(first <= 0, f"No order is of {day} or earlier: nothing is known of anybody. Take a later snapshot.")
     if "status" in rows.columns:
         rows = rows.filter(_.status.fill_null("completed") == "completed")
     seen = (_.day <= 0) & (_.day > -observe_days)

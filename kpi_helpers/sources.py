@@ -190,7 +190,8 @@ class Source:
         return preparing.prepare(TABLES[name], parts)
 
     def _part(self, name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Part:
-        raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower())
+        header = tuple(map(str, spec.get("header", ())))
+        raw, *sheets = self._open(place, str(spec.get("encoding", "utf-8")).lower(), header, bool(spec.get("spaces")))
         blocks = [spec.get("columns") or {}, *(spec.get("channels") or {}).values()]
         if any(isinstance(entry, dict) and "row" in entry for block in blocks for entry in block.values()):
             told = f"mapping: {name}: row: true numbers the lines of a file; a table has no order. Map its key."
@@ -209,15 +210,15 @@ class Source:
         return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
 
     @cache  # noqa: B019
-    def _open(self, place: tuple[str, ...], encoding: str) -> tuple[Any, ...]:
+    def _open(self, place: tuple[str, ...], encoding: str, header: tuple[str, ...] = (), spaces: bool = False) -> Any:
         """Rows of a file or table, and the cells of a CSV file with what was seen on the way to them."""
         if self._folder is None:
             schema, _dot, bare = place[0].rpartition(".")
             return (self._backend.table(bare, database=schema or None),)
         if place[0].endswith(".parquet"):
             return (self._backend.read_parquet([self._folder / file for file in place], union_by_name=True),)
-        sheet = texts.read_csv(self._folder / place[0], encoding, ENCODINGS[encoding])
-        return self._backend.create_table(f"{place[0]} as {encoding}", sheet.cells, temp=True), sheet
+        sheet = texts.read_csv(self._folder / place[0], encoding, ENCODINGS[encoding], header, spaces)
+        return self._backend.create_table(f"{place[0]} {encoding} {header} {spaces}", sheet.cells, temp=True), sheet
 
     def _told(self) -> list[tuple[str, dict[str, Any]]]:
         """Each table with what the mapping says of each of its parts."""

@@ -55,10 +55,11 @@ def cleaned(text: ir.StringValue) -> ir.StringValue:
     return plain.ifelse(text, _composed(text).re_replace(SPACES, " ").re_replace(HIDDEN, "")).strip()
 
 
-def read_csv(path: Path, encoding: str, codec: str) -> Sheet:
-    """Read a CSV file as text; only the delimiter is guessed, which the header shows."""
+def read_csv(path: Path, encoding: str, codec: str, header: Any = (), spaces: bool = False) -> Sheet:
+    """Read a CSV file as text; only the delimiter is guessed, which the header shows, unless it is any `spaces`."""
     text, notes = _decoded(path, encoding, codec)
-    head, rows, ragged = _cells(path, text)
+    text = "\n".join("\t".join(line.split()) for line in text.split("\n")) if spaces else text
+    head, rows, ragged = _cells(path, text, list(header))
     names = [clean(name) or f"column {i}" for i, name in enumerate(head, 1)]
     named = Counter(map(str.casefold, names))
     repeated = [name for name in names if named[name.casefold()] > 1]
@@ -98,10 +99,9 @@ def _decoded(path: Path, encoding: str, codec: str) -> tuple[str, list[Text]]:
     return text, [] if plain else [both_say("check.encoding", file=path.name, encoding=encoding)]
 
 
-def _cells(path: Path, text: str) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, the rows that have as many cells, and the other lines."""
+def _cells(path: Path, text: str, head: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header (the first line, unless it is given), the rows that have as many cells, and the other lines."""
     heading, line = next((row for row in io.StringIO(text, newline=None) if row != "\n"), ""), 1
-    head: list[str] = []
     rows: list[list[str]] = []
     ragged: list[str] = []
     try:

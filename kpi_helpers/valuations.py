@@ -137,6 +137,7 @@ def fit_models(histories: Histories, model: str = "bg/nbd") -> tuple[PurchaseFit
     told = (rows[c].to_numpy(float) for c in ("frequency", "recency", "age"))
     fit = fit_purchases(*told, model=model, weights=rows["weight"].to_numpy(float), unit=histories.unit)
     paid = spend[spend["mean_value"] > 0]  # free purchases tell nothing of spend
+    require(len(paid) > 0, "No purchase after the first has revenue: customers cannot be valued. See fit_purchases.")
     return fit, fit_spend(paid["frequency"], paid["mean_value"], weights=paid["weight"])
 
 
@@ -213,10 +214,11 @@ def _spread(fit: PurchaseFit, horizon: float, told: list[Floats], confidence: fl
 def _spend(t: "ir.Table", fit: SpendFit) -> tuple[Any, Any]:
     """Expected mean spend of a customer, and that of its square (null if infinite), in the engine; Gamma-Gamma."""
     p, q, gamma = fit.parameters.values()
+    x = t.frequency.cast("float64")  # an engine that takes the parameters for decimals has no room for large ones
     if not np.isfinite(p):  # everybody spends the same
-        return 0 * t.frequency + gamma, 0 * t.frequency + gamma**2
-    known = gamma + t.frequency * t.mean_value.fill_null(0.0)
-    px = p * t.frequency + q
+        return 0 * x + gamma, 0 * x + gamma**2
+    known = gamma + x * t.mean_value.fill_null(0.0)
+    px = p * x + q
     finite = (px > 2).ifelse((px - 1) * (px - 2), None)
     return p * known / (px - 1), p * p * known * known / finite
 

@@ -386,6 +386,54 @@ def test_names_in_parquet_are_read_in_one_spelling(tmp_path):
     assert broken(connect(tmp_path).check()) == {("date", "duplicate"): 1}
 
 
+# --- header, spaces -------------------------------------------------------------------------------------------
+
+SPACED = " 007  20260105    1.50\r\n\n 007 20260106 0.25 \n12\t20260107 10\n"
+OWN = {
+    "order_id": {"row": True}, "customer_id": "who", "revenue": "paid",
+    "ordered_at": {"column": "on", "date_format": "%Y%m%d"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [SPACED, "who  on paid\n" + SPACED, " ".join(SPACED.split(" "))])
+def test_spaces_separate_and_a_header_is_named_where_there_is_none(tmp_path, text):
+    told = {} if text.startswith("who") else {"header": ["who", "on", "paid"]}
+    source = connect(put(tmp_path, text, "o.txt"), {"orders": {"file": "o.txt", "spaces": True, "columns": OWN} | told})
+
+    rows = frame(source, "orders").sort_values("order_id")
+
+    assert rows["order_id"].tolist() == ["o:1", "o:2", "o:3"] and rows["customer_id"].tolist() == ["007", "007", "12"]
+    assert rows["revenue"].tolist() == [Decimal("1.5"), Decimal("0.25"), 10]
+    assert rows["ordered_at"].dt.day.tolist() == [5, 6, 7]
+
+
+def test_a_file_may_be_read_with_and_without_its_first_line(tmp_path):
+    spec = {"file": "o.csv", "columns": {**OWN, "ordered_at": "on", "order_id": "paid"}}
+    put(tmp_path, "who,on,paid\n1,2026-01-05,2\n", "o.csv")
+
+    check = connect(tmp_path, {"orders": [spec, {**spec, "header": ["who", "on", "paid"]}]}).check()
+
+    told = {("ordered_at", "not a time"): 1, ("revenue", "not a number"): 1, ("order_id", "duplicate"): 1}
+    assert (check.n_rows, broken(check)) == ((3,), told)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"header": ["who", "on"]}, "3 of 3 lines with more or fewer than the 2 cells"),
+        ({"header": ["who", "on", "cost"]}, "paid"),
+        ({"header": []}, r"header holds \[\], but needs names of the columns"),
+        ({"header": "who"}, "header holds 'who', but needs names of the columns"),
+        ({"spaces": False}, "spaces holds False, but needs true"),
+    ],
+)
+def test_a_header_or_spaces_that_do_not_fit_are_told(tmp_path, told, why):
+    put(tmp_path, SPACED, "o.txt")
+
+    with pytest.raises(KpiError, match=why):
+        connect(tmp_path, {"orders": {"file": "o.txt", "spaces": True, "columns": OWN} | told}).table("orders")
+
+
 # --- joins ----------------------------------------------------------------------------------------------------
 
 LEADS = "id,created_at,owner,value\nL1,2026-01-05,An,1\nL2,2026-01-06,,2\n L3 ,2026-01-07,Bình,3\n,2026-01-08,,\n"
