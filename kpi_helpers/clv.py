@@ -10,10 +10,10 @@ from kpi_helpers.lifecycles import lifecycle, migration, rfm
 from kpi_helpers.newcomers import media_cost, new_customers
 from kpi_helpers.purchases import PurchaseFit, fit_purchases
 from kpi_helpers.spending import SpendFit, fit_spend
-from kpi_helpers.valuations import Valuation, Worth, fit_models, for_life, value
+from kpi_helpers.valuations import Valuation, Worth, at_stake, fit_models, for_life, value
 
 __all__ = [
-    "Histories", "PurchaseFit", "SpendFit", "Valuation", "Worth", "before", "compare_models", "fit_models",
+    "Histories", "PurchaseFit", "SpendFit", "Valuation", "Worth", "at_stake", "before", "compare_models", "fit_models",
     "fit_purchases", "fit_spend", "for_life", "lifecycle", "media_cost", "migration", "new_customers", "rfm",
     "summarise", "track", "value",
 ]  # fmt: skip

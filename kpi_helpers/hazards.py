@@ -69,8 +69,8 @@ def ratios(fit: Callable[[pd.DataFrame], Sequence[Any]], x: pd.DataFrame, confid
     On the scale of `x`; NaN where terms separate, so that no finite coefficient fits.
     """
     spread, z = x.std(ddof=0).replace(0, 1), ndtri((1 + checked_confidence(confidence)) / 2)
-    same = np.linalg.matrix_rank(x / spread) < x.shape[1]
-    require(not same, f"{', '.join(x.columns[1:])}: one of these follows from the others. Leave it out.")
+    rest = x.columns[np.abs(np.diag(np.linalg.qr(x / spread, mode="r"))) < 1e-7]
+    require(len(rest) == 0, f"{', '.join(rest)}: each follows from the others before it. Leave it out.")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # what has no finite estimate is told by its size
         b, se, *more = (np.asarray(told) for told in fit(x / spread))

@@ -81,8 +81,9 @@ def summarise(
     """Summarise orders to frequency, recency and age of each customer; only unique rows leave the engine.
 
     A purchase is a day on which a customer ordered: what is bought on one day is one purchase, refunds (revenue below
-    zero) are netted, a day that they bring to zero or below is none. Only completed orders count. The calibration ends
-    with `split` (that day is in it), the holdout with `end`; customers who came later are left out.
+    zero) are netted; a day that they bring to zero or below is none, though its money is taken off. Only completed
+    orders count. The calibration ends with `split` (that day is in it), the holdout with `end`; customers who came
+    later are left out.
 
     Parameters: `orders`, an Ibis table, a DataFrame or the path of a Parquet or CSV file with `customer_id`,
     `ordered_at` (local) and maybe `order_id`, `status`, `revenue`, `margin`, `currency`; `unit`, day, week, month
@@ -221,11 +222,11 @@ def _customers(rows: "ir.Table", split: date, by: str | None) -> "ir.Table":
     from ibis import _
 
     days = purchase_days(rows).mutate(known=~_.void & (_.on <= split), held=~_.void & (_.on > split))
-    paid = {f"total_{c}": _[c].sum(where=_.known) for c in ("value", "margin") if c in days.columns}
+    paid = {f"total_{c}": _[c].sum(where=_.on <= split) for c in ("value", "margin") if c in days.columns}
     whole = days.group_by("customer_id").aggregate(
         first_on=_.on.min(where=_.known), last_on=_.on.max(where=_.known), frequency=_.count(where=_.known) - 1,
         first_value=_.value.argmin(_.on, where=_.known), **paid,
-        held_out=_.count(where=_.held), held_out_value=_.value.sum(where=_.held), merged=_.n.sum() - _.count(),
+        held_out=_.count(where=_.held), held_out_value=_.value.sum(where=_.on > split), merged=_.n.sum() - _.count(),
         void=_.count(where=_.void), free=_.count(where=~_.void & (_.value == 0)), mad=_.n.max(),
     )  # fmt: skip
     repeat = (_.total_value - _.first_value) / MICRO / _.frequency.nullif(0)

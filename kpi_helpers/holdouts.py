@@ -11,7 +11,7 @@ from kpi_helpers.errors import require
 from kpi_helpers.histories import Histories, opened, purchase_days
 from kpi_helpers.purchases import DAYS, MODELS, PurchaseFit, fit_purchases
 from kpi_helpers.result import Framed, both_say, number, percent, say
-from kpi_helpers.stats import Floats
+from kpi_helpers.stats import auc
 
 MOST_SHOWN = 7  # customers with so many repeat purchases or more are one group
 
@@ -35,7 +35,8 @@ class ModelComparison(Framed):
     @property
     def best(self) -> PurchaseFit:
         """The fit with the highest log score, which rewards nothing but the truth; MAE rewards forecasts too low."""
-        fit: PurchaseFit = self.fits[self.frame.set_index("model")["log_score"].idxmax()]
+        settled = [m for m, fit in self.fits.items() if "not converged" not in fit.notes] or list(self.fits)
+        fit: PurchaseFit = self.fits[self.frame.set_index("model")["log_score"].loc[settled].idxmax()]
         return fit
 
     def sentence(self, language: str = "en") -> str:
@@ -75,8 +76,8 @@ def compare_models(histories: Histories, models: Sequence[str] = tuple(MODELS)) 
     seen = {m: f.chance_of(held, days, *told) - f.chance_of(held + 1, days, *told) for m, f in fits.items()}
     lines = [
         (m, *told_of.get(m, (np.nan,) * 3), total := (w * f).sum(), total / actual - 1 if actual else np.nan,
-         np.average(np.abs(f - held), weights=w), np.sqrt(np.average((f - held) ** 2, weights=w)), auc(f, held > 0, w),
-         np.average(np.log(np.maximum(seen[m], 1e-300)), weights=w) if m in seen else np.nan)
+         np.average(np.abs(f - held), weights=w), np.sqrt(np.average((f - held) ** 2, weights=w)),
+         auc(f, held > 0, w)[0], np.average(np.log(np.maximum(seen[m], 1e-300)), weights=w) if m in seen else np.nan)
         for m, f in foreseen.items()
     ]  # fmt: skip
     result = ModelComparison.of(lines, fits=fits, actual=int(actual), days=histories.horizon_days, calibration=None)
@@ -85,19 +86,6 @@ def compare_models(histories: Histories, models: Sequence[str] = tuple(MODELS)) 
     by = pd.DataFrame({k: np.bincount(group, v, MOST_SHOWN + 1) for k, v in told_by.items()}).query("customers > 0")
     by[["actual", "predicted"]] = by[["actual", "predicted"]].div(by["customers"], axis=0)
     return ModelComparison(frame=result.frame, whole={**result.whole, "calibration": by})
-
-
-def auc(score: Floats, happened: Floats, weights: Floats) -> float:
-    """Chance that one to whom it happened has the higher score than one to whom it did not, ties counted half.
-
-    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]), np.ones(4))
-    0.75
-    """
-    place = np.unique(score, return_inverse=True)[1]
-    yes = np.bincount(place, weights * happened)
-    no = np.bincount(place, weights) - yes
-    with np.errstate(invalid="ignore"):
-        return float((yes * (no.cumsum() - no / 2)).sum() / np.float64(yes.sum() * no.sum()))
 
 
 class Tracking(Framed):

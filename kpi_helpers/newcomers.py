@@ -13,7 +13,7 @@ from kpi_helpers.histories import Histories
 from kpi_helpers.purchases import DAYS, PurchaseFit, fit_purchases
 from kpi_helpers.result import measure, number, say
 from kpi_helpers.stats import checked_confidence
-from kpi_helpers.valuations import STEP, Spoken, clock, discounted, moved
+from kpi_helpers.valuations import STEP, Spoken, checked_margin, clock, discounted, moved
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -31,6 +31,8 @@ class NewCustomers(Spoken):
     columns = ("group", "customers", "first", "value", "value_low", "value_high", "cac", "ratio", "payback_days")
 
     def sentence(self, language: str = "en") -> str:
+        if self.frame.empty:
+            return say("new_customers.none", language, n=FEWEST)
         known = self.frame[self.frame["cac"] > 0]
         told = {"horizon": self.horizon_told(language), "what": self.what(language)}
         if known.empty:
@@ -49,13 +51,14 @@ def new_customers(
 ) -> NewCustomers:  # fmt: skip
     """Value a new customer of each group that the histories know, as of ``summarise(by="channel")``.
 
-    A group has its own model of purchases, its own first purchase and its own spend of later ones; the interval adds
-    the errors of all three. `cac` is the cost of a new customer by group, in the currency of the histories; groups of
-    fewer than 30 customers or without anybody who came back are left out. Raises `KpiError` where none is left.
+    A group has its own model of purchases, its own first purchase, spend of later ones and margin (unless given); the
+    interval adds the errors of the first three. `cac` is the cost of a new customer by group, in the currency of the
+    histories; groups of fewer than 30 customers or without anybody who came back are left out. Raises `KpiError` for
+    what `value` does not take, and for orders without revenue.
     """
     length, rate = clock(histories, horizon, discount)
     require(by in histories.rows, f"The histories do not know {by!r}. Give by={by!r} to summarise.")
-    margin, z = histories.margin if margin is None else margin, ndtri((1 + checked_confidence(confidence)) / 2)
+    known, z = checked_margin(histories, margin), ndtri((1 + checked_confidence(confidence)) / 2)
     lines = []
     for money in _money(histories, by).itertuples(index=False):
         rows = histories.rows[histories.rows[by] == money.group]
@@ -67,16 +70,17 @@ def new_customers(
         times = np.linspace(0, length, 201)
         more = np.array([float(discounted(fit.expected_new, u, rate)) for u in times])
         first, later = money.first_value / money.customers, money.later / money.repeats
-        gained = (1.0 if margin is None else margin) * (first + later * more)
+        own = money.margin / money.paid if margin is None and getattr(money, "paid", None) else known
+        gained = (1.0 if known is None else own) * (first + later * more)
+        require(np.isfinite(gained[-1]), f"The orders of {money.group!r} have no revenue: nothing can be valued.")
         half = z * gained[-1] / (first + later * more[-1]) * _error(money, fit, more[-1], length, rate)
         cost = (cac or {}).get(money.group, np.nan)
         paid = np.append(times[gained >= cost] * DAYS[histories.unit], np.nan)[0]
         ends = gained[0], gained[-1], gained[-1] - half, gained[-1] + half
         lines.append((money.group, int(money.customers), *ends, cost, gained[-1] / cost if cost > 0 else np.nan, paid))
-    require(bool(lines), f"No group of {by} has {FEWEST} customers of whom some came back.")
     lines.sort(key=lambda line: (-line[3], line[0]))
     whole = {"horizon": horizon, "confidence": confidence, "currency": histories.currency, "model": model}
-    return NewCustomers.of(lines, **whole, of_margin=margin is not None)
+    return NewCustomers.of(lines, **whole, of_margin=known is not None)
 
 
 def _error(money: Any, fit: PurchaseFit, more: float, length: float, rate: float) -> float:
@@ -84,10 +88,11 @@ def _error(money: Any, fit: PurchaseFit, more: float, length: float, rate: float
     first, later = money.first_value / money.customers, money.later / money.repeats
     of_first = (money.first_squares / money.customers - first**2) / money.customers
     spread = money.later_squares - 2 * later * money.products + later**2 * money.repeats_squared  # of a ratio
+    both = (money.cross - later * money.first_products) / money.customers / money.repeats  # large first, large later
     moves = np.array([discounted(f.expected_new, length, rate) for _name, f in moved("purchases", fit)])
     slope = later * (moves[::2] - moves[1::2]) / (2 * STEP)
-    variance = of_first + more**2 * max(spread, 0.0) / money.repeats**2 + slope @ fit.covariance @ slope
-    return float(np.sqrt(variance))
+    of_money = of_first + more**2 * max(spread, 0.0) / money.repeats**2 + 2 * more * both
+    return float(np.sqrt(max(of_money, 0.0) + slope @ fit.covariance @ slope))
 
 
 def _money(histories: Histories, by: str) -> pd.DataFrame:
@@ -99,6 +104,9 @@ def _money(histories: Histories, by: str) -> pd.DataFrame:
     sums = {"customers": t.count(), "first_value": first.sum(), "first_squares": (first * first).sum()}
     sums |= {"repeats": x.sum(), "repeats_squared": (x * x).sum(), "later": later.sum()}
     sums |= {"later_squares": (later * later).sum(), "products": (x * later).sum()}
+    sums |= {"cross": (first * later).sum(), "first_products": (first * x).sum()}
+    if "total_margin" in t.columns:
+        sums |= {"margin": t.total_margin.sum(), "paid": t.total_value.sum(where=t.total_margin.notnull())}
     grouped = t.group_by(group=t[by]).aggregate(**sums)
     frame: pd.DataFrame = grouped.order_by("group").to_pyarrow().to_pandas()
     return frame

@@ -43,9 +43,10 @@ def campaign_profit(
     """Tell whom to contact: who would leave but accepts keeps CLV less both costs, who refuses costs the contact only.
 
     Who would have stayed takes the offer too. Verbraken, Verbeke & Baesens (2013), IEEE TKDE 25:961-973, with each
-    customer's own CLV. Parameters: `probability` (n,) of leaving, in [0, 1]; `clv` (n,) or one, kept if they stay;
-    costs of one contact and of one offer taken, 0 or more; `acceptance` by who would leave, in (0, 1), or (alpha, beta)
-    of its Beta distribution, such as (6, 14). Raises `KpiError` if one is outside.
+    customer's own CLV. Parameters: `probability` (n,) of leaving, in [0, 1]; `clv` (n,) or one, what staying brings more
+    than leaving (of the silent: `valuations.at_stake`); costs of one contact and of one offer taken, 0 or more;
+    `acceptance` by who would leave, in (0, 1), or (alpha, beta) of its Beta distribution, such as (6, 14). Raises
+    `KpiError` if one is outside.
 
     >>> made = campaign_profit([0.5, 0.1], 200, contact_cost=1, offer_cost=10, acceptance=0.3)
     >>> made.customers["profit"].tolist(), made.best_share, made.customers["break_even"].round(4).tolist()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import ArrayLike
-from scipy.special import betainc, betaln, digamma, exprel, gammaln, hyp2f1, ndtri
+from scipy.special import betainc, betaincinv, betaln, digamma, exprel, gammaln, hyp2f1, ndtri
 
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, number, say
@@ -127,7 +127,12 @@ class PurchaseFit(Fit):
             return alive * ((d + age) / (d + age + later)) ** c
         k, z = x + (self.model == "mbg/nbd"), later / (alpha + age + later)
         alive = _geometric(p, r + x, t, age, _lost(c, d, k))[1]
-        return alive * (1 - z) ** c * hyp2f1(c, c + d + k - r - x, c + d + k, z)
+        with np.errstate(all="ignore"):
+            stays = np.asarray((1 - z) ** c * hyp2f1(c, c + d + k - r - x, c + d + k, z))
+        if (lost := ~np.isfinite(stays)).any():  # no 2F1 is at hand: the mean over chances p to leave, of Beta(a, b)
+            (at, share), (odds, n, b) = NODES[96], (v[lost][:, None] for v in (z / (1 - z), r + x, d + k))
+            stays[lost] = (share * np.exp(-n * np.log1p(betaincinv(c, b, at) * odds))).sum(axis=1)
+        return alive * stays
 
     def expected_purchases(self, horizon: Any, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> Any:
         """Purchases to be expected of a customer within `horizon` from now."""

@@ -190,22 +190,25 @@ class StandardisedChurn(Framed):
     def sentence(self, language: str = "en") -> str:
         kind = "fell" if self.change_high < 0 else "rose" if self.change_low > 0 else "same"
         told = {k: percent(self.whole[k], language) for k in ("was", "now", "standardised", "low", "high")}
-        return say(f"standardised_churn.{kind}", language, **told)
+        return say(f"standardised_churn.{kind}", language, level=f"{self.confidence:.0%}", **told)
 
 
 def standardised_churn(now: pd.DataFrame, was: pd.DataFrame, *, confidence: float = 0.95) -> StandardisedChurn:
     """Compare churn at one mix of tenures: many new customers change churned / all though nobody stays longer.
 
     Parameters: `now` and `was` as `tenure_churn` counts them. Direct standardisation; its interval is Wilson's of as
-    many customers as have its variance, Σw²p(1−p)/n. Raises `KpiError` if they have no tenure in common.
+    many customers as have its variance, Σw²p(1−p)/n, each rate p drawn to the mean of all by two customers.
+    Raises `KpiError` if they have no tenure in common.
     """
     both = was.merge(now[now["at_risk"] > 0], on="tenure", suffixes=("_was", ""))
     n = float(both["at_risk_was"].sum())
     require(n > 0, "now and was have no tenure in common: there is no mix to compare at.")
-    weight, rate, at_risk = both["at_risk_was"] / n, both["lost"] / both["at_risk"], both["at_risk"]
-    value, before = float(weight @ rate), float(both["lost_was"].sum() / n)
-    spread, least = ((weight**2 * v / at_risk).sum() for v in (rate * (1 - rate), 1))
-    trials = np.array([value * (1 - value) / spread if spread else 1 / least, n])
+    weight, lost, at_risk = both["at_risk_was"] / n, both["lost"], both["at_risk"]
+    value, before = float(weight @ (lost / at_risk)), float(both["lost_was"].sum() / n)
+    drawn = (lost + 2 * lost.sum() / at_risk.sum()) / (at_risk + 2)  # a tenure of one customer has no spread of its own
+    centre = weight @ drawn
+    spread, least = ((weight**2 * v / at_risk).sum() for v in (drawn * (1 - drawn), 1))
+    trials = np.array([centre * (1 - centre) / spread if spread else 1 / least, n])
     lows, highs = wilson(trials * (value, before), trials, confidence=confidence)
     ends = [float(v) for v in (lows[0], highs[0], *moves(*zip((value, before), lows, highs, strict=True)))]
     whole = {"was": before, "now": float(now["lost"].sum() / now["at_risk"].sum()), "standardised": value}

@@ -153,13 +153,13 @@ def value(
     """
     import ibis
 
-    margin, confidence = histories.margin if margin is None else margin, checked_confidence(confidence)
-    require(margin is None or 0 < margin <= 1, f"margin={margin} is not in (0, 1]. Write 0.3 for 30% of revenue.")
+    margin, confidence = checked_margin(histories, margin), checked_confidence(confidence)
     length, rate = clock(histories, horizon, discount)
     spend.expected_spend(0, 0)  # refuses an infinite mean
     rows = histories.rows.drop_duplicates(list(KEYS), ignore_index=True)
     told = [rows[c].to_numpy(float) for c in ("frequency", "recency", "age")]
     expected = purchases.expected_purchases(length, *told)
+    require(bool(np.isfinite(expected).all()), f"{purchases.model} has no finite forecast here: take another model.")
     low, high, squared = _spread(purchases, length, told, confidence)
     share = discounted(lambda t: purchases.expected_purchases(t, *told), length, rate) / np.maximum(expected, 1e-300)
     scores = {"p_alive": purchases.probability_alive(*told), "purchases": expected, "purchases_low": low}
@@ -177,6 +177,35 @@ def value(
     best = ibis.window(order_by=[table.clv.desc(), table.customer_id])
     table = table.mutate(tenth=1 + ibis.ntile(10).over(best)).drop(" squared", " share").cache()
     return Valuation(table, horizon, confidence, margin, histories.currency, purchases, spend)
+
+
+def at_stake(
+    histories: Histories, purchases: PurchaseFit, spend: SpendFit, *, silent_days: int, horizon: str = "1 year",
+    discount: float = 0.10, margin: float | None = None,
+) -> "ir.Table":  # fmt: skip
+    """What is lost of each customer who goes silent: ``customer_id, at_stake``, for a campaign that keeps him buying.
+
+    The value of one who still buys less that of one who was silent for `silent_days`: the silent come back, too, only
+    more seldom. Parameters and errors as in `value`.
+    """
+    length, rate = clock(histories, horizon, discount)
+    silent = silent_days / DAYS[histories.unit]
+    require(0 < silent < length, f"silent_days={silent_days} must lie between 0 and the horizon, {horizon}.")
+    rows = histories.rows.drop_duplicates(list(KEYS), ignore_index=True)
+    x, t, age = told = [rows[c].to_numpy(float) for c in ("frequency", "recency", "age")]
+    buying = discounted(lambda u: purchases.expected_purchases(u, *told), length, rate)
+    quiet = discounted(lambda u: purchases.expected_purchases(u, x, t, age + silent), length - silent, rate)
+    gap = buying / purchases.probability_alive(*told) - np.exp(-rate * silent) * quiet
+    table = histories.score(rows[list(KEYS)].assign(gap=np.maximum(gap, 0)))
+    worth = table.gap * _spend(table, spend)[0] * (checked_margin(histories, margin) or 1.0)
+    return table.select("customer_id", at_stake=worth)
+
+
+def checked_margin(histories: Histories, margin: float | None) -> float | None:
+    """A margin as a share of revenue, that of the histories unless given; None if neither is known."""
+    margin = histories.margin if margin is None else margin
+    require(margin is None or 0 < margin <= 1, f"margin={margin} is not in (0, 1]. Write 0.3 for 30% of revenue.")
+    return margin
 
 
 def clock(histories: Histories, horizon: str, discount: float) -> tuple[float, float]:
@@ -217,7 +246,7 @@ def _spend(t: "ir.Table", fit: SpendFit) -> tuple[Any, Any]:
     x = t.frequency.cast("float64")  # an engine that takes the parameters for decimals has no room for large ones
     if not np.isfinite(p):  # everybody spends the same
         return 0 * x + gamma, 0 * x + gamma**2
-    known = gamma + x * t.mean_value.fill_null(0.0)
+    known = gamma + x * t.mean_value.fill_null(0.0).clip(lower=0.0)  # refunds may leave less than nothing
     px = p * x + q
     finite = (px > 2).ifelse((px - 1) * (px - 2), None)
     return p * known / (px - 1), p * p * known * known / finite

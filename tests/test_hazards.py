@@ -129,7 +129,7 @@ def test_planted_ratio_is_recovered_and_proportional_until_it_is_not():
             assert made.low[0] < np.exp(0.6) < made.high[0]
 
     assert found[0] > 0.01 and found[1] < 1e-6
-    assert "changes with tenure" in made.sentence() and "theo thời gian gắn bó" in made.sentence("vi")
+    assert "changes with tenure" in made.sentence() and "theo thâm niên" in made.sentence("vi")
 
 
 def test_constant_ratio_is_rejected_as_often_as_the_level_says():

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import mannwhitneyu
 
 from kpi_helpers import histories, holdouts
 from kpi_helpers.errors import KpiError
@@ -88,15 +87,6 @@ def test_the_planted_customers_are_found_again():
         # days with two orders are one purchase with two chances to stop
         assert found[channel] == pytest.approx(PLANTED["channels"][channel]["stops"], abs=0.05)
     assert found["Email"] < found["Direct"] < found["Paid social"]
-
-
-def test_auc_is_that_of_mann_and_whitney():
-    rng = np.random.default_rng(1)
-    score, happened, times = rng.integers(0, 6, 40) / 2, rng.random(40) < 0.4, rng.integers(1, 4, 40)
-    one, two = np.repeat(score[happened], times[happened]), np.repeat(score[~happened], times[~happened])
-    expected = mannwhitneyu(one, two).statistic / len(one) / len(two)
-
-    assert holdouts.auc(score, happened, times.astype(float)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_tracking_adds_up_to_all_repeat_purchases(cdnow, cdnow_orders, compared):

@@ -160,6 +160,27 @@ def test_new_customers_are_worth_their_first_and_later_purchases(cdnow_orders):
     assert np.isnan(found.frame.set_index("group").loc["even", "cac"])
 
 
+def test_what_is_at_stake_is_less_than_all_that_a_buyer_is_worth(cdnow):
+    fits = valuations.fit_models(cdnow, "mbg/nbd")
+    valued = (
+        valuations.value(cdnow, *fits, horizon="52 weeks", discount=0)
+        .table.order_by("customer_id")
+        .to_pyarrow()
+        .to_pandas()
+    )
+    staked = valuations.at_stake(cdnow, *fits, silent_days=91, horizon="52 weeks", discount=0)
+    staked = staked.order_by("customer_id").to_pyarrow().to_pandas()["at_stake"].to_numpy()
+    told = [valued["frequency"].astype(float), valued["recency_days"] / 7, valued["age_days"] / 7]
+
+    quiet = fits[0].expected_purchases(39, told[0], told[1], told[2] + 13)
+    expected = (valued["purchases"] / valued["p_alive"] - quiet) * valued["spend"]
+
+    assert staked == pytest.approx(expected.to_numpy().clip(0), rel=1e-9)
+    assert (staked <= (valued["clv"] / valued["p_alive"]).to_numpy() + 1e-9).all() and staked.mean() > 0
+    with pytest.raises(KpiError, match="silent_days=400 must lie between"):
+        valuations.at_stake(cdnow, *fits, silent_days=400)
+
+
 def test_media_cost_is_spend_per_new_customer():
     from datetime import date
 
