@@ -43,8 +43,8 @@ def campaign_profit(
     """Tell whom to contact: who would leave but accepts keeps CLV less both costs, who refuses costs the contact only.
 
     Who would have stayed takes the offer too. Verbraken, Verbeke & Baesens (2013), IEEE TKDE 25:961-973, with each
-    customer's own CLV. Parameters: `probability` (n,) of leaving, in [0, 1]; `clv` (n,) or one, what staying brings more
-    than leaving (of the silent: `valuations.at_stake`); costs of one contact and of one offer taken, 0 or more;
+    customer's own CLV. Parameters: `probability` (n,) of leaving, in [0, 1]; `clv` (n,) or one, what staying brings
+    more than leaving (of the silent: `valuations.at_stake`); costs of one contact and of one offer taken, 0 or more;
     `acceptance` by who would leave, in (0, 1), or (alpha, beta) of its Beta distribution, such as (6, 14). Raises
     `KpiError` if one is outside.
 
@@ -73,7 +73,7 @@ def campaign_profit(
     total, half = float(profit[worth].sum()), float(ndtri((1 + checked_confidence(confidence)) / 2) * error)
     pays = np.clip(np.minimum(-lost, kept) / np.where(kept > 0, kept, 1), 0, 1)  # from this acceptance on
     most = np.where(kept > 0, kept * mean * betaincc(a + 1, b, pays) + lost * betaincc(a, b, pays), 0)
-    counts = np.round(np.linspace(0, 1, 21) * n).astype(int)
+    counts = np.round(np.linspace(0, 1, 11) * n).astype(int)
     whole = {"total": total, "total_low": total - half, "total_high": total + half, "everybody": float(profit.sum())}
     whole |= {"best_share": float(worth.mean()), "emp": float(most.mean()) if drawn else total / n}
     customers = pd.DataFrame({"profit": profit, "break_even": even, "contact": worth})

@@ -69,7 +69,7 @@ class Fit(Framed):
     """
 
     columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
-    aside: ClassVar = ("covariance", "notes")
+    aside: ClassVar = ("covariance", "notes", "gradient_norm")
 
     @classmethod
     def at(cls, parameters: Mapping[str, float], **whole: Any) -> Self:
@@ -86,6 +86,8 @@ class Fit(Framed):
         value, theta, gradient, hessian = _least(objective, start, hessian)
         size, axes = np.linalg.eigh(hessian)
         covariance = (axes / size) @ axes.T / n
+        # numerical slopes know seven digits: the sixth is the last that each processor writes alike
+        covariance = np.array([[float(f"{v:.6g}") for v in row] for row in covariance])
         at, sd = np.exp(theta) * list(scales.values()), np.sqrt(np.diag(covariance))
         sd = np.where(sd < 10, sd, np.inf)  # nothing is known
         rows = zip(scales, at, at * sd, *(at * np.exp(ndtri(q) * sd) for q in (0.025, 0.975)), strict=True)

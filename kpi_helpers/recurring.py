@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from ibis import _
 
+from kpi_helpers import plots
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import PERIODS
 from kpi_helpers.result import Framed, Result, measure, percent, say
@@ -34,8 +35,23 @@ class MrrBridge(Framed):
         "lost", "logo_churn", "gross_retention", "net_retention", "complete",
     )  # fmt: skip
 
+    @property
+    def last(self) -> pd.Series:
+        """The last period that is over, or else the last."""
+        return (self.frame[self.frame["complete"]] if any(self.complete) else self.frame).iloc[-1]
+
+    def drawn(self, language: str) -> str:
+        """What made up the last period, as an HTML figure."""
+        row, words = self.last, say("mrr_bridge.bars", language).split("|")
+        steps = [row["new"], row["expansion"], -row["contraction"], -row["churn"]]
+        numbers = [measure(v, "money", language, self.currency) for v in (row["opening"], *steps, row["closing"])]
+        bars = row["opening"], steps, words, numbers, [True] * 4
+        title, note = (say(f"mrr_bridge.{key}", language) for key in ("title", "chart"))
+        told = {"title": title, "note": note, "alt": self.sentence(language)}
+        return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), **told)
+
     def sentence(self, language: str = "en") -> str:
-        row = (self.frame[self.frame["complete"]] if any(self.complete) else self.frame).iloc[-1]
+        row = self.last
         told = {k: measure(row[k], "money", language, self.currency) for k in self.columns[1:7]}
         told |= {k: percent(row[k], language) for k in self.columns[11:14]}
         return say("mrr_bridge.sentence", language, period=written_day(row["period"], language), **told)
@@ -77,6 +93,7 @@ class CohortTriangle(Framed):
     """
 
     columns: ClassVar = ("cohort", "age", "started", "customers", "share", "revenue", "revenue_share")
+    aside: ClassVar = ("share", "revenue_share")
 
     def sentence(self, language: str = "en") -> str:
         next_one = self.frame[self.frame["age"] == 1]

@@ -331,7 +331,7 @@ def test_ends_on_the_day_of_a_period_or_a_month():
 
 
 def test_an_interval_holds_where_tenures_have_one_customer():
-    """A tenure of one customer has no spread of its own: without drawing it to the mean 5% of intervals held, not 95%."""
+    """A tenure of one customer has no spread of its own: undrawn to the mean 5% of intervals held."""
     rng, tenure = np.random.default_rng(3), np.arange(24)
     hazard = 1 / (10 + tenure)
     was_n, now_n = np.full(24, 30), np.where(tenure < 12, 60, 1)
