@@ -129,12 +129,23 @@ def canonical(notebook: Mapping[str, Any]) -> dict[str, Any]:
         metadata, text = {"tags": tags(c)} if tags(c) else {}, source_of(c).splitlines(True)
         clean = {"cell_type": c["cell_type"], "id": ident, "metadata": metadata, "source": text}
         if c["cell_type"] == "code":
-            outputs = [_canonical(o, str(ident)) for o in c["outputs"]]
+            outputs = [_canonical(o, str(ident)) for o in _merged(c["outputs"])]
             clean |= {"execution_count": c["execution_count"], "outputs": outputs}
         cells.append(clean)
     kept = {k: v for k, v in notebook["metadata"].items() if k in ("kernelspec", "kpi")}
     about = {"metadata": {**kept, "language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
     return {"cells": cells, **about}
+
+
+def _merged(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs with text that was printed piece by piece as one: where it is cut is a matter of time."""
+    kept: list[dict[str, Any]] = []
+    for o in outputs:
+        if o["output_type"] == "stream" and kept and kept[-1].get("name") == o["name"]:
+            kept[-1]["text"] = "".join(kept[-1]["text"]) + "".join(o["text"])
+        else:
+            kept.append(dict(o))
+    return kept
 
 
 def _canonical(output: Mapping[str, Any], ident: str) -> dict[str, Any]:

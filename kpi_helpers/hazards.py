@@ -28,6 +28,7 @@ class HazardRatios(Framed):
     `proportional_p`, Cox only: of a ratio that stays the same over time.
     """
 
+    digits: ClassVar = 8
     columns: ClassVar = ("term", "coefficient", "hazard_ratio", "low", "high", "p_value", "proportional_p")
     aside: ClassVar = ("left_out",)
 
@@ -69,7 +70,8 @@ def ratios(fit: Callable[[pd.DataFrame], Sequence[Any]], x: pd.DataFrame, confid
     On the scale of `x`; NaN where terms separate, so that no finite coefficient fits.
     """
     spread, z = x.std(ddof=0).replace(0, 1), ndtri((1 + checked_confidence(confidence)) / 2)
-    rest = x.columns[np.abs(np.diag(np.linalg.qr(x / spread, mode="r"))) < 1e-7]
+    own = np.abs(np.diag(np.linalg.qr(x / spread, mode="r")))  # what a column adds to those before it
+    rest = x.columns[np.append(own, [0.0] * (x.shape[1] - len(own))) < 1e-7]
     require(len(rest) == 0, f"{', '.join(rest)}: each follows from the others before it. Leave it out.")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # what has no finite estimate is told by its size

@@ -24,6 +24,7 @@ class ModelComparison(Framed):
     chance that the model gave to what each customer did. `actual`: purchases in the holdout; `fits` by name.
     """
 
+    digits: ClassVar = 8
     columns = ("model", "log_likelihood", "aic", "bic", "predicted", "error", "mae", "rmse", "auc", "log_score")
     aside: ClassVar = ("fits", "calibration")
 
@@ -91,6 +92,7 @@ def compare_models(histories: Histories, models: Sequence[str] = tuple(MODELS)) 
 class Tracking(Framed):
     """Repeat purchases of all customers up to each day, and what a model expects; `split` is where it stops to look."""
 
+    digits: ClassVar = 8
     columns = ("day_at", "actual", "expected")
 
     def sentence(self, language: str = "en") -> str:

@@ -21,6 +21,7 @@ class CampaignProfit(Framed):
     probabilities or CLV.
     """
 
+    digits: ClassVar = 8
     columns: ClassVar = ("share", "n", "profit")
     aside: ClassVar = ("customers",)
 

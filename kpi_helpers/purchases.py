@@ -68,6 +68,7 @@ class Fit(Framed):
     `log_likelihood` is in the units given, `gradient_norm` of a customer's mean, `covariance` of the log-parameters.
     """
 
+    digits: ClassVar = 8
     columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
     aside: ClassVar = ("covariance", "notes", "gradient_norm")
 

@@ -231,6 +231,7 @@ class Result(ABC):
     """
 
     aside: ClassVar[tuple[str, ...]] = ()
+    digits: ClassVar[int] = 12  # of a number in its JSON; fewer where a search ends a little elsewhere
     ways: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -254,7 +255,7 @@ class Result(ABC):
     def to_json(self) -> dict[str, Any]:
         """Return name, sentence in both languages and rows, ready for ``json.dumps``."""
         said = {language: plain(self.sentence(language)) for language in LANGUAGES}
-        rows = [{k: json_value(v) for k, v in row.items()} for row in self.to_frame().to_dict("records")]
+        rows = [{k: json_value(v, self.digits) for k, v in row.items()} for row in self.to_frame().to_dict("records")]
         return {"name": self.name, "sentence": said, "rows": rows}
 
     def html(self, language: str = "en") -> str:
@@ -307,12 +308,12 @@ class Framed(Result):
         return told.drop(columns=[name for name in self.aside if name in told])
 
 
-def json_value(value: Any) -> Any:
-    """Value for JSON: 12 significant digits, so that another processor writes the same; no NaN."""
+def json_value(value: Any, digits: int = 12) -> Any:
+    """Value for JSON: so many significant digits, so that another processor writes the same; no NaN."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
-        return float(f"{value:.12g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     if isinstance(value, date):
         return value.isoformat()[:10]
     return value

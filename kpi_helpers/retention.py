@@ -83,6 +83,7 @@ def survival(
 class RetentionForecast(Framed):
     """Share that stays from one period to the next (`observed`: in fact), and that is there after it (`survival`)."""
 
+    digits: ClassVar = 8
     columns: ClassVar = (
         "period", "observed", "retention", "retention_low", "retention_high", "survival", "survival_low",
         "survival_high",
@@ -96,6 +97,7 @@ class RetentionForecast(Framed):
 class RetentionFit(Framed):
     """Shifted-beta-geometric: each leaves at a constant rate of its own, Beta(alpha, beta); intervals by logarithms."""
 
+    digits: ClassVar = 8
     columns: ClassVar = ("parameter", "estimate", "standard_error", "low", "high")
     aside: ClassVar = ("covariance", "observed")
     parameters = property(lambda self: dict(zip(self.parameter, self.estimate, strict=True)), doc="By name.")

@@ -64,6 +64,7 @@ def snapshot(
 class LeakageCheck(Framed):
     """Whether features know the future: each `check` of a `feature`, its `value` and whether it is an `alarm`."""
 
+    digits: ClassVar = 8
     columns: ClassVar = ("check", "feature", "value", "alarm")
 
     def sentence(self, language: str = "en") -> str:
@@ -120,6 +121,7 @@ class ChurnScore(Framed):
     A model of one's own has no rows. `intercept` and `slope` recalibrate the logit: 0 and 1 as fitted.
     """
 
+    digits: ClassVar = 8
     columns: ClassVar = ("term", "coefficient", "odds_ratio", "low", "high", "p_value")
     aside: ClassVar = ("features", "levels", "centre", "spread", "model", "label")
 
@@ -202,6 +204,7 @@ class ScoreQuality(Framed):
     interval at the given prevalence) with ``_low, _high``. What cannot be computed is NaN and `reason` says why.
     """
 
+    digits: ClassVar = 8
     columns: ClassVar = ("tenth", "predicted", "rate", "low", "high", "captured")
 
     def sentence(self, language: str = "en") -> str:

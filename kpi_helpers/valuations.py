@@ -107,6 +107,8 @@ class Valuation:
 class Spoken(Framed):
     """A result that names its horizon and what its values are of."""
 
+    digits: ClassVar = 8
+
     def horizon_told(self, language: str = "en") -> str:
         """The horizon in the words of a language: "1 year", "39 weeks"; 1 năm, 39 tuần."""
         n, unit = self.horizon.split()
@@ -260,6 +262,7 @@ class Worth(Result):
     error: float
 
     aside: ClassVar = ("segments",)
+    digits: ClassVar = 8
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from kpi_helpers.sources import connect
 
+os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})  # as in reports, for kernels of notebooks
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
 DEBIAN = Path("/usr/lib/postgresql/15/bin")

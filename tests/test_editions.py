@@ -302,6 +302,14 @@ def test_report_edition_leaves_out_what_teaches_and_empties_outputs():
     assert given == before  # the notebook itself is left as it was
 
 
+def test_where_printed_text_is_cut_does_not_matter():
+    def printed(*texts):
+        outputs = [{"output_type": "stream", "name": "stdout", "text": text} for text in texts]
+        return {"cells": [code("c00", "print(1)", *outputs)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+    assert editions.canonical(printed("1\n", "2\n")) == editions.canonical(printed("1\n2\n"))
+
+
 def test_class_edition_leaves_the_solutions_to_the_trainee():
     given = notebook(
         markdown("question", "# Question", tags=["teach"]),

@@ -215,7 +215,10 @@ def test_a_weight_counts_like_so_many_repetitions(rows):
 
     repeated = np.quantile(np.repeat(x, w.astype(int)), places, method="hazen")
 
-    assert weighted_quantile(x, w, places) == pytest.approx(repeated, rel=1e-9, abs=1e-9)
+    near = 1e-9 + 1e-12 * np.ptp(
+        x
+    )  # a place is rounded, and next to a plateau the quantile is as steep as the values are wide
+    assert weighted_quantile(x, w, places) == pytest.approx(repeated, rel=1e-9, abs=near)
 
 
 @given(samples, st.floats(1e-3, 1e3))
