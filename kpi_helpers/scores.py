@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, ClassVar, Self
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
@@ -50,15 +51,20 @@ def snapshot(
     require(first <= 0, f"No order is of {day} or earlier: nothing is known of anybody. Take a later snapshot.")
     if "status" in rows.columns:
         rows = rows.filter(_.status.fill_null("completed") == "completed")
+    rows = rows.mutate(began=_.ordered_at.min().over(ibis.window(group_by="customer_id")))
     seen = (_.day <= 0) & (_.day > -observe_days)
     known = {"n_orders": seen.sum(), "recency_days": -_.day.max(where=seen), "tenure_days": -_.day.min()}
     known |= {"revenue": _.revenue.cast("float64").sum(where=seen)} if "revenue" in rows.columns else {}
-    known |= {"first_channel": _.channel.argmin(_.ordered_at)} if "channel" in rows.columns else {}
+    known |= {"first_channel": _.channel.min(where=_.ordered_at == _.began)} if "channel" in rows.columns else {}
     known |= {"recent": (seen & (_.day > -90)).sum(), "after": ((_.day > gap_days) & (_.day <= until)).sum()}
     made = rows.group_by("customer_id").aggregate(**known).filter(_.n_orders > 0)
     watched, n = (_.tenure_days + 1 < observe_days).ifelse(_.tenure_days + 1, observe_days), _.n_orders.cast("float64")
     label = {} if outcome_days is None else {"churned": (_.after == 0).ifelse(1, 0)}
-    return made.mutate(days_per_order=watched / n, recent_share=_.recent / n, **label).drop("recent", "after")
+    return (
+        made.mutate(days_per_order=watched / n, recent_share=_.recent / n, **label)
+        .drop("recent", "after")
+        .order_by("customer_id")
+    )
 
 
 class LeakageCheck(Framed):
@@ -137,7 +143,8 @@ class ChurnScore(Framed):
             linear = x.to_numpy() @ np.array(self.coefficient)
         else:
             linear = logit(np.asarray(self.model.predict_proba(x.iloc[:, 1:]))[:, 1].clip(1e-15, 1 - 1e-15))
-        return np.asarray(expit(self.intercept + self.slope * linear))
+        # rounded, so that equals stay equal on any processor
+        return np.asarray(np.round(expit(self.intercept + self.slope * linear), 12))
 
     def calibrated(self, later: pd.DataFrame) -> Self:
         """The same score, its logit moved and stretched to the rates of a later window (Platt 1999)."""
