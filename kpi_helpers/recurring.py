@@ -13,7 +13,7 @@ from ibis import _
 from kpi_helpers import plots
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import PERIODS
-from kpi_helpers.result import Framed, Result, measure, percent, say
+from kpi_helpers.result import Framed, Result, measure, number, one_unit, percent, say
 from kpi_helpers.result import day as written_day
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import moves, wilson
@@ -44,10 +44,12 @@ class MrrBridge(Framed):
         """What made up the last period, as an HTML figure."""
         row, words = self.last, say("mrr_bridge.bars", language).split("|")
         steps = [row["new"], row["expansion"], -row["contraction"], -row["churn"]]
-        numbers = [measure(v, "money", language, self.currency) for v in (row["opening"], *steps, row["closing"])]
+        scale, note = one_unit(max(row["opening"], row["closing"]), "money", self.currency, language)
+        numbers = [
+            number(v / scale, language, decimals=int(scale > 1)) for v in (row["opening"], *steps, row["closing"])
+        ]
         bars = row["opening"], steps, words, numbers, [True] * 4
-        title, note = (say(f"mrr_bridge.{key}", language) for key in ("title", "chart"))
-        told = {"title": title, "note": note, "alt": self.sentence(language)}
+        told = {"title": say("mrr_bridge.title", language), "note": note, "alt": self.sentence(language)}
         return plots.chart(lambda axes, _narrow: plots.bridge(axes, *bars), **told)
 
     def sentence(self, language: str = "en") -> str:
