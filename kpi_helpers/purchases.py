@@ -16,7 +16,7 @@ from scipy.special import betainc, betaincinv, betaln, digamma, exprel, gammaln,
 
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, number, say
-from kpi_helpers.stats import Floats, checked_confidence, weighted_quantile
+from kpi_helpers.stats import Floats, weighted_quantile
 
 MODELS = dict.fromkeys(("bg/nbd", "mbg/nbd"), ("r", "alpha", "a", "b")) | {"pareto/nbd": ("r", "alpha", "s", "beta")}
 DAYS = {"day": 1, "week": 7, "month": 30.4375, "quarter": 91.3125, "year": 365.25}
@@ -168,19 +168,6 @@ class PurchaseFit(Fit):
             stays = np.exp(betaln(c, d + k + some - 1) - betaln(c, d + k))
             chance = stays * betainc(some, r + x, time / (alpha + age + time))
         return np.where(n > 0, alive * chance, 1.0)
-
-    def interval(
-        self, horizon: Any, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike, *, confidence: float = 0.8
-    ) -> tuple[Floats, Floats]:
-        """Fewest and most purchases within `horizon`; either side is missed with (1 - confidence) / 2 or less."""
-        tail, told = (1 - checked_confidence(confidence)) / 2, (horizon, frequency, recency, age)
-        low, high, bit = np.zeros(()), np.zeros(()), 1
-        while (self.chance_of(bit, *told) > tail).any():
-            bit *= 2
-        while bit := bit // 2:  # the most that are reached with more than this chance, binary digit by digit
-            low = low + bit * (self.chance_of(low + bit, *told) > 1 - tail)
-            high = high + bit * (self.chance_of(high + bit, *told) > tail)
-        return low, high
 
 
 def _lost(a: float, b: float, k: Any) -> Any:

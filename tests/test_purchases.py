@@ -210,17 +210,6 @@ class TestLaws:
         assert fit.chance_of(0, 39, *customer) == 1
 
     @pytest.mark.parametrize("model", MODELS)
-    def test_interval_holds_its_tails_tightly(self, model):
-        fit, (x, t, age) = at(model), np.array([*CUSTOMERS, (300, 38, 38.86)]).T
-
-        low, high = fit.interval(39, x, t, age, confidence=0.9)
-
-        assert (1 - fit.chance_of(low, 39, x, t, age) <= 0.05).all()
-        assert (1 - fit.chance_of(low + 1, 39, x, t, age) > 0.05).all()
-        assert (fit.chance_of(high + 1, 39, x, t, age) <= 0.05).all()
-        assert (fit.chance_of(np.maximum(high, 1), 39, x, t, age)[high > 0] > 0.05).all()
-
-    @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("factor", [7, 168, 604_800])
     def test_parameters_do_not_depend_on_the_unit(self, cdnow, model, factor):
         x, t, age = cdnow

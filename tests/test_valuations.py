@@ -82,6 +82,17 @@ def test_customers_are_valued_in_the_engine_as_one_by_one(cdnow):
     assert not any(name.startswith(" ") for name in rows)
 
 
+@pytest.mark.parametrize("fit", [PARETO, BG], ids=["pareto/nbd", "bg/nbd"])
+def test_a_customer_s_range_holds_its_tails_tightly(fit):
+    told = [np.array(v, float) for v in ((0, 2, 26, 300), (0, 30.43, 30.86, 38), (39, 38.86, 31, 38.86))]
+
+    low, high, _squared = valuations._spread(fit, 39.0, told, 0.9)
+
+    assert (1 - fit.chance_of(low, 39, *told) <= 0.05).all() and (1 - fit.chance_of(low + 1, 39, *told) > 0.05).all()
+    assert (fit.chance_of(high + 1, 39, *told) <= 0.05).all()
+    assert (fit.chance_of(np.maximum(high, 1), 39, *told)[high > 0] > 0.05).all()
+
+
 def test_groups_add_up_and_scale_with_the_margin(cdnow):
     fits = valuations.fit_models(cdnow, "mbg/nbd")
     one, part = (valuations.value(cdnow, *fits, margin=m).segments() for m in (None, 0.25))
