@@ -1,0 +1,243 @@
+"""Paths of channels before a conversion, as counts: what every model of attribution needs of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kpi_helpers.errors import require, require_known
+from kpi_helpers.stats import Floats
+from kpi_helpers.units import as_table
+
+MOST_CHANNELS = 62  # a set of channels is one whole number of 64 bits
+BEGUN, CONVERTED, LEFT = 0, -1, -2  # beside channels: what a step may be
+DENSE = 1 << 26  # so many keys are counted in one array
+DIRECT = ("direct", "(direct)", "(none)", "(direct) / (none)", "direct / none", "trực tiếp")
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Touches(NamedTuple):
+    """Touches before conversions, of which a rule makes weights: columns of numpy or of the engine alike.
+
+    `position` counts from 1 to `length`; `closer` is the position of the last touch that is not direct; `age_days` the
+    time until the conversion (None where it is not known); `where` chooses (condition, then, else).
+    """
+
+    position: Any
+    length: Any
+    closer: Any
+    age_days: Any
+    where: Callable[[Any, Any, Any], Any]
+
+
+Rule = Callable[[Touches], Any]
+
+
+class Steps(NamedTuple):
+    """Steps of journeys, counted: arrays of one length.
+
+    `state`: the last channels up to the order, digits of the base `n_channels` + 1, the newest last; `then`: the next
+    channel, or CONVERTED, LEFT, or BEGUN for journeys that begin in the state; `n` of them, `value` of those won.
+    """
+
+    state: Ints
+    then: Ints
+    n: Floats
+    value: Floats
+    group: Ints
+    order: int
+    n_channels: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Journeys(ABC):
+    """Journeys over `channels`, each of which ends with a conversion or not; see `from_paths` and `read_journeys`.
+
+    Totals: `conversions` and their `value`, `untouched` those without any touch, `nulls` journeys that did not convert.
+    """
+
+    channels: tuple[str, ...]
+    conversions: float
+    value: float
+    nulls: float
+    untouched: float = 0.0
+    untouched_value: float = 0.0
+    currency: str = ""
+    timed: bool = False
+    people: int | None = None
+    issues: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def touched(self) -> Floats:
+        """Conversions that had a touch, and their value."""
+        return np.array([self.conversions - self.untouched, self.value - self.untouched_value])
+
+    @abstractmethod
+    def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
+        """Conversions and value that each rule credits, (groups, channels, 2)."""
+
+    @abstractmethod
+    def steps(self, order: int = 1, groups: int = 1) -> Steps:
+        """Steps between states of the last `order` channels."""
+
+    @abstractmethod
+    def shared(self, groups: int = 1) -> Floats:
+        """Conversions and value, split evenly between the different channels of a journey (groups, channels, 2)."""
+
+    @abstractmethod
+    def won(self) -> "PathTable":
+        """The different paths that converted."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PathTable(Journeys):
+    """Journeys as a table of paths: channels of path i are `codes[begins[i]:begins[i + 1]]`, counted from 1."""
+
+    codes: Ints
+    begins: Ints
+    won_by_path: Floats
+    value_by_path: Floats
+    lost_by_path: Floats
+
+    def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
+        lengths = np.diff(self.begins)
+        position, length = np.arange(len(self.codes)) - np.repeat(self.begins[:-1], lengths) + 1, np.repeat(lengths, lengths)
+        direct = np.array([False, *(c.casefold() in DIRECT for c in self.channels)])[self.codes]
+        closer = np.maximum.reduceat(np.where(direct, 0, position), self.begins[:-1])
+        touches = Touches(position, length, np.repeat(np.where(closer, closer, lengths), lengths), None, np.where)
+        parts, told = self._groups(groups), {}
+        for name, rule in rules.items():
+            weight = np.asarray(rule(touches), float) * np.ones(len(position))
+            whole = np.add.reduceat(weight, self.begins[:-1])
+            require(bool((whole > 0).all()), f"The model {name!r} gives some journeys no weight: weights must be positive.")
+            weight /= np.repeat(whole, lengths)
+            told[name] = np.array([[self._by_channel(weight, part) for part in both[:2]] for both in parts]).swapaxes(1, 2)
+        return told
+
+    def _by_channel(self, weight: Floats, by_path: Floats) -> Floats:
+        spread = weight * np.repeat(by_path, np.diff(self.begins))
+        return np.bincount(self.codes, spread, len(self.channels) + 1)[1:]
+
+    def _groups(self, groups: int) -> list[tuple[Floats, Floats, Floats]]:
+        """Conversions, value and nulls of each path, drawn into groups: each journey goes to one of them."""
+        counts = self.won_by_path, self.value_by_path, self.lost_by_path
+        if groups == 1:
+            return [counts]
+        require(all((c % 1 == 0).all() for c in counts[::2]), "Counts of paths must be whole, or else give confidence=None.")
+        rng, (won, value, lost) = np.random.default_rng(0), counts
+        left, drawn = [won.astype(np.int64), lost.astype(np.int64)], []
+        each = value / np.where(won > 0, won, 1)
+        for g in range(groups):
+            part = [rng.binomial(n, 1 / (groups - g)) for n in left]
+            left = [n - k for n, k in zip(left, part, strict=True)]
+            drawn.append((part[0].astype(float), part[0] * each, part[1].astype(float)))
+        return drawn
+
+    def steps(self, order: int = 1, groups: int = 1) -> Steps:
+        base, lengths, codes = len(self.channels) + 1, np.diff(self.begins), self.codes
+        path = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.arange(len(codes)) - self.begins[path]
+        state = codes.astype(np.int64)
+        for back in range(1, order):
+            state[back:] += np.where(place[back:] >= back, codes[:-back], 0) * base**back
+        moved = np.flatnonzero((place >= order - 1) & (place < lengths[path] - 1))
+        first, last = state[self.begins[:-1] + np.minimum(order, lengths) - 1], state[self.begins[1:] - 1]
+        keys, owner = state[moved] * base + codes[moved + 1], path[moved]
+        told: list[tuple[Any, ...]] = []
+        for g, (won, value, lost) in enumerate(self._groups(groups)):
+            whole = won + lost
+            move, n = counted(keys, base ** (order + 1), whole[owner])
+            told.append((move // base, move % base, n, 0 * n, g))
+            for then, of, weight in ((BEGUN, first, whole), (LEFT, last, lost), (CONVERTED, last, won)):
+                at, n, paid = counted(of, base**order, weight, value)
+                told.append((at, np.full(len(at), then), n, paid * (then == CONVERTED), g))
+        rows = (np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in told]) for i in range(5))
+        return Steps(*rows, order=order, n_channels=base - 1)
+
+    def shared(self, groups: int = 1) -> Floats:
+        masks = np.bitwise_or.reduceat(np.int64(1) << (self.codes.astype(np.int64) - 1), self.begins[:-1])
+        sets, of = np.unique(masks, return_inverse=True)
+        parts = [[np.bincount(of, by_path, len(sets)) for by_path in both[:2]] for both in self._groups(groups)]
+        return split_evenly(sets, np.array(parts), len(self.channels))
+
+    def won(self) -> "PathTable":
+        return self
+
+
+def split_evenly(sets: Ints, sums: Floats, n_channels: int) -> Floats:
+    """Sums of sets of channels (groups, 2, sets), split between the members: (groups, channels, 2)."""
+    member = (sets[:, None] >> np.arange(n_channels)) & 1
+    return (sums @ (member / member.sum(axis=1, keepdims=True))).swapaxes(1, 2)
+
+
+def counted(keys: Ints, size: int, *weights: Floats) -> tuple[Any, ...]:
+    """Sorted keys, below `size`, whose first weights are positive, and for each the sums of all weights."""
+    if size <= DENSE:
+        sums = [np.bincount(keys, weight, size) for weight in weights]
+        found = np.flatnonzero(sums[0])
+        return found, *(each[found] for each in sums)
+    keys, weights = keys[weights[0] > 0], tuple(weight[weights[0] > 0] for weight in weights)
+    found, of = np.unique(keys, return_inverse=True)
+    return found, *(np.bincount(of, weight, len(found)) for weight in weights)
+
+
+def from_paths(
+    frame: Any, *, path: str, conversions: str, nulls: str | None = None, value: str | None = None,
+    separator: str = " > ", currency: str = "",
+) -> PathTable:  # fmt: skip
+    """Read a table of paths, one row a path, as other tools export it; rows of one path are added up.
+
+    `frame`: a DataFrame, an Ibis table or the path of a Parquet or CSV file; `path`: the column of channels joined by
+    `separator`; `conversions`, `nulls`: journeys that did and did not convert; `value`: of all conversions of the row.
+    Raises `KpiError` for empty channels, negative or missing numbers, more than 62 channels, and no conversion at all.
+
+    >>> rows = pd.DataFrame({"path": ["google", "mailing", "google > mailing"], "won": [2, 1, 1], "lost": [1, 0, 0]})
+    >>> from_paths(rows, path="path", conversions="won", nulls="lost").channels
+    ('google', 'mailing')
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+    table = frame if isinstance(frame, pd.DataFrame) else as_table(frame).to_pyarrow().to_pandas()
+    for column in filter(None, (path, conversions, nulls, value)):
+        require_known(column, table.columns, f"The table of paths has no column {column!r}.")
+    text = pa.array(table[path], pa.large_string(), from_pandas=True)
+    require(text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels.")
+    split = pc.split_pattern(text, separator.strip() or separator)
+    coded = pc.utf8_trim_whitespace(split.flatten()).dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    require("" not in names, f"A path has an empty channel. Is {separator!r} the separator between channels?")
+    require_few(names)
+    order = np.argsort(names)
+    rank = np.empty(len(names), np.int64)
+    rank[order] = np.arange(1, len(names) + 1)
+    numbers = [_numbers(table, column, len(text)) for column in (conversions, value, nulls)]
+    won, worth, lost = numbers
+    require(won.sum() > 0, "No path converted: there is nothing to attribute.")
+    odd = int(((worth > 0) & (won == 0)).sum())
+    require(odd == 0, f"{odd} rows have a value but no conversion.")
+    codes = rank[coded.indices.to_numpy(zero_copy_only=False)]
+    return PathTable(
+        channels=tuple(names[i] for i in order), codes=codes, begins=split.offsets.to_numpy().astype(np.int64),
+        won_by_path=won, value_by_path=worth, lost_by_path=lost, conversions=float(won.sum()),
+        value=float(worth.sum()), nulls=float(lost.sum()), currency=currency,
+    )  # fmt: skip
+
+
+def require_few(channels: Sequence[str]) -> None:
+    """Raise `KpiError` for more channels than a set of 64 bits holds."""
+    rule = f"{len(channels)} channels, but {MOST_CHANNELS} at most can be told apart. Put the rarest together as 'other'."
+    require(0 < len(channels) <= MOST_CHANNELS, rule if len(channels) else "There are no channels: no touch is left.")
+
+
+def _numbers(table: pd.DataFrame, column: str | None, n: int) -> Floats:
+    if column is None:
+        return np.zeros(n)
+    require(pd.api.types.is_numeric_dtype(table[column]), f"{column} is {table[column].dtype}: it must hold numbers.")
+    found = table[column].to_numpy(float, na_value=np.nan)
+    wrong = int((~(found >= 0) | np.isinf(found)).sum())
+    require(wrong == 0, f"{column} is negative or missing in {wrong} rows. Counts and values must be 0 or more.")
+    return found
