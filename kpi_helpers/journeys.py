@@ -1,0 +1,343 @@
+"""Journeys, made in the engine: touches and conversions to one windowed table, of which every model is an aggregate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kpi_helpers.errors import require, require_known
+from kpi_helpers.paths import (
+    BEGUN, CONVERTED, DIRECT, LEFT, Journeys, PathTable, Rule, Steps, Touches, require_few, split_evenly,
+)  # fmt: skip
+from kpi_helpers.stats import Floats
+from kpi_helpers.units import as_table
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+MOST_TOUCHES, GAP_DAYS = 1000, 366  # of one person; days without any touch or conversion
+DAY, EPOCH = 86_400, 719_163  # seconds; day number of 1970-01-01
+TIMES, VALUES = ("ordered_at", "converted_at"), ("revenue", "value")
+
+
+class Exposure(NamedTuple):
+    """What an additive hazard is fitted to.
+
+    `alive`: touches (`n`) by group `g`, `channel` and the days (`alive`) that they could still work; `before`: those
+    before each `conversion` of some `value`, by `channel` and `days`; `active_days` on which a person had a touch.
+    """
+
+    alive: pd.DataFrame
+    before: pd.DataFrame
+    active_days: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TouchJourneys(Journeys):
+    """Journeys in the engine: `table` has a row a touch, with its place, neighbours and time to the conversion."""
+
+    table: "ir.Table"
+    n_days: int
+    n_seen: int
+    crowd: tuple[str, ...] = ()
+
+    def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
+        import ibis
+
+        t = self._touched
+        given = Touches(t.position, t.length, t.closer, t.age_days, ibis.ifelse)
+        weighed = t.mutate(**{name: rule(given) * t.credit for name, rule in rules.items()})
+        of = ibis.window(group_by="conversion")
+        whole = weighed.mutate(**{f"{name} whole": weighed[name].sum().over(of) for name in rules})
+        sums: dict[str, Any] = {}
+        for name in rules:
+            share = whole[name] / whole[f"{name} whole"].nullif(0)
+            sums |= {f"{name} n": share.sum(), f"{name} value": (share * whole.value).sum()}
+            sums |= {f"{name} least": whole[f"{name} whole"].min()}
+        told = _read(whole.group_by(g=whole.person % groups, channel=whole.channel).aggregate(**sums), "g", "channel")
+        credits = {}
+        for name in rules:
+            fine = (told[f"{name} least"] > 0).all()
+            require(fine, f"The model {name!r} gives some journeys no weight: weights must be positive.")
+            credits[name] = np.zeros((groups, len(self.channels), 2))
+            credits[name][told["g"], told["channel"] - 1] = told[[f"{name} n", f"{name} value"]]
+        return credits
+
+    @property
+    def _touched(self) -> "ir.Table":
+        return self.table.filter(self.table.conversion.notnull())
+
+    def steps(self, order: int = 1, groups: int = 1) -> Steps:
+        import ibis
+        from ibis import _
+
+        base, t = len(self.channels) + 1, self.table
+        state = t.channel.cast("int64")
+        for back in range(1, order):
+            state += t[f"before_{back}"].fill_null(0).cast("int64") * base**back
+        end = t.conversion.notnull().ifelse(CONVERTED, LEFT)
+        then, first = (t.position == t.length).ifelse(end, t.after), ibis.least(t.length, order)
+        rows = t.mutate(state=state, then=then, begun=t.position == first).filter(t.position >= first)
+        sums = {"n": _.count(), "begun": _.begun.sum(), "value": _.value.sum(where=_.then == CONVERTED)}
+        told = _read(rows.group_by("state", "then", g=_.person % groups).aggregate(**sums), "g", "state", "then")
+        begun = told.groupby(["g", "state"], as_index=False)["begun"].sum().rename(columns={"begun": "n"})
+        told = pd.concat([told, begun[begun["n"] > 0].assign(then=BEGUN, value=0.0)])
+        kinds = {"state": "int64", "then": "int64", "n": float, "value": float, "g": "int64"}
+        return Steps(*(told[c].to_numpy(k) for c, k in kinds.items()), order=order, n_channels=base - 1)
+
+    def shared(self, groups: int = 1) -> Floats:
+        from ibis import _
+
+        sets = self._touched.group_by("conversion").aggregate(
+            mask=_.bit.bit_or(), value=_.value.max(), g=(_.person % groups).max()
+        )
+        told = _read(sets.group_by("g", "mask").aggregate(n=_.count(), value=_.value.sum()), "g", "mask")
+        masks, of = np.unique(told["mask"].to_numpy("int64"), return_inverse=True)
+        sums = np.zeros((groups, 2, len(masks)))
+        sums[told["g"], :, of] = told[["n", "value"]]
+        return split_evenly(masks, sums, len(self.channels))
+
+    def won(self) -> PathTable:
+        from ibis import _
+
+        one = self._touched.group_by("conversion").aggregate(
+            path=_.channel.collect(order_by=_.position), value=_.value.max()
+        )
+        told = _read(one.group_by("path").aggregate(n=_.count(), value=_.value.sum()), "path")
+        begins = np.cumsum([0, *map(len, told["path"])])
+        codes = np.concatenate(told["path"].to_list()).astype(np.int64)
+        counts = {"won_by_path": told["n"].to_numpy(float), "value_by_path": told["value"].to_numpy(float)}
+        whole = dict(zip(("conversions", "value"), map(float, self.touched), strict=True))
+        return PathTable(
+            channels=self.channels, codes=codes, begins=begins, **counts, **whole, lost_by_path=np.zeros(len(told)),
+            nulls=0.0, currency=self.currency,
+        )  # fmt: skip
+
+    def exposure(self, groups: int = 1) -> Exposure:
+        """Counts that an additive hazard needs, for any decay."""
+        from ibis import _
+
+        alive = self.table.group_by("channel", "alive", g=_.person % groups).aggregate(n=_.credit.sum())
+        before = self._touched.group_by("conversion", "channel", "days").aggregate(
+            n=_.credit.sum(), value=_.value.max(), g=(_.person % groups).max()
+        )
+        active = self.table.open_days.sum().to_pyarrow().as_py()
+        return Exposure(_read(alive, "g", "channel", "alive"), _read(before, "conversion", "channel", "days"), active)
+
+
+def _read(asked: "ir.Table", *order: str) -> pd.DataFrame:
+    frame: pd.DataFrame = asked.order_by(list(order)).to_pyarrow().to_pandas()
+    return frame
+
+
+def read_journeys(
+    touchpoints: Any, conversions: Any, *, lookback_days: int = 30, session_gap_days: float | None = None,
+    collapse_repeats: bool = False, view_credit: float = 0.0, people: int | None = None, conversion: str | None = None,
+    currency: str = "",
+) -> TouchJourneys:  # fmt: skip
+    """Make journeys of touches and conversions, inside the engine: one windowed pass, kept there.
+
+    A touch counts for the next conversion of its person only, and not if it is older than `lookback_days`; what is too
+    old, or was followed by nothing, is a journey without conversion. At equal times a touch comes before a conversion.
+
+    Parameters: `touchpoints` and `conversions`, Ibis tables, DataFrames or paths of Parquet files, with ``customer_id,
+    touched_at, channel`` and maybe ``kind`` (click or view), and with ``customer_id, ordered_at`` (or converted_at) and
+    maybe ``revenue`` (or value), ``status``, ``conversion``; `session_gap_days`, days without a touch that end a
+    journey; `collapse_repeats`, keep the last of several touches of one channel in a row; `view_credit`, what a view
+    weighs beside a click, in [0, 1] (0: views are left out); `people`, how many could have been reached, touched or
+    not; `conversion`, the type of conversion to credit, where there are several: others end a journey uncredited.
+    `.issues` counts what was set aside. Raises `KpiError` for wrong options and columns, negative value, dates far
+    ahead, more than 62 channels, and where no conversion has a touch.
+
+    >>> at = pd.to_datetime(["2026-01-05", "2026-01-01", "2026-01-07"])
+    >>> touches = pd.DataFrame({"customer_id": ["a", "a", "b"], "touched_at": at, "channel": ["Email", "Ads", "Ads"]})
+    >>> orders = pd.DataFrame({"customer_id": ["a"], "ordered_at": [at[2]], "revenue": [20.0]})
+    >>> found = read_journeys(touches, orders)
+    >>> found.channels, found.conversions, found.nulls
+    (('Ads', 'Email'), 1.0, 1.0)
+    """
+    import ibis
+    from ibis import _
+    from ibis import _
+
+    require(lookback_days >= 1, f"lookback_days={lookback_days}: a touch must be able to count for a day or more.")
+    require(0 <= view_credit <= 1, f"view_credit={view_credit} is not in [0, 1], the part of a click's credit.")
+    touched, bought = _touchpoints(touchpoints, view_credit), _conversions(conversions)
+    counts, first, last = _checked(touched, bought)
+    touches = touched.filter("named", "used").select("customer_id", "at", "channel", "credit").distinct().cache()
+    channels = sorted(touches.channel.as_table().distinct().to_pyarrow()["channel"].to_pylist())
+    require_few(channels)
+    persons = touches.group_by("customer_id").aggregate(n=_.count())
+    persons = persons.mutate(person=_row_number("customer_id"), crowd=persons.n > MOST_TOUCHES).cache()
+    bought = bought.filter("named").left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
+    bought = bought.mutate(id=_row_number("customer_id", "at", "value"))
+    bought = bought.select("id", "person", "customer_id", "value", "kind", bought_at=bought.at).cache()
+    codes = pd.DataFrame({"channel": channels, "code": np.arange(1, len(channels) + 1)})
+    codes = as_table(codes.assign(bit=np.int64(1) << (codes["code"] - 1)))
+    coded = touches.join(persons.filter(~_.crowd), "customer_id").join(codes, "channel")
+    table = _matched(coded, bought, lookback_days)
+    if session_gap_days is not None:
+        table = _cut(table, session_gap_days)
+    if conversion is not None:
+        table = table.filter(_.kind.isnull() | (_.kind == conversion))
+        bought = bought.filter(_.kind == conversion)
+    if collapse_repeats:
+        table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
+    table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT], lookback_days, last)
+    table = table.cache()
+    return _told(table, bought, persons, channels, counts, people, n_days=(last - first).days + 1, currency=currency)
+
+
+def _row_number(*by: str) -> Any:
+    import ibis
+
+    return ibis.row_number().over(order_by=list(by))
+
+
+def _timed(table: "ir.Table", what: str, times: Sequence[str], *columns: str) -> tuple[Any, Any]:
+    """Time of each row, and whether it is `named`: it has a person, a time and what else the `columns` hold."""
+    at = next((name for name in times if name in table.columns), times[0])
+    for column in ("customer_id", at, *columns):
+        require_known(column, table.columns, f"The {what} have no column {column}.")
+    kind, named = table[at].type(), table[at].notnull()
+    fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
+    require(fine, f"{at} is {kind}, not a date or local time without zone. Convert it, naming its format.")
+    for column in ("customer_id", *columns):
+        filled = table[column].strip() != "" if table[column].type().is_string() else True
+        named &= table[column].notnull() & filled
+    return table[at].cast("timestamp"), named
+
+
+def _touchpoints(given: Any, view_credit: float) -> "ir.Table":
+    import ibis
+
+    table = as_table(given)
+    at, named = _timed(table, "touchpoints", ("touched_at",), "channel")
+    view = (table.kind.lower() == "view").fill_null(False) if "kind" in table.columns else ibis.literal(False)
+    credit = view.ifelse(float(view_credit), 1.0)
+    told = {"at": at, "named": named, "channel": table.channel.strip(), "credit": credit, "used": credit > 0}
+    return table.select("customer_id", **told, negative=ibis.literal(False))
+
+
+def _conversions(given: Any) -> "ir.Table":
+    import ibis
+
+    table = as_table(given)
+    at, named = _timed(table, "conversions", TIMES)
+    done = table.status.fill_null("completed") == "completed" if "status" in table.columns else ibis.literal(True)
+    paid = next((name for name in VALUES if name in table.columns), None)
+    value = table[paid].cast("float64").fill_null(0.0) if paid else ibis.literal(0.0)
+    kind = table.conversion if "conversion" in table.columns else ibis.null("string")
+    told = table.select("customer_id", at=at, named=named, value=value, kind=kind, used=done, negative=value < 0)
+    return told.filter("used")
+
+
+def _checked(touched: "ir.Table", bought: "ir.Table") -> tuple[dict[str, int], date, date]:
+    """Rows left out by why, first and last day; one query a table."""
+    from ibis import _
+
+    days = [
+        _read(t.group_by(on=t.at.date()).aggregate(
+            n=_.count(), named=_.named.sum(), used=(_.named & _.used).sum(), negative=(_.named & _.negative).sum()
+        ), "on") for t in (touched, bought)
+    ]  # fmt: skip
+    wrong = int(days[1]["negative"].sum())
+    require(not wrong, f"{wrong} conversions have a negative value. Net refunds with their orders, or leave them out.")
+    known = sorted({day.date() if hasattr(day, "date") else day for t in days for day in t["on"][t["named"] > 0]})
+    require(bool(known), "No touch and no conversion has a person and a time.")
+    for one, two in pairwise(known):
+        rule = f"Nothing happened between {one} and {two}: a wrong date, or one in the future? Correct or leave it out."
+        require((two - one).days <= GAP_DAYS, rule)
+    told = [t[["n", "named", "used"]].sum() for t in days]
+    counts = {"touches": told[0]["n"], "unnamed": told[0]["n"] - told[0]["named"] + told[1]["n"] - told[1]["named"]}
+    counts |= {"views": told[0]["named"] - told[0]["used"], "used": told[0]["used"]}
+    return {what: int(n) for what, n in counts.items()}, known[0], known[-1]
+
+
+def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.Table":
+    """Touches with the next conversion of their person; `old` are those too old for it, journeys of their own."""
+    import ibis
+    from ibis import _
+
+    events = coded.select("person", "at", "code", "bit", "credit", rank=1, id=ibis.null("int64"))
+    nothing = {name: ibis.null(events[name].type()) for name in ("code", "bit", "credit")}
+    sold = bought.filter(_.person.notnull()).select("person", at="bought_at", **nothing, rank=0, id="id")
+    both = events.union(sold)
+    back = ibis.cumulative_window(group_by="person", order_by=[both.at.desc(), both["rank"]])
+    touches = both.mutate(id=both.id.min().over(back)).filter(_.code.notnull()).drop("rank")
+    joined = touches.left_join(bought.select("id", "bought_at", "value", "kind"), "id").drop("id_right")
+    age = (joined.bought_at.epoch_seconds() - joined.at.epoch_seconds()) / DAY
+    return joined.mutate(age_days=age, old=(age > lookback_days).fill_null(False).cast("int64"))
+
+
+def _journey(table: "ir.Table", **how: Any) -> Any:
+    import ibis
+
+    return ibis.window(group_by=["person", "id", "old"], order_by=["at", "code", "credit"], **how)
+
+
+def _cut(table: "ir.Table", gap_days: float) -> "ir.Table":
+    """Journeys cut where a person was not touched for so long: what came before is a journey without conversion."""
+    import ibis
+    from ibis import _
+
+    later = ibis.coalesce(_.at.lead().over(_journey(table)), (_.old == 0).ifelse(_.bought_at, None))
+    table = table.mutate(cut=((later.epoch_seconds() - _.at.epoch_seconds()) / DAY > gap_days).fill_null(False))
+    after = ibis.cumulative_window(group_by=["person", "id", "old"], order_by=[table.at.desc(), table.code.desc()])
+    cuts = table.cut.cast("int64").sum().over(after)
+    return table.mutate(old=table.old + cuts)
+
+
+def _placed(table: "ir.Table", direct: Sequence[int], lookback_days: int, last: date) -> "ir.Table":
+    """The columns that models ask for, each touch with its place and neighbours in its journey."""
+    import ibis
+
+    whole, order, won = ibis.window(group_by=["person", "id", "old"]), _journey(table), table.id.notnull() & (table.old == 0)
+    position, length = ibis.row_number().over(order) + 1, table.count().over(whole)
+    on, end = table.at.date().epoch_days(), last.toordinal() - EPOCH
+    over = table.bought_at.date().epoch_days()
+    alive = ibis.least(over.fill_null(end) - on, lookback_days)
+    placed = table.select(
+        "person", "bit", "credit", "age_days", channel=table.code, conversion=won.ifelse(table.id, None),
+        value=won.ifelse(table.value, 0.0), position=position, length=length, before_1=table.code.lag(1).over(order),
+        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over - on, alive=alive,
+        open_days=ibis.least(alive + 1, (on.lead(1).over(order) - on).fill_null(alive + 1)), old=table.old,
+        group=table.id,
+    )  # fmt: skip
+    if not direct:
+        return placed.mutate(closer=placed.length)
+    known = placed.channel.notin(direct).ifelse(placed.position, None)
+    return placed.mutate(closer=known.max().over(ibis.window(group_by=["person", "group", "old"])).fill_null(placed.length))
+
+
+def _told(
+    table: "ir.Table", bought: "ir.Table", persons: "ir.Table", channels: Sequence[str], counts: dict[str, int],
+    people: int | None, **rest: Any,
+) -> TouchJourneys:  # fmt: skip
+    """Totals of the journeys, and how many rows were set aside."""
+    from ibis import _
+
+    ends = _.position == _.length
+    sums = {"rows": _.count(), "old": (_.old > 0).sum(), "won": (ends & _.conversion.notnull()).sum()}
+    sums |= {"nulls": (ends & _.conversion.isnull()).sum(), "value": _.value.sum(where=ends)}
+    told = table.aggregate(**sums).to_pyarrow().to_pylist()[0]
+    whole = bought.aggregate(n=_.count(), value=_.value.sum(), new=_.customer_id.nunique(where=_.person.isnull()))
+    whole = whole.to_pyarrow().to_pylist()[0]
+    require(whole["n"] > 0, "No conversion is left: none has a person and a time, or none is completed.")
+    require(told["won"] > 0, "No conversion has a touch within the lookback: nothing can be attributed.")
+    crowd = persons.filter("crowd").order_by(_.n.desc(), "customer_id").to_pyarrow().to_pylist()
+    seen = persons.filter(~_.crowd).count().to_pyarrow().as_py() + whole["new"]
+    require(people is None or people >= seen, f"people={people}, but {seen} people were touched or converted.")
+    issues = {"unnamed": counts["unnamed"], "views": counts["views"], "old": told["old"]}
+    issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
+    issues["repeated"] = counts["used"] - persons.n.sum().to_pyarrow().as_py()
+    totals = {"conversions": float(whole["n"]), "value": float(whole["value"] or 0), "nulls": float(told["nulls"])}
+    totals |= {"untouched": whole["n"] - told["won"], "untouched_value": totals["value"] - (told["value"] or 0)}
+    return TouchJourneys(
+        channels=tuple(channels), table=table, timed=True, people=people, n_seen=seen, issues=issues,
+        crowd=tuple(str(row["customer_id"]) for row in crowd[:3]), **totals, **rest,
+    )  # fmt: skip
