@@ -41,9 +41,15 @@ class TouchJourneys(Journeys):
     """Journeys in the engine: `table` has a row a touch, with its place, neighbours and time to the conversion."""
 
     table: "ir.Table"
-    n_days: int
+    since: date
+    until: date
     n_seen: int
     crowd: tuple[str, ...] = ()
+
+    @property
+    def n_days(self) -> int:
+        """Days from the first touch or conversion to the last."""
+        return (self.until - self.since).days + 1
 
     def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
         import ibis
@@ -189,7 +195,7 @@ def read_journeys(
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
     table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT], lookback_days, last)
     table = table.cache()
-    return _told(table, bought, persons, channels, counts, people, n_days=(last - first).days + 1, currency=currency)
+    return _told(table, bought, persons, channels, counts, people, since=first, until=last, currency=currency)
 
 
 def _row_number(*by: str) -> Any:
