@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -166,7 +166,7 @@ def media_spend(channel_daily: Any, journeys: TouchJourneys) -> dict[str, float]
 def lift_of(holdout: Any, journeys: Journeys) -> tuple[float, float]:
     """Incremental conversions and their standard error for `calibrate`, from the analysis of a hold-out.
 
-    Its first metric is a rate, its control those who saw the ads, its only treatment those from whom they were withheld.
+    Its first metric is a rate, its control those who saw the ads, its only treatment those who did not.
     The share of conversions that the ads brought there, 1 - rate without / rate with, is taken to hold here, too.
     """
     row = holdout.frame.iloc[0]
