@@ -121,7 +121,9 @@ class Markov(Framed):
             return " > ".join(reversed(path))
 
         to = np.where(steps.then > 0, steps.state % self.chain.base ** (steps.order - 1) * self.chain.base, 0)
-        called = {state: told(int(state)) for state in np.unique(np.concatenate([steps.state, to + steps.then.clip(0)]))}
+        called = {
+            state: told(int(state)) for state in np.unique(np.concatenate([steps.state, to + steps.then.clip(0)]))
+        }
         begun = steps.then == BEGUN
         rows = pd.DataFrame({"from": [called[s] for s in steps.state], "n": steps.n})
         rows["to"] = [ends.get(t) or called[s + t] for s, t in zip(to, steps.then, strict=True)]
@@ -133,7 +135,9 @@ class Markov(Framed):
         """Where journeys go from each channel, as an HTML figure."""
         rows, ends = self.transitions, {k: say(f"markov.{k}", language) for k in ("start", "conversion", "null")}
         wide = rows.pivot_table(index="from", columns="to", values="probability", fill_value=0.0)
-        wide = wide.reindex(index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0)
+        wide = wide.reindex(
+            index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0
+        )
         told = {key: say(f"markov.{key}", language) for key in ("title", "note")}
         told["alt"] = self.sentence(language)
         return plots.chart(partial(plots.heatmap, wide.rename(index=ends, columns=ends), language=language), **told)

@@ -95,7 +95,11 @@ class Attribution(Framed):
     def money(self) -> pd.DataFrame:
         """CPA and ROAS from the worst to the best claim, of the channels with a cost."""
         rows = self.frame[self.frame["cost"].notna()].groupby("channel")
-        told = {f"{c}_{end}": getattr(rows[c], how)() for c in ("cpa", "roas") for end, how in (("low", "min"), ("high", "max"))}
+        told = {
+            f"{c}_{end}": getattr(rows[c], how)()
+            for c in ("cpa", "roas")
+            for end, how in (("low", "min"), ("high", "max"))
+        }
         return pd.DataFrame({"cost": rows["cost"].first(), **told, "assisted": rows["assisted"].first()})
 
     @property
@@ -174,7 +178,10 @@ def attribute(
         low, high = _interval(share, confidence)
         of_channel = told[0, :k].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            per = np.where(of_channel[0] > 0, cost / of_channel[0], np.nan), np.where(cost > 0, of_channel[1] / cost, np.nan)
+            per = (
+                np.where(of_channel[0] > 0, cost / of_channel[0], np.nan),
+                np.where(cost > 0, of_channel[1] / cost, np.nan),
+            )
         columns = (journeys.channels, *of_channel, share[0], low, high, assisted, cost, *per)
         rows += [(model.name, *row) for row in zip(*columns, strict=True)]
         if journeys.timed:

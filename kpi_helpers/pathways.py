@@ -172,7 +172,7 @@ def lift_of(holdout: Any, journeys: Journeys) -> tuple[float, float]:
     row = holdout.frame.iloc[0]
     known = np.isfinite(row["lift_low"] + row["lift_high"])
     require(bool(known), "The hold-out has no interval of the relative difference: too few people converted in it.")
-    error = (row["lift_high"] - row["lift_low"]) / 2 / ndtri((1 + holdout.confidence) / 2)
+    error = (row["lift_high"] - row["lift_low"]) / 2 / ndtri((1 + row["confidence"]) / 2)
     return float(-row["lift"] * journeys.conversions), float(error * journeys.conversions)
 
 
