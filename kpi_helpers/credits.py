@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import stdtrit
 
 from kpi_helpers import plots
 from kpi_helpers.additive import fit_additive

@@ -11,7 +11,17 @@ import pandas as pd
 
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.paths import (
-    BEGUN, CONVERTED, DIRECT, LEFT, Journeys, PathTable, Rule, Steps, Touches, require_few, split_evenly,
+    BEGUN,
+    CONVERTED,
+    DIRECT,
+    LEFT,
+    Journeys,
+    PathTable,
+    Rule,
+    Steps,
+    Touches,
+    require_few,
+    split_evenly,
 )  # fmt: skip
 from kpi_helpers.stats import Floats
 from kpi_helpers.units import as_table
@@ -166,8 +176,6 @@ def read_journeys(
     >>> found.channels, found.conversions, found.nulls
     (('Ads', 'Email'), 1.0, 1.0)
     """
-    import ibis
-    from ibis import _
     from ibis import _
 
     require(lookback_days >= 1, f"lookback_days={lookback_days}: a touch must be able to count for a day or more.")
