@@ -1,5 +1,6 @@
 """Additive hazard of converting: a baseline, and what each touch adds and loses again, by maximum likelihood."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.special import chdtri
 from kpi_helpers.journeys import Exposure
 from kpi_helpers.stats import Floats
 
+SAMPLE = 10_000  # conversions from which the decay is chosen
 DECAYS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)  # days, tried
 ODD = 1e-6  # chance at which touches on the day itself are told apart from later effects
 
@@ -46,16 +48,16 @@ def fit_additive(
     come from the baseline. Only conversions and sums over all touches are needed: log L = Σ log hazard - Σ hazard.
     Xu, Duan & Whinston (2014), Management Science 60(6), 1392-1412; Ji & Wang (2017), AAAI, 1259-1265.
     """
+
     def rows(decay: float, *, apart: bool) -> _Rows:
         return _rows(seen, n_channels, decay, apart, person_days, untouched, untouched_value, groups)
 
-    fits = {decay: _climbed(rows(decay, apart=False)) for decay in DECAYS}
-    decay = max(fits, key=lambda d: fits[d][1])
-    apart = 2 * (_climbed(rows(decay, apart=True))[1] - fits[decay][1]) > chdtri(n_channels, ODD)
-    if apart:
-        fits = {decay: _climbed(rows(decay, apart=True)) for decay in DECAYS}
-        decay = max(fits, key=lambda d: fits[d][1])
-    told, theta = rows(decay, apart=apart), fits[decay][0]
+    decay, likely = _best(lambda d: rows(d, apart=False))
+    apart_decay, more = _best(lambda d: rows(d, apart=True))
+    apart = 2 * (more - likely) > chdtri(n_channels, ODD)
+    decay = apart_decay if apart else decay
+    told = rows(decay, apart=apart)
+    theta = _climbed(told)[0]
     left_out = _left_out(told, theta, groups) if groups > 1 else []
     credit = [_credited(told, b, n_channels, g) for g, b in enumerate([theta, *left_out], -1)]
     return Additive(np.array(credit), decay, bool(apart))
@@ -70,7 +72,9 @@ def _rows(
     codes, row = np.unique(b["conversion"], return_inverse=True)
     n, same = len(codes), (b["days"] == 0).to_numpy()
     cell, amount = row * k + b["channel"].to_numpy() - 1, b["n"].to_numpy(float)
-    of_day, later = (np.bincount(cell, v, n * k).reshape(n, k) for v in (amount * same, amount * keep ** b["days"] * ~same))
+    of_day, later = (
+        np.bincount(cell, v, n * k).reshape(n, k) for v in (amount * same, amount * keep ** b["days"] * ~same)
+    )
     place, touches = a["g"].to_numpy() % groups * k + a["channel"].to_numpy() - 1, a["n"].to_numpy(float)
     fading = touches * keep * (1 - keep ** a["alive"]) / (1 - keep)
     days_same, days_later = (np.bincount(place, v, groups * k).reshape(groups, k) for v in (touches, fading))
@@ -85,7 +89,21 @@ def _rows(
     return _Rows(acts[keep_rows], time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
 
 
-def _climbed(rows: _Rows) -> tuple[Floats, float]:
+def _best(rows: Callable[[float], _Rows]) -> tuple[float, float]:
+    """The most likely decay and its log-likelihood, from `SAMPLE` conversions if there are more."""
+    found: dict[float, float] = {}
+    start = None
+    for decay in DECAYS:
+        told = rows(decay)
+        every = -(-len(told.acts) // SAMPLE)
+        keep = (np.arange(len(told.acts)) % every == 0) | (told.group < 0)
+        weight = np.where(told.group < 0, told.weight / every, told.weight)[keep]
+        start, found[decay] = _climbed(told._replace(acts=told.acts[keep], weight=weight), start)
+    decay = max(found, key=lambda d: found[d])
+    return decay, found[decay]
+
+
+def _climbed(rows: _Rows, start: Floats | None = None) -> tuple[Floats, float]:
     """Conversions that each component explains, at the greatest likelihood, and its logarithm."""
     from scipy.optimize import minimize
 
@@ -96,8 +114,9 @@ def _climbed(rows: _Rows) -> tuple[Floats, float]:
         return float(share.sum() - rows.weight @ np.log(hazard) / n), 1 - parts.T @ (rows.weight / hazard) / n
 
     p = parts.shape[1]
+    begin = np.full(p, 1 / p) if start is None else (start / n).clip(1e-4)
     options = {"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-9}
-    found = minimize(loss, np.full(p, 1 / p), jac=True, method="L-BFGS-B", bounds=[(1e-12, None)] * p, options=options)
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(1e-12, None)] * p, options=options)
     share = found.x * (parts.T @ (rows.weight / (parts @ found.x))) / n  # a step of EM: they add up to all conversions
     return share * n, -float(found.fun) * n
 
@@ -114,7 +133,9 @@ def _left_out(rows: _Rows, theta: Floats, groups: int) -> list[Floats]:
         scores.append((parts[of] / hazard[of, None]).sum(axis=0) - (rows.time_by_group[g] / rows.time)[known])
         lesser.append(info - (parts[of] / hazard[of, None] ** 2).T @ parts[of])
     # what is 0 at the maximum has a slope there: only how groups differ tells how uncertain it is
-    moved = [np.linalg.lstsq(m, s, rcond=None)[0] for m, s in zip(lesser, scores - np.mean(scores, axis=0), strict=True)]
+    moved = [
+        np.linalg.lstsq(m, s, rcond=None)[0] for m, s in zip(lesser, scores - np.mean(scores, axis=0), strict=True)
+    ]
     found = np.tile(theta, (groups, 1))
     found[:, known] -= moved
     return list(found)
