@@ -287,3 +287,7 @@ def test_the_truth_stands_beside_the_data(folder):
     assert written["first"] == "2023-11-01"
     assert written["last"] == "2026-11-21"
     assert written["seed"] == simulate.PLANTED["seed"]
+    effects = written["ad_effects"]
+    assert effects["people"] == round(TRUTH["touchpoints"]["people"] * written["scale"])
+    assert effects["anyway"] + sum(effects["caused"].values()) == effects["orders"]
+    assert {channel for channel, n in effects["caused"].items() if n} < set(TRUTH["touchpoints"]["met"])
