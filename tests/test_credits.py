@@ -1,6 +1,7 @@
 """Credit by every model against plain loops over people; intervals, totals, calibration by lift tests."""
 
 from collections import Counter, defaultdict
+from functools import cache
 from itertools import combinations
 from math import factorial
 
@@ -48,13 +49,14 @@ def journeys_of(touches, orders, lookback_days=30, session_gap_days=None, view_c
     """Journeys one by one: person, [(age in days, channel, credit)], value or None; and orders that had no touch."""
     found, untouched = [], []
     credit = {"click": 1.0, "view": view_credit}
-    for person in sorted({*touches["customer_id"], *orders["customer_id"]}):
-        mine = touches[touches["customer_id"] == person]
+    of_touches, of_orders = (dict(list(rows.groupby("customer_id"))) for rows in (touches, orders))
+    for person in sorted({*of_touches, *of_orders}):
+        mine = of_touches.get(person, touches[:0])
         met = sorted(
             {(at, c, credit[k]) for at, c, k in zip(mine["touched_at"], mine["channel"], mine["kind"], strict=True)}
         )
         met = [touch for touch in met if touch[2] > 0]
-        mine = orders[orders["customer_id"] == person].sort_values(["ordered_at", "revenue"])
+        mine = of_orders.get(person, orders[:0]).sort_values(["ordered_at", "revenue"])
         since = pd.Timestamp.min
         for at, value in [*zip(mine["ordered_at"], mine["revenue"], strict=True), (None, None)]:
             between = [touch for touch in met if touch[0] > since and (at is None or touch[0] <= at)]
@@ -92,6 +94,12 @@ def collapsed(touches):
     return [
         touch for touch, then in zip(touches, [*touches[1:], None], strict=True) if then is None or then[1] != touch[1]
     ]
+
+
+@cache
+def both(seed, case):
+    """Journeys as the package reads them, as the loop does, and the orders without a touch."""
+    return read_journeys(*drawn(seed), **OPTIONS[case]), *journeys_of(*drawn(seed), **OPTIONS[case])
 
 
 def weights(model, told):
@@ -149,13 +157,11 @@ LATE = custom("late", lambda position, length: position * position / length)
 @pytest.mark.parametrize("seed", [1, 2])
 class TestLoops:
     def test_every_rule_is_the_loop_over_people(self, case, seed):
-        touches, orders = drawn(seed)
-        found, untouched = journeys_of(touches, orders, **OPTIONS[case])
-        read = read_journeys(touches, orders, **OPTIONS[case])
+        read, found, untouched = both(seed, case)
         told = attribute(read, (*RULES, LATE), confidence=None)
 
         assert (read.conversions, read.untouched, read.nulls) == (
-            len(orders), len(untouched), sum(value is None for *_, value in found)
+            len(drawn(seed)[1]), len(untouched), sum(value is None for *_, value in found)
         )  # fmt: skip
         for model in (*RULES, "late"):
             rows = of(told, model)
@@ -168,9 +174,8 @@ class TestLoops:
 
     @pytest.mark.parametrize("order", [1, 2, 3])
     def test_chains_and_helpers_are_those_of_the_paths(self, case, seed, order):
-        touches, orders = drawn(seed)
-        found, _ = journeys_of(touches, orders, **OPTIONS[case])
-        read, table = read_journeys(touches, orders, **OPTIONS[case]), table_of(found)
+        read, found, _ = both(seed, case)
+        table = table_of(found)
 
         one, other = markov(read, order=order), markov(table, order=order)
         pd.testing.assert_frame_equal(one.frame, other.frame)
@@ -281,11 +286,8 @@ def half_width(shares, confidence):
 class TestIntervals:
     @pytest.mark.parametrize("model", ["linear", "last_non_direct", "time_decay", "shapley", "markov"])
     def test_they_are_those_of_a_loop_that_leaves_people_out(self, model):
-        touches, orders = drawn(8, people=80)
-        found, _ = journeys_of(touches, orders)
-        rows = of(attribute(read_journeys(touches, orders), (model,), groups=9, confidence=0.8), model).loc[
-            list(CHANNELS)
-        ]
+        read, found, _ = both(8, "plain")
+        rows = of(attribute(read, (model,), groups=9, confidence=0.8), model).loc[list(CHANNELS)]
 
         people, shares = sorted({person for person, *_ in found}), []
         for g in range(9):
@@ -301,16 +303,16 @@ class TestIntervals:
         assert rows["share_high"].to_numpy() == pytest.approx((rows["share"] + half).clip(None, 1), abs=1e-9)
 
     def test_those_of_the_hazard_are_close_to_fitting_it_again(self):
-        world = simulate("base", people=8000, seed=4)
+        world = simulate("base", people=4000, seed=4)
         touches, orders = world.touchpoints, world.conversions
-        read = read_journeys(touches, orders, people=8000)
+        read = read_journeys(touches, orders, people=5000)
         rows = of(attribute(read, ("hazard",), groups=10), "hazard").drop(BASELINE)
 
         people, shares = np.unique(touches["customer_id"]), []
         for g in range(10):
             gone = people[g::10]
             left = [frame[~frame["customer_id"].isin(gone)] for frame in (touches, orders)]
-            part = attribute(read_journeys(*left, people=8000 - 800), ("hazard",), confidence=None)
+            part = attribute(read_journeys(*left, people=4500), ("hazard",), confidence=None)
             shares.append(of(part, "hazard").drop(BASELINE)["share"].to_numpy())
         half = half_width(shares, 0.95)
         known = (rows["share"] > 0.005).to_numpy()
@@ -359,8 +361,7 @@ class TestIntervals:
 class TestCalibration:
     @pytest.fixture
     def told(self):
-        touches, orders = drawn(9)
-        return attribute(read_journeys(touches, orders), ("last", "linear", "markov"), confidence=None)
+        return attribute(both(9, "plain")[0], ("last", "linear", "markov"), confidence=None)
 
     def rows(self, told, effect, error, channel="Ads"):
         frame = calibrate(told, {channel: (effect, error)}).frame
@@ -450,6 +451,7 @@ class TestCalibration:
 )
 @pytest.mark.parametrize("kind", ["touches", "paths"])
 def test_what_is_refused(ask, said, kind):
-    read = read_journeys(*drawn(1)) if kind == "touches" else table_of(journeys_of(*drawn(1))[0])
+    read, found, _ = both(1, "plain")
+    read = read if kind == "touches" else table_of(found)
     with pytest.raises(KpiError, match=said):
         ask(read)
