@@ -9,7 +9,7 @@ import pandas as pd
 
 from kpi_helpers import plots
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Ints, Journeys, Steps
+from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Journeys, Steps
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats
 
@@ -200,13 +200,13 @@ class Orders(Framed):
 def order_selection(journeys: Journeys, *, max_order: int = 3) -> Orders:
     """Compare Markov chains of order 1 to `max_order` by Schwarz's criterion; the smallest BIC predicts best."""
     require(max_order in (1, 2, 3), f"max_order={max_order!r} must be 1, 2 or 3.")
-    rows = []
+    rows, n = [], 0.0
     for order in range(1, max_order + 1):
         steps = journeys.steps(order)
         begun, known = steps.then == BEGUN, steps.n > 0
         states, row = np.unique(np.where(begun, -1, steps.state), return_inverse=True)
         whole = np.bincount(row, steps.n)
         fit = float((steps.n[known] * np.log(steps.n[known] / whole[row[known]])).sum())
-        free = int(known.sum()) - len(states)
-        rows.append((order, len(states) - 1, free, fit, free * np.log(whole[1:].sum()) - 2 * fit))
+        free, n = int(known.sum()) - len(states), n if rows else whole[1:].sum()  # touches, at every order
+        rows.append((order, len(states) - 1, free, fit, free * np.log(n) - 2 * fit))
     return Orders.of(rows)

@@ -61,13 +61,15 @@ class Steps(NamedTuple):
 class Journeys(ABC):
     """Journeys over `channels`, each of which ends with a conversion or not; see `from_paths` and `read_journeys`.
 
-    Totals: `conversions` and their `value`, `untouched` those without any touch, `nulls` journeys that did not convert.
+    Totals: `conversions` and their `value`, `untouched` those without any touch, `nulls` journeys that did not convert;
+    `sample`, people with a touch (journeys, where people are not known), of whom groups are made.
     """
 
     channels: tuple[str, ...]
     conversions: float
     value: float
     nulls: float
+    sample: int
     untouched: float = 0.0
     untouched_value: float = 0.0
     currency: str = ""
@@ -245,7 +247,7 @@ def from_paths(
     return PathTable(
         channels=tuple(names[i] for i in order), codes=codes, begins=split.offsets.to_numpy().astype(np.int64),
         won_by_path=won, value_by_path=worth, lost_by_path=lost, conversions=float(won.sum()),
-        value=float(worth.sum()), nulls=float(lost.sum()), currency=currency,
+        value=float(worth.sum()), nulls=float(lost.sum()), sample=int(won.sum() + lost.sum()), currency=currency,
     )  # fmt: skip
 
 
