@@ -205,7 +205,7 @@ def ask(pythons: dict[str, str], task: str, path: Path, repeats: int, *, calls: 
 def compare(pythons: dict[str, str], task: str, n: int, k: int, path: Path, repeats: int) -> None:
     """Print a line a side."""
     once = {*PEERS} if n > 10**5 else ()
-    told = ask(pythons, task, path, repeats, calls=max(1, 20_000 // n), once=once)
+    told = ask(pythons, task, path, repeats, calls=max(1, 50_000 // n), once=once)
     print(f"{task}, {n:,} paths of {k} channels")
     for side, rows in told.items():
         cpu, clock = (median(row[i] for row in rows) for i in range(2))
