@@ -51,6 +51,11 @@ class Steps(NamedTuple):
     order: int
     n_channels: int
 
+    def without(self, group: int) -> "Steps":
+        """The same without one group of people; -1 leaves none out."""
+        keep = self.group != group
+        return self._replace(**{name: getattr(self, name)[keep] for name in self._fields[:5]})
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Journeys(ABC):

@@ -1,0 +1,15 @@
+"""Multichannel attribution, from touches to what a hold-out says: one door to its rooms.
+
+`read_journeys` of touches and conversions, or `from_paths` of a table of paths; `attribute` them by every model;
+`markov`, `shapley` one by one; `calibrate` by lift tests. None of the models is the truth: read their range.
+"""
+
+from kpi_helpers.chains import Markov, markov, order_selection
+from kpi_helpers.credits import Attribution, attribute, calibrate, custom, position, shapley, time_decay
+from kpi_helpers.journeys import read_journeys
+from kpi_helpers.paths import Journeys, from_paths
+
+__all__ = [
+    "Attribution", "Journeys", "Markov", "attribute", "calibrate", "custom", "from_paths", "markov", "order_selection",
+    "position", "read_journeys", "shapley", "time_decay",
+]  # fmt: skip

@@ -1,0 +1,278 @@
+"""Who is credited with the conversions: every model side by side, with intervals; and what a hold-out makes of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri, stdtrit
+
+from kpi_helpers.additive import fit_additive
+from kpi_helpers.chains import Chain, credited
+from kpi_helpers.errors import require, require_known
+from kpi_helpers.journeys import TouchJourneys
+from kpi_helpers.paths import Journeys, Rule, Touches
+from kpi_helpers.result import Framed, number, percent, say
+from kpi_helpers.stats import Floats, checked_confidence
+
+BASELINE = "baseline"
+MODELS = ("first", "last", "last_non_direct", "linear", "position", "time_decay", "markov", "shapley", "hazard")
+TIMED = ("time_decay", "hazard")
+DEFAULT = ("first", "last", "last_non_direct", "linear", "position", "time_decay", "shapley", "markov", "hazard")
+
+
+class Weights(NamedTuple):
+    """A rule that shares a conversion out between its touches, by a name of its own; `timed` if it needs times."""
+
+    name: str
+    rule: Rule
+    timed: bool = False
+
+
+def position(first: float = 0.4, last: float = 0.4, name: str = "position") -> Weights:
+    """So much of the credit to the first and last touch, the rest evenly to those between."""
+    fine = first > 0 and last > 0 and first + last <= 1
+    require(fine, f"first={first}, last={last} must be positive parts of a whole.")
+
+    def rule(t: Touches) -> Any:
+        between = t.where(t.length > 2, (1 - first - last) / t.where(t.length > 2, t.length - 2, 1), 0.0)
+        return t.where(t.position == 1, first, t.where(t.position == t.length, last, between))
+
+    return Weights(name, rule)
+
+
+def time_decay(half_life_days: float = 7.0, name: str = "time_decay") -> Weights:
+    """Half the credit for each `half_life_days` that a touch lies further back."""
+    require(half_life_days > 0, f"half_life_days={half_life_days} must be positive.")
+    return Weights(name, lambda t: 2.0 ** (-t.age_days / half_life_days), timed=True)
+
+
+def custom(name: str, weight: Callable[[Any, Any], Any]) -> Weights:
+    """Weights of your own: arithmetic of the position (from 1) and the length of the journey.
+
+    >>> late = custom("late", lambda position, length: position / length)
+    >>> late.name
+    'late'
+    """
+    return Weights(name, lambda t: weight(t.position, t.length))
+
+
+RULES = {
+    rule.name: rule for rule in (
+        Weights("first", lambda t: t.where(t.position == 1, 1.0, 0.0)),
+        Weights("last", lambda t: t.where(t.position == t.length, 1.0, 0.0)),
+        Weights("last_non_direct", lambda t: t.where(t.position == t.closer, 1.0, 0.0)),
+        Weights("linear", lambda t: t.where(t.position >= 1, 1.0, 0.0)),
+        position(), time_decay(),
+    )
+}  # fmt: skip
+
+
+class Attribution(Framed):
+    """Conversions and value credited to channels by each model, a row each, and to the baseline where it is known.
+
+    Columns: ``model, channel, conversions, value, share`` (of the conversions credited to channels) with ``share_low,
+    share_high``, ``assisted`` (conversions that another channel closed), ``cost, cpa`` (cost / conversion), ``roas``
+    (value / cost). The baseline are conversions that no channel is credited with: for a hazard, what would have come
+    anyway; for the others, conversions without a touch.
+    """
+
+    columns: ClassVar = (
+        "model", "channel", "conversions", "value", "share", "share_low", "share_high", "assisted", "cost", "cpa", "roas",
+    )  # fmt: skip
+    aside: ClassVar = ("left_out", "currency")
+    digits: ClassVar = 8
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in the order of the rows."""
+        return list(dict.fromkeys(self.model))
+
+    @property
+    def shares(self) -> pd.DataFrame:
+        """Shares of the conversions, a row a channel and a column a model."""
+        rows = self.frame[self.frame["channel"] != BASELINE]
+        return rows.pivot(index="channel", columns="model", values="share")[self.models]
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """Least and greatest share that any model gives a channel, the largest first: ``low, high, low_by, high_by``."""
+        told = self.shares
+        found = {"low": told.min(axis=1), "high": told.max(axis=1), "low_by": told.idxmin(axis=1)}
+        found["high_by"] = told.idxmax(axis=1)
+        return pd.DataFrame(found).sort_values("high", ascending=False, kind="stable")
+
+    def sentence(self, language: str = "en") -> str:
+        told = self.ranges
+        widest = (told["high"] - told["low"]).idxmax()
+        row = told.loc[widest]
+        ends = {end: percent(row[end], language, decimals=0) for end in ("low", "high")}
+        by = {f"{end}_by": say(f"model.{row[f'{end}_by']}", language) for end in ("low", "high")}
+        return say("attribution.sentence", language, channel=widest, n=len(self.models), **ends, **by)
+
+
+def attribute(
+    journeys: Journeys, models: Sequence[str | Weights] = DEFAULT, *, confidence: float | None = 0.95, groups: int = 50,
+    spend: Mapping[str, float] | None = None,
+) -> Attribution:  # fmt: skip
+    """Credit channels by several models at once; none of them is the truth, their range is shown.
+
+    `models`: names of `MODELS`, or `position`, `time_decay`, `custom` with weights of their own; those that need times
+    are left out for path tables. Intervals are a jackknife that leaves out one of `groups` of people (of paths: of
+    journeys) at a time; `confidence=None` asks for none. `spend`: money by channel, for CPA and ROAS. Raises `KpiError`
+    for unknown models and channels. Zhao, Mahboobi & Bagheri (2018), arXiv 1804.05327 (Shapley); see `markov` and
+    `fit_additive` for their sources.
+
+    >>> from kpi_helpers.paths import from_paths
+    >>> rows = pd.DataFrame({"path": ["A > B > A > B > B > A", "A > B > B > A > A", "A > A"], "won": [1, 1, 1]})
+    >>> told = attribute(from_paths(rows, path="path", conversions="won"), ("linear", "shapley"), confidence=None)
+    >>> told.to_frame()[["model", "channel", "conversions"]].round(3).to_numpy().tolist()
+    [['linear', 'A', 2.1], ['linear', 'B', 0.9], ['shapley', 'A', 2.0], ['shapley', 'B', 1.0]]
+    """
+    for name in spend or {}:
+        require_known(name, journeys.channels, f"The spend has a channel {name!r} that no touch has.")
+    for name in (m for m in models if isinstance(m, str)):
+        require_known(name, MODELS, f"There is no model {name!r}.")
+    require(groups >= 2, f"groups={groups}: leave one of two groups or more out, or write confidence=None.")
+    n_groups = 1 if confidence is None else groups
+    asked = [RULES.get(m, Weights(m, _unruled, m in TIMED)) if isinstance(m, str) else m for m in models]
+    names = [m.name for m in asked]
+    require(len(set(names)) == len(names) > 0, f"models={names}: name at least one, and each once.")
+    used = [m for m in asked if journeys.timed or not m.timed]
+    require(bool(used), "These models need times of touches, which a table of paths does not have.")
+    credits = _credits(journeys, used, n_groups)
+    rows, k = [], len(journeys.channels)
+    assisted = _assisted(journeys)
+    cost = np.array([(spend or {}).get(name, np.nan) for name in journeys.channels])
+    for model in used:
+        told = credits[model.name]
+        share = told[:, :k, 0] / told[:, :k, 0].sum(axis=1, keepdims=True)
+        low, high = _interval(share, confidence)
+        of_channel = told[0, :k].T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            per = np.where(of_channel[0] > 0, cost / of_channel[0], np.nan), np.where(cost > 0, of_channel[1] / cost, np.nan)
+        columns = (journeys.channels, *of_channel, share[0], low, high, assisted, cost, *per)
+        rows += [(model.name, *row) for row in zip(*columns, strict=True)]
+        if journeys.timed:
+            rows.append((model.name, BASELINE, *told[0, k], *[np.nan] * 7))
+    whole = {"confidence": confidence, "n_conversions": journeys.conversions, "untouched": journeys.untouched}
+    whole |= {"baseline_known": journeys.people is not None, "currency": journeys.currency}
+    whole |= {"left_out": tuple(m.name for m in asked if m not in used)}
+    return Attribution.of(rows, **whole)
+
+
+def _unruled(t: Touches) -> Any:
+    raise NotImplementedError
+
+
+def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> dict[str, Floats]:
+    """Credit by model (1 + groups, channels + 1, 2): of all, and without each group; the last channel the baseline."""
+    rules = {m.name: m.rule for m in models if m.rule is not _unruled}
+    parts = journeys.credit(rules, groups) if rules else {}
+    names, told = [m.name for m in models], {}
+    if "shapley" in names:
+        parts["shapley"] = journeys.shared(groups)
+    untouched = np.array([journeys.untouched, journeys.untouched_value])
+    for name, part in parts.items():
+        whole = part.sum(axis=0, keepdims=True)
+        told[name] = np.concatenate([whole, whole - part] if groups > 1 else [whole])
+    if "markov" in names:
+        told["markov"] = _markov_left_out(journeys, groups)
+    if "hazard" in names:
+        told["hazard"] = _hazard(journeys, groups)
+    base = np.broadcast_to(untouched, (1 + groups * (groups > 1), 1, 2))
+    return {name: part if name == "hazard" else np.concatenate([part, base], axis=1) for name, part in told.items()}
+
+
+def _markov_left_out(journeys: Journeys, groups: int) -> Floats:
+    steps, k = journeys.steps(1, groups), len(journeys.channels)
+    found = []
+    for g in [-1, *(range(groups) if groups > 1 else [])]:
+        chain = Chain(steps.without(g))
+        found.append(credited(np.array([chain.lost([i]) for i in range(1, k + 1)]).T, journeys).T)
+    return np.array(found)
+
+
+def _hazard(journeys: Journeys, groups: int) -> Floats:
+    """Credit of the additive hazard; without `people` its channels share all conversions that had a touch."""
+    assert isinstance(journeys, TouchJourneys)
+    seen, k = journeys.exposure(groups), len(journeys.channels)
+    untouched = np.array([journeys.untouched, journeys.untouched_value])
+    if journeys.people is None:
+        credit = fit_additive(seen, k, person_days=seen.active_days, groups=groups).credit[:, :k]
+        credit = credit / credit.sum(axis=1, keepdims=True) * journeys.touched
+        return np.concatenate([credit, np.broadcast_to(untouched, (len(credit), 1, 2))], axis=1)
+    alone = dict(zip(("untouched", "untouched_value"), untouched, strict=True))
+    return fit_additive(seen, k, person_days=journeys.people * journeys.n_days, groups=groups, **alone).credit
+
+
+def _assisted(journeys: Journeys) -> Floats:
+    """Conversions in which a channel had a touch, but another one the last."""
+    won = journeys.won()
+    path = np.repeat(np.arange(len(won.begins) - 1), np.diff(won.begins))
+    there = np.unique(np.column_stack([path, won.codes]), axis=0)
+    helped = there[there[:, 1] != won.codes[won.begins[1:] - 1][there[:, 0]]]
+    return np.bincount(helped[:, 1], won.won_by_path[helped[:, 0]], len(journeys.channels) + 1)[1:]
+
+
+def _interval(share: Floats, confidence: float | None) -> tuple[Floats, Floats]:
+    """Bounds of shares (groups + 1, channels), of which the first row is the whole: delete-a-group jackknife."""
+    if confidence is None:
+        return np.full(share.shape[1], np.nan), np.full(share.shape[1], np.nan)
+    left, n = share[1:], len(share) - 1
+    error = np.sqrt((n - 1) / n * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    half = stdtrit(n - 1, (1 + checked_confidence(confidence)) / 2) * error
+    return (share[0] - half).clip(0), (share[0] + half).clip(None, 1)
+
+
+def shapley(journeys: Journeys) -> Attribution:
+    """Credit by Shapley's value where a set of channels is worth the conversions of journeys within it.
+
+    It equals an even split between the different channels of a journey: no order, no time, no journeys that failed.
+    """
+    return attribute(journeys, ("shapley",), confidence=None)
+
+
+class Calibration(Framed):
+    """Credit of each model after lift tests: ``model, channel, conversions, value, share, claimed, lift, weight``.
+
+    A tested channel is moved from what the model `claimed` towards the `lift`, by `weight`; the rest is baseline.
+    """
+
+    columns: ClassVar = ("model", "channel", "conversions", "value", "share", "claimed", "lift", "weight")
+    aside: ClassVar = ("currency",)
+    digits: ClassVar = 8
+
+    def sentence(self, language: str = "en") -> str:
+        tested = self.frame[self.frame["lift"].notna()]
+        worst = tested.loc[(tested["claimed"] - tested["lift"]).abs().idxmax()]
+        told = {name: number(worst[name], language) for name in ("claimed", "lift", "conversions")}
+        return say("calibration.sentence", language, channel=worst["channel"],
+                   model=say(f"model.{worst['model']}", language), **told)  # fmt: skip
+
+
+def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]]) -> Calibration:
+    """Move credit towards what randomised tests found: (incremental conversions, standard error) by channel.
+
+    Over the same days and people as the attribution. With d the distance of claim and test, the weight of the test is
+    d² / (d² + error²): an exact test is taken as it is, a weak one changes little. Channels without a test keep their
+    claim; what is taken away from (or found beyond) a claim goes to (or comes from) the baseline.
+    """
+    known = sorted({*attribution.channel} - {BASELINE})
+    require(bool(lift), "lift is empty: give (incremental conversions, standard error) of a channel at least.")
+    for name, (effect, error) in lift.items():
+        require_known(name, known, f"The lift has a channel {name!r} that no touch has.")
+        require(np.isfinite(effect) and error > 0, f"The lift of {name}: a number, and a standard error above 0.")
+    rows = attribution.frame[["model", "channel", "conversions", "value"]].copy()
+    found, error = (rows["channel"].map({k: v[i] for k, v in lift.items()}).astype(float) for i in (0, 1))
+    claimed = rows["conversions"]
+    weight = (claimed - found) ** 2 / ((claimed - found) ** 2 + error**2)
+    moved = (claimed + weight * (found - claimed)).fillna(claimed)
+    rows["value"] *= (moved / claimed.where(claimed > 0)).fillna(1.0)
+    base = rows["channel"] == BASELINE
+    for model, less in (claimed - moved).groupby(rows["model"]).sum().items():
+        moved[base & (rows["model"] == model)] += less
+    rows["conversions"] = moved
+    total = moved.where(~base).groupby(rows["model"]).transform("sum")
+    told = rows.assign(share=(moved / total).where(~base), claimed=claimed, lift=found, weight=weight)
+    return Calibration(frame=told[[*Calibration.columns]], whole={"currency": attribution.currency})
