@@ -28,8 +28,7 @@ MAM = "marketing_attribution_models"
 PEERS = {"ChannelAttribution": "ChannelAttribution", MAM: "mam"}  # distribution: module
 FEWEST = {"ChannelAttribution": {"markov 1": 5, "cached": 25, "markov 2": 1, "markov 3": 1}, MAM: {"markov 1": 10}}
 OURS = f"""
-from kpi_helpers.chains import markov
-from kpi_helpers.paths import from_paths
+from kpi_helpers.attribution import attribute, from_paths, markov, shapley
 read = lambda table: from_paths(table, {READ})
 """
 CHAIN = OURS + "work = lambda table: markov(read(table), order={}).shares\n"
@@ -55,7 +54,6 @@ def shares(told, before=''):
 """
 CODE = {  # task: side: `prepare` (not timed) and `work`, whose shares are compared with ours (bare work has none)
     "rules": {"ours": OURS + f"""
-from kpi_helpers.attribution import attribute
 def work(table):
     rows = attribute(read(table), {RULES}, confidence=None).to_frame()
     return dict(zip(rows['model'] + ' ' + rows['channel'], rows['share']))
@@ -85,7 +83,6 @@ def work(table):
     "markov 2": {"ours": CHAIN.format(2), "ChannelAttribution": CA_CHAIN.format(2)},
     "markov 3": {"ours": CHAIN.format(3), "ChannelAttribution": CA_CHAIN.format(3)},
     "shapley": {"ours": OURS + """
-from kpi_helpers.attribution import shapley
 def work(table):
     rows = shapley(read(table)).to_frame()
     return dict(zip(rows['channel'], rows['share']))
@@ -168,7 +165,7 @@ def make_touches(n: int, folder: Path) -> None:
     import duckdb
 
     people = n // 7
-    drawn = "(hash(i + {0} * 1000000007) % 1000003) / 1000003"
+    drawn = "(hash(i * 10 + {}) % 1000003) / 1000003"
     at = "TIMESTAMP '2026-01-01' + to_seconds((hash(i * 10 + {}) % (60 * 86400))::BIGINT)"
     duckdb.execute(f"""COPY (
         SELECT (hash(i) % {people})::BIGINT AS customer_id, {at.format(1)} AS touched_at,
@@ -247,9 +244,10 @@ def touches(n: int, folder: Path, repeats: int) -> None:
 
 def truth(people: int, seeds: list[int]) -> None:
     """Print how far each model is from the known effects."""
+    from kpi_helpers.attribution import attribute, read_journeys
+
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import ad_worlds
-    from kpi_helpers.attribution import attribute, read_journeys
 
     told: dict[str, dict[str, list[tuple[float, ...]]]] = {model: {} for model in MODELS}
     for scenario in ad_worlds.SCENARIOS:
