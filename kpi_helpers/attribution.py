@@ -8,8 +8,10 @@ from kpi_helpers.chains import Markov, markov, order_selection
 from kpi_helpers.credits import Attribution, attribute, calibrate, custom, position, shapley, time_decay
 from kpi_helpers.journeys import read_journeys
 from kpi_helpers.paths import Journeys, from_paths
+from kpi_helpers.pathways import channels_met, claims, holdout_power, lengths, links, summary, top_paths
 
 __all__ = [
-    "Attribution", "Journeys", "Markov", "attribute", "calibrate", "custom", "from_paths", "markov", "order_selection",
-    "position", "read_journeys", "shapley", "time_decay",
+    "Attribution", "Journeys", "Markov", "attribute", "calibrate", "channels_met", "claims", "custom", "from_paths",
+    "holdout_power", "lengths", "links", "markov", "order_selection", "position", "read_journeys", "shapley", "summary",
+    "time_decay", "top_paths",
 ]  # fmt: skip

@@ -1,12 +1,13 @@
 """Markov chains of channels, solved exactly: what is lost when a channel is taken away."""
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from kpi_helpers import plots
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Ints, Journeys, Steps
 from kpi_helpers.result import Framed, number, percent, say
@@ -127,6 +128,15 @@ class Markov(Framed):
         rows.loc[begun, ["from", "to"]] = [["start", name] for name in rows.loc[begun, "from"]]
         rows = rows[rows["n"] > 0][["from", "to", "n"]].sort_values(["from", "to"], ignore_index=True)
         return rows.assign(probability=rows["n"] / rows.groupby("from")["n"].transform("sum"))
+
+    def drawn(self, language: str) -> str:
+        """Where journeys go from each channel, as an HTML figure."""
+        rows, ends = self.transitions, {k: say(f"markov.{k}", language) for k in ("start", "conversion", "null")}
+        wide = rows.pivot_table(index="from", columns="to", values="probability", fill_value=0.0)
+        wide = wide.reindex(index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0)
+        told = {key: say(f"markov.{key}", language) for key in ("title", "note")}
+        told["alt"] = self.sentence(language)
+        return plots.chart(partial(plots.heatmap, wide.rename(index=ends, columns=ends), language=language), **told)
 
     def removal_effect_of(self, *channels: str) -> float:
         """Share of conversions lost without all of the `channels` at once."""

@@ -1,24 +1,26 @@
 """Who is credited with the conversions: every model side by side, with intervals; and what a hold-out makes of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
+from kpi_helpers import plots
 from kpi_helpers.additive import fit_additive
 from kpi_helpers.chains import Chain, credited
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.journeys import TouchJourneys
-from kpi_helpers.paths import Journeys, Rule, Touches
+from kpi_helpers.paths import Journeys, Rule, Touches, channels_of
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
 BASELINE = "baseline"
 MODELS = ("first", "last", "last_non_direct", "linear", "position", "time_decay", "markov", "shapley", "hazard")
 TIMED = ("time_decay", "hazard")
-DEFAULT = ("first", "last", "last_non_direct", "linear", "position", "time_decay", "shapley", "markov", "hazard")
+DEFAULT = ("last", "last_non_direct", "first", "linear", "position", "time_decay", "shapley", "markov", "hazard")
 
 
 class Weights(NamedTuple):
@@ -68,6 +70,11 @@ RULES = {
 }  # fmt: skip
 
 
+def called(model: str, language: str) -> str:
+    """Name of a model as a reader knows it; one of your own by its own name."""
+    return say(f"model.{model}", language) if model in MODELS else model
+
+
 class Attribution(Framed):
     """Conversions and value credited to channels by each model, a row each, and to the baseline where it is known.
 
@@ -82,6 +89,14 @@ class Attribution(Framed):
     )  # fmt: skip
     aside: ClassVar = ("left_out", "currency")
     digits: ClassVar = 8
+    ways: ClassVar = {"model_name": called}
+
+    @property
+    def money(self) -> pd.DataFrame:
+        """CPA and ROAS from the worst to the best claim, of the channels with a cost."""
+        rows = self.frame[self.frame["cost"].notna()].groupby("channel")
+        told = {f"{c}_{end}": getattr(rows[c], how)() for c in ("cpa", "roas") for end, how in (("low", "min"), ("high", "max"))}
+        return pd.DataFrame({"cost": rows["cost"].first(), **told, "assisted": rows["assisted"].first()})
 
     @property
     def models(self) -> list[str]:
@@ -102,12 +117,21 @@ class Attribution(Framed):
         found["high_by"] = told.idxmax(axis=1)
         return pd.DataFrame(found).sort_values("high", ascending=False, kind="stable")
 
+    def drawn(self, language: str) -> str:
+        """Shares of each channel by all models, as an HTML figure."""
+        told = self.shares.loc[self.ranges.index]
+        marked = {m: c for m, c in (("last", plots.ORANGE), ("hazard", plots.BLUE)) if m in told}
+        words = [called(m, language) for m in marked]
+        draw = partial(plots.spread, told, marked=marked, words=words, language=language)
+        said = {key: say(f"attribution.{key}", language) for key in ("title", "note")}
+        return plots.chart(draw, **said, alt=self.sentence(language))
+
     def sentence(self, language: str = "en") -> str:
         told = self.ranges
         widest = (told["high"] - told["low"]).idxmax()
         row = told.loc[widest]
         ends = {end: percent(row[end], language, decimals=0) for end in ("low", "high")}
-        by = {f"{end}_by": say(f"model.{row[f'{end}_by']}", language) for end in ("low", "high")}
+        by = {f"{end}_by": called(row[f"{end}_by"], language) for end in ("low", "high")}
         return say("attribution.sentence", language, channel=widest, n=len(self.models), **ends, **by)
 
 
@@ -209,8 +233,7 @@ def _hazard(journeys: Journeys, groups: int) -> Floats:
 def _assisted(journeys: Journeys) -> Floats:
     """Conversions in which a channel had a touch, but another one the last."""
     won = journeys.won()
-    path = np.repeat(np.arange(len(won.begins) - 1), np.diff(won.begins))
-    there = np.unique(np.column_stack([path, won.codes]), axis=0)
+    there = channels_of(won)
     helped = there[there[:, 1] != won.codes[won.begins[1:] - 1][there[:, 0]]]
     return np.bincount(helped[:, 1], won.won_by_path[helped[:, 0]], len(journeys.channels) + 1)[1:]
 
@@ -234,21 +257,22 @@ def shapley(journeys: Journeys) -> Attribution:
 
 
 class Calibration(Framed):
-    """Credit of each model after lift tests: ``model, channel, conversions, value, share, claimed, lift, weight``.
+    """Credit of each model after lift tests: ``model, channel, conversions, value, share, claimed, lift, error, weight``.
 
     A tested channel is moved from what the model `claimed` towards the `lift`, by `weight`; the rest is baseline.
     """
 
-    columns: ClassVar = ("model", "channel", "conversions", "value", "share", "claimed", "lift", "weight")
+    columns: ClassVar = ("model", "channel", "conversions", "value", "share", "claimed", "lift", "error", "weight")
     aside: ClassVar = ("currency",)
     digits: ClassVar = 8
+    ways: ClassVar = {"model_name": called}
 
     def sentence(self, language: str = "en") -> str:
         tested = self.frame[self.frame["lift"].notna()]
         worst = tested.loc[(tested["claimed"] - tested["lift"]).abs().idxmax()]
         told = {name: number(worst[name], language) for name in ("claimed", "lift", "conversions")}
         return say("calibration.sentence", language, channel=worst["channel"],
-                   model=say(f"model.{worst['model']}", language), **told)  # fmt: skip
+                   model=called(worst["model"], language), **told)  # fmt: skip
 
 
 def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]]) -> Calibration:
@@ -274,5 +298,5 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
         moved[base & (rows["model"] == model)] += less
     rows["conversions"] = moved
     total = moved.where(~base).groupby(rows["model"]).transform("sum")
-    told = rows.assign(share=(moved / total).where(~base), claimed=claimed, lift=found, weight=weight)
+    told = rows.assign(share=(moved / total).where(~base), claimed=claimed, lift=found, error=error, weight=weight)
     return Calibration(frame=told[[*Calibration.columns]], whole={"currency": attribution.currency})

@@ -172,6 +172,12 @@ class PathTable(Journeys):
         return self
 
 
+def channels_of(paths: PathTable) -> Ints:
+    """Each path with each of its different channels (rows, 2)."""
+    path = np.repeat(np.arange(len(paths.begins) - 1), np.diff(paths.begins))
+    return np.unique(np.column_stack([path, paths.codes]), axis=0)
+
+
 def split_evenly(sets: Ints, sums: Floats, n_channels: int) -> Floats:
     """Sums of sets of channels (groups, 2, sets), split between the members: (groups, channels, 2)."""
     member = (sets[:, None] >> np.arange(n_channels)) & 1

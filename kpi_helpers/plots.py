@@ -244,6 +244,51 @@ def lifecycle(frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, words: S
     return axes
 
 
+def heatmap(frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, language: str) -> Axes:
+    """Shares of a square or oblong table, darker where larger, each written in its cell."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    values = frame.to_numpy(float)
+    axes.imshow(values, cmap=LinearSegmentedColormap.from_list("blues", ["#ffffff", "#b7d4ea"]), aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value) and value >= 0.005:
+            axes.text(
+                column, row, percent(value, language, decimals=0), ha="center", va="center", size=7 if narrow else 10
+            )
+    axes.set_xticks(
+        range(values.shape[1]), frame.columns, rotation=90 if narrow else 30, ha="center" if narrow else "right"
+    )
+    axes.set_yticks(range(values.shape[0]), frame.index)
+    axes.grid(visible=False)
+    return axes
+
+
+def spread(
+    shares: pd.DataFrame,
+    axes: Axes,
+    narrow: bool = False,
+    *,
+    marked: Mapping[str, str],
+    words: Sequence[str],
+    language: str,
+) -> Axes:
+    """Shares (channels by models): a line from the least to the greatest, a dot a model, `marked` models in colours."""
+    for y, (_channel, row) in enumerate(shares.iterrows()):
+        axes.hlines(y, row.min() * 100, row.max() * 100, color="#b7d4ea", linewidth=6)
+        axes.plot(row * 100, [y] * len(row), linestyle="", marker="o", markersize=4, color=GREY)
+    for (model, color), word in zip(marked.items(), words, strict=True):
+        axes.plot(
+            shares[model] * 100, range(len(shares)), linestyle="", marker="o", markersize=9, color=color, label=word
+        )
+    axes.set_yticks(range(len(shares)), shares.index)
+    axes.set_ylim(len(shares) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda x, _i: number(x, language) + "%")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower right", ncols=1 if narrow else 3)
+    return axes
+
+
 def drawn_bridge(
     r: Any, language: str, told: Mapping[str, str], steps: Sequence[float], numbers: Sequence[str], clear: list[bool]
 ) -> str:
