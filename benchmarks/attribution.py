@@ -73,7 +73,8 @@ def work(table):
                  "bare": """
 import pyarrow as pa, pyarrow.compute as pc
 def work(table):
-    split = pc.split_pattern(pa.array(table['path'], pa.large_string()), ' > ')
+    text = pa.Table.from_pandas(table[['path']])['path']  # a large frame comes in chunks
+    split = pc.split_pattern(text.cast(pa.large_string()).combine_chunks(), ' > ')
     coded = split.flatten().dictionary_encode()
     codes, ends = coded.indices.to_numpy(), split.offsets.to_numpy()
     whole, k = np.repeat((table['won'] + table['lost']).to_numpy(float), np.diff(ends)), len(coded.dictionary)
