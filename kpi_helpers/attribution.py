@@ -8,10 +8,20 @@ from kpi_helpers.chains import Markov, markov, order_selection
 from kpi_helpers.credits import Attribution, attribute, calibrate, custom, position, shapley, time_decay
 from kpi_helpers.journeys import read_journeys
 from kpi_helpers.paths import Journeys, from_paths
-from kpi_helpers.pathways import channels_met, claims, holdout_power, lengths, links, summary, top_paths
+from kpi_helpers.pathways import (
+    channels_met,
+    claims,
+    holdout_power,
+    lengths,
+    lift_of,
+    links,
+    media_spend,
+    summary,
+    top_paths,
+)  # fmt: skip
 
 __all__ = [
     "Attribution", "Journeys", "Markov", "attribute", "calibrate", "channels_met", "claims", "custom", "from_paths",
-    "holdout_power", "lengths", "links", "markov", "order_selection", "position", "read_journeys", "shapley", "summary",
-    "time_decay", "top_paths",
+    "holdout_power", "lengths", "lift_of", "links", "markov", "media_spend", "order_selection", "position",
+    "read_journeys", "shapley", "summary", "time_decay", "top_paths",
 ]  # fmt: skip

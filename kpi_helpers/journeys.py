@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,9 +41,15 @@ class TouchJourneys(Journeys):
     """Journeys in the engine: `table` has a row a touch, with its place, neighbours and time to the conversion."""
 
     table: "ir.Table"
-    n_days: int
+    since: date
+    until: date
     n_seen: int
     crowd: tuple[str, ...] = ()
+
+    @property
+    def n_days(self) -> int:
+        """Days from the first touch or conversion to the last."""
+        return (self.until - self.since).days + 1
 
     def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
         import ibis
@@ -167,13 +173,13 @@ def read_journeys(
     require(lookback_days >= 1, f"lookback_days={lookback_days}: a touch must be able to count for a day or more.")
     require(0 <= view_credit <= 1, f"view_credit={view_credit} is not in [0, 1], the part of a click's credit.")
     touched, bought = _touchpoints(touchpoints, view_credit), _conversions(conversions)
-    counts, first, last = _checked(touched, bought)
+    counts, first, last = _checked(touched, bought, lookback_days)
     touches = touched.filter("named", "used").select("customer_id", "at", "channel", "credit").distinct().cache()
     channels = sorted(touches.channel.as_table().distinct().to_pyarrow()["channel"].to_pylist())
     require_few(channels)
     persons = touches.group_by("customer_id").aggregate(n=_.count())
     persons = persons.mutate(person=_row_number("customer_id"), crowd=persons.n > MOST_TOUCHES).cache()
-    bought = bought.filter("named").left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
+    bought = bought.filter("named").filter(_.at.date().between(first, last)).left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
     bought = bought.mutate(id=_row_number("customer_id", "at", "value"))
     bought = bought.select("id", "person", "customer_id", "value", "kind", bought_at=bought.at).cache()
     codes = pd.DataFrame({"channel": channels, "code": np.arange(1, len(channels) + 1)})
@@ -189,7 +195,7 @@ def read_journeys(
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
     table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT], lookback_days, last)
     table = table.cache()
-    return _told(table, bought, persons, channels, counts, people, n_days=(last - first).days + 1, currency=currency)
+    return _told(table, bought, persons, channels, counts, people, since=first, until=last, currency=currency)
 
 
 def _row_number(*by: str) -> Any:
@@ -236,8 +242,8 @@ def _conversions(given: Any) -> "ir.Table":
     return told.filter("used")
 
 
-def _checked(touched: "ir.Table", bought: "ir.Table") -> tuple[dict[str, int], date, date]:
-    """Rows left out by why, first and last day; one query a table."""
+def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tuple[dict[str, int], date, date]:
+    """Rows left out by why, first and last day on which conversions could have had a touch; one query a table."""
     from ibis import _
 
     days = [
@@ -247,15 +253,18 @@ def _checked(touched: "ir.Table", bought: "ir.Table") -> tuple[dict[str, int], d
     ]  # fmt: skip
     wrong = int(days[1]["negative"].sum())
     require(not wrong, f"{wrong} conversions have a negative value. Net refunds with their orders, or leave them out.")
-    known = sorted({day.date() if hasattr(day, "date") else day for t in days for day in t["on"][t["named"] > 0]})
-    require(bool(known), "No touch and no conversion has a person and a time.")
+    seen = [sorted(pd.to_datetime(t["on"][t["named"] > 0]).dt.date) for t in days]
+    require(bool(seen[0] and seen[1]), "There must be touches and conversions with a person and a time.")
+    known, reach = sorted({*seen[0], *seen[1]}), seen[0][-1] + timedelta(lookback_days)
     for one, two in pairwise(known):
         rule = f"Nothing happened between {one} and {two}: a wrong date, or one in the future? Correct or leave it out."
         require((two - one).days <= GAP_DAYS, rule)
     told = [t[["n", "named", "used"]].sum() for t in days]
     counts = {"touches": told[0]["n"], "unnamed": told[0]["n"] - told[0]["named"] + told[1]["n"] - told[1]["named"]}
     counts |= {"views": told[0]["named"] - told[0]["used"], "used": told[0]["used"]}
-    return {what: int(n) for what, n in counts.items()}, known[0], known[-1]
+    unseen = (pd.to_datetime(days[1]["on"]).dt.date < seen[0][0]) | (pd.to_datetime(days[1]["on"]).dt.date > reach)
+    counts["unseen"] = days[1]["named"][unseen].sum()  # touches were not recorded then
+    return {what: int(n) for what, n in counts.items()}, seen[0][0], min(max(seen[0][-1], seen[1][-1]), reach)
 
 
 def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.Table":
@@ -332,7 +341,7 @@ def _told(
     crowd = persons.filter("crowd").order_by(_.n.desc(), "customer_id").to_pyarrow().to_pylist()
     seen = persons.filter(~_.crowd).count().to_pyarrow().as_py() + whole["new"]
     require(people is None or people >= seen, f"people={people}, but {seen} people were touched or converted.")
-    issues = {"unnamed": counts["unnamed"], "views": counts["views"], "old": told["old"]}
+    issues = {"unnamed": counts["unnamed"], "unseen": counts["unseen"], "views": counts["views"], "old": told["old"]}
     issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
     issues["repeated"] = counts["used"] - persons.n.sum().to_pyarrow().as_py()
     totals = {"conversions": float(whole["n"]), "value": float(whole["value"] or 0), "nulls": float(told["nulls"])}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -150,6 +150,30 @@ def channels_met(journeys: TouchJourneys, *, confidence: float = 0.95) -> Channe
     low, high = wilson(frame["buyers"], frame["people"], confidence=confidence)
     frame = frame.assign(rate=frame["buyers"] / frame["people"], low=low, high=high)
     return ChannelsMet(frame=frame, whole={"confidence": confidence})
+
+
+def media_spend(channel_daily: Any, journeys: TouchJourneys) -> dict[str, float]:
+    """Spend on media by channel over the days of the journeys, for `attribute`; none where nothing was spent."""
+    from ibis import _
+
+    if "spend" not in channel_daily.columns:
+        return {}
+    during = channel_daily.filter(channel_daily.date.cast("date").between(journeys.since, journeys.until))
+    told = during.group_by("channel").aggregate(spend=_.spend.sum()).filter(_.spend > 0).order_by("channel")
+    return {row["channel"]: float(row["spend"]) for row in told.to_pyarrow().to_pylist()}
+
+
+def lift_of(holdout: Any, journeys: Journeys) -> tuple[float, float]:
+    """Incremental conversions and their standard error for `calibrate`, from the analysis of a hold-out.
+
+    Its first metric is a rate, its control those who saw the ads, its only treatment those who did not.
+    The share of conversions that the ads brought there, 1 - rate without / rate with, is taken to hold here, too.
+    """
+    row = holdout.frame.iloc[0]
+    known = np.isfinite(row["lift_low"] + row["lift_high"])
+    require(bool(known), "The hold-out has no interval of the relative difference: too few people converted in it.")
+    error = (row["lift_high"] - row["lift_low"]) / 2 / ndtri((1 + holdout.confidence) / 2)
+    return float(-row["lift"] * journeys.conversions), float(error * journeys.conversions)
 
 
 class HoldoutPower(Framed):
