@@ -303,16 +303,16 @@ class TestIntervals:
         assert rows["share_high"].to_numpy() == pytest.approx((rows["share"] + half).clip(None, 1), abs=1e-9)
 
     def test_those_of_the_hazard_are_close_to_fitting_it_again(self):
-        world = simulate("base", people=4000, seed=4)
+        world = simulate("base", people=8000, seed=4)
         touches, orders = world.touchpoints, world.conversions
-        read = read_journeys(touches, orders, people=5000)
-        rows = of(attribute(read, ("hazard",), groups=10), "hazard").drop(BASELINE)
+        read = read_journeys(touches, orders, people=8100)
+        rows = of(attribute(read, ("hazard",), groups=8), "hazard").drop(BASELINE)
 
         people, shares = np.unique(touches["customer_id"]), []
-        for g in range(10):
-            gone = people[g::10]
+        for g in range(8):
+            gone = people[g::8]
             left = [frame[~frame["customer_id"].isin(gone)] for frame in (touches, orders)]
-            part = attribute(read_journeys(*left, people=4500), ("hazard",), confidence=None)
+            part = attribute(read_journeys(*left, people=7100), ("hazard",), confidence=None)
             shares.append(of(part, "hazard").drop(BASELINE)["share"].to_numpy())
         half = half_width(shares, 0.95)
         known = (rows["share"] > 0.005).to_numpy()
