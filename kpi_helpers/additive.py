@@ -1,5 +1,6 @@
 """Additive hazard of converting: a baseline, and what each touch adds and loses again, by maximum likelihood."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.special import chdtri
 from kpi_helpers.journeys import Exposure
 from kpi_helpers.stats import Floats
 
+SAMPLE = 10_000  # conversions from which the decay is chosen
 DECAYS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)  # days, tried
 ODD = 1e-6  # chance at which touches on the day itself are told apart from later effects
 
@@ -16,8 +18,8 @@ class Additive(NamedTuple):
     """What an additive hazard credits, (groups + 1, channels + 1, 2): conversions and value, the last row the baseline.
 
     The first of the groups is the whole, the others leave one group of people out. `decay_days`: after so many days a
-    touch has lost 63% of its effect; `way_in`: touches on the day of a conversion are more than their effect on later
-    days explains, so they are taken as the way in, and the excess is baseline.
+    touch has lost 63% of its effect; `way_in`: touches within a day of conversions are more than effects that fade
+    explain. They are taken as the way in, not the cause: effects are learned from what happens a day and more later.
     """
 
     credit: Floats
@@ -26,9 +28,13 @@ class Additive(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Conversions: how much of each component acts on them (n, components), `weight`, value, group; `time` at risk."""
+    """Conversions: how much of each component acts on them (n, components), `weight`, value, group; `time` at risk.
+
+    `near`: first days of touches that are not among the `acts`, though they have an effect, too.
+    """
 
     acts: Floats
+    near: Floats
     time: Floats
     weight: Floats
     value: Floats
@@ -46,46 +52,64 @@ def fit_additive(
     come from the baseline. Only conversions and sums over all touches are needed: log L = Σ log hazard - Σ hazard.
     Xu, Duan & Whinston (2014), Management Science 60(6), 1392-1412; Ji & Wang (2017), AAAI, 1259-1265.
     """
-    def rows(decay: float, *, apart: bool) -> _Rows:
-        return _rows(seen, n_channels, decay, apart, person_days, untouched, untouched_value, groups)
 
-    fits = {decay: _climbed(rows(decay, apart=False)) for decay in DECAYS}
-    decay = max(fits, key=lambda d: fits[d][1])
-    apart = 2 * (_climbed(rows(decay, apart=True))[1] - fits[decay][1]) > chdtri(n_channels, ODD)
-    if apart:
-        fits = {decay: _climbed(rows(decay, apart=True)) for decay in DECAYS}
-        decay = max(fits, key=lambda d: fits[d][1])
-    told, theta = rows(decay, apart=apart), fits[decay][0]
+    def rows(decay: float, days: str) -> _Rows:
+        return _rows(seen, n_channels, decay, days, person_days, untouched, untouched_value, groups)
+
+    decay, likely = _best(lambda d: rows(d, "all"))
+    way_in = 2 * (_best(lambda d: rows(d, "apart"))[1] - likely) > chdtri(n_channels, ODD)
+    if way_in:
+        decay, likely = _best(lambda d: rows(d, "later"))
+    told = rows(decay, "later" if way_in else "all")
+    theta = _climbed(told)[0]
     left_out = _left_out(told, theta, groups) if groups > 1 else []
-    credit = [_credited(told, b, n_channels, g) for g, b in enumerate([theta, *left_out], -1)]
-    return Additive(np.array(credit), decay, bool(apart))
+    credit = [_credited(told, b, g) for g, b in enumerate([theta, *left_out], -1)]
+    return Additive(np.array(credit), decay, bool(way_in))
 
 
 def _rows(
-    seen: Exposure, k: int, decay: float, apart: bool, person_days: float, untouched: float, untouched_value: float,
+    seen: Exposure, k: int, decay: float, days: str, person_days: float, untouched: float, untouched_value: float,
     groups: int,
 ) -> _Rows:  # fmt: skip
-    """Components: baseline, channels (with `apart` on later days), and with `apart` channels on the day itself."""
+    """Components: the baseline and channels, with `all` days, the first 24 hours `apart`, or `later` ones only."""
     b, a, keep = seen.before, seen.alive, np.exp(-1 / decay)
     codes, row = np.unique(b["conversion"], return_inverse=True)
     n, same = len(codes), (b["days"] == 0).to_numpy()
     cell, amount = row * k + b["channel"].to_numpy() - 1, b["n"].to_numpy(float)
-    of_day, later = (np.bincount(cell, v, n * k).reshape(n, k) for v in (amount * same, amount * keep ** b["days"] * ~same))
+    of_day, later = (
+        np.bincount(cell, v, n * k).reshape(n, k) for v in (amount * same, amount * keep ** b["days"] * ~same)
+    )
     place, touches = a["g"].to_numpy() % groups * k + a["channel"].to_numpy() - 1, a["n"].to_numpy(float)
     fading = touches * keep * (1 - keep ** a["alive"]) / (1 - keep)
     days_same, days_later = (np.bincount(place, v, groups * k).reshape(groups, k) for v in (touches, fading))
-    acts = np.hstack([later, of_day]) if apart else later + of_day
-    time = np.hstack([days_later, days_same]) if apart else days_later + days_same
+    acts, time = later + of_day * (days == "all"), days_later + days_same * (days == "all")
+    if days == "apart":
+        acts, time = np.hstack([later, of_day]), np.hstack([days_later, days_same])
+    near = (days_same.sum(axis=0) - of_day.sum(axis=0)) * (days == "later")  # a way in had no time to work
     acts = np.vstack([np.hstack([np.ones((n, 1)), acts]), np.eye(1, acts.shape[1] + 1)])
     time = np.hstack([np.full((groups, 1), person_days / groups), time])
     first = np.append(np.flatnonzero(np.diff(row, prepend=-1)), 0)  # rows are ordered by conversion
     value, group = b["value"].to_numpy(float)[first], b["g"].to_numpy()[first] % groups
     value[-1], group[-1] = untouched_value / untouched if untouched else 0, -1  # the last row: all without a touch
     weight, keep_rows = np.append(np.ones(n), untouched), slice(None if untouched else -1)
-    return _Rows(acts[keep_rows], time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
+    return _Rows(acts[keep_rows], near, time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
 
 
-def _climbed(rows: _Rows) -> tuple[Floats, float]:
+def _best(rows: Callable[[float], _Rows]) -> tuple[float, float]:
+    """The most likely decay and its log-likelihood, from `SAMPLE` conversions if there are more."""
+    found: dict[float, float] = {}
+    start = None
+    for decay in DECAYS:
+        told = rows(decay)
+        every = -(-len(told.acts) // SAMPLE)
+        keep = (np.arange(len(told.acts)) % every == 0) | (told.group < 0)
+        weight = np.where(told.group < 0, told.weight / every, told.weight)[keep]
+        start, found[decay] = _climbed(told._replace(acts=told.acts[keep], weight=weight), start)
+    decay = max(found, key=lambda d: found[d])
+    return decay, found[decay]
+
+
+def _climbed(rows: _Rows, start: Floats | None = None) -> tuple[Floats, float]:
     """Conversions that each component explains, at the greatest likelihood, and its logarithm."""
     from scipy.optimize import minimize
 
@@ -96,8 +120,9 @@ def _climbed(rows: _Rows) -> tuple[Floats, float]:
         return float(share.sum() - rows.weight @ np.log(hazard) / n), 1 - parts.T @ (rows.weight / hazard) / n
 
     p = parts.shape[1]
+    begin = np.full(p, 1 / p) if start is None else (start / n).clip(1e-4)
     options = {"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-9}
-    found = minimize(loss, np.full(p, 1 / p), jac=True, method="L-BFGS-B", bounds=[(1e-12, None)] * p, options=options)
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(1e-12, None)] * p, options=options)
     share = found.x * (parts.T @ (rows.weight / (parts @ found.x))) / n  # a step of EM: they add up to all conversions
     return share * n, -float(found.fun) * n
 
@@ -111,25 +136,27 @@ def _left_out(rows: _Rows, theta: Floats, groups: int) -> list[Floats]:
     scores, lesser = [], []
     for g in range(groups):
         of = rows.group == g
-        scores.append((parts[of] / hazard[of, None]).sum(axis=0) - (rows.time_by_group[g] / rows.time)[known])
+        scores.append((parts[of] / hazard[of, None]).sum(axis=0) - rows.time_by_group[g][known] / rows.time[known])
         lesser.append(info - (parts[of] / hazard[of, None] ** 2).T @ parts[of])
     # what is 0 at the maximum has a slope there: only how groups differ tells how uncertain it is
-    moved = [np.linalg.lstsq(m, s, rcond=None)[0] for m, s in zip(lesser, scores - np.mean(scores, axis=0), strict=True)]
+    moved = [
+        np.linalg.lstsq(m, s, rcond=None)[0] for m, s in zip(lesser, scores - np.mean(scores, axis=0), strict=True)
+    ]
     found = np.tile(theta, (groups, 1))
     found[:, known] -= moved
     return list(found)
 
 
-def _credited(rows: _Rows, theta: Floats, k: int, without: int) -> Floats:
+def _credited(rows: _Rows, theta: Floats, without: int) -> Floats:
     """Conversions and value by channel and baseline (channels + 1, 2), without one group (-1: all)."""
     rate = np.divide(theta, rows.time, out=np.zeros_like(theta), where=rows.time > 0)
     weight = rows.weight * (rows.group != without) if without >= 0 else rows.weight
     with np.errstate(invalid="ignore", divide="ignore"):
         part = rows.acts * rate / (rows.acts @ rate)[:, None] * weight[:, None]
     told = np.stack([np.nansum(part, axis=0), np.nansum(part * rows.value[:, None], axis=0)], axis=1)
-    channels = told[1 : k + 1]
-    if len(theta) > k + 1:  # the day itself earns what later days say, the excess is the way in
-        fair = np.divide(rate[1 : k + 1], rate[k + 1 :], out=np.ones(k), where=rate[k + 1 :] > 0).clip(None, 1)
-        channels = channels + told[k + 1 :] * fair[:, None]
+    part_of_all = weight.sum() / rows.weight.sum()
+    channels = (
+        told[1:] * (1 + part_of_all * rate[1:] * rows.near / np.where(told[1:, 0] > 0, told[1:, 0], np.inf))[:, None]
+    )
     whole = np.array([weight.sum(), weight @ rows.value])
     return np.vstack([channels, whole - channels.sum(axis=0)])

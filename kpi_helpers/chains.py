@@ -9,7 +9,7 @@ import pandas as pd
 
 from kpi_helpers import plots
 from kpi_helpers.errors import require, require_known
-from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Ints, Journeys, Steps
+from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Journeys, Steps
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats
 
@@ -121,7 +121,9 @@ class Markov(Framed):
             return " > ".join(reversed(path))
 
         to = np.where(steps.then > 0, steps.state % self.chain.base ** (steps.order - 1) * self.chain.base, 0)
-        called = {state: told(int(state)) for state in np.unique(np.concatenate([steps.state, to + steps.then.clip(0)]))}
+        called = {
+            state: told(int(state)) for state in np.unique(np.concatenate([steps.state, to + steps.then.clip(0)]))
+        }
         begun = steps.then == BEGUN
         rows = pd.DataFrame({"from": [called[s] for s in steps.state], "n": steps.n})
         rows["to"] = [ends.get(t) or called[s + t] for s, t in zip(to, steps.then, strict=True)]
@@ -133,7 +135,9 @@ class Markov(Framed):
         """Where journeys go from each channel, as an HTML figure."""
         rows, ends = self.transitions, {k: say(f"markov.{k}", language) for k in ("start", "conversion", "null")}
         wide = rows.pivot_table(index="from", columns="to", values="probability", fill_value=0.0)
-        wide = wide.reindex(index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0)
+        wide = wide.reindex(
+            index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0
+        )
         told = {key: say(f"markov.{key}", language) for key in ("title", "note")}
         told["alt"] = self.sentence(language)
         return plots.chart(partial(plots.heatmap, wide.rename(index=ends, columns=ends), language=language), **told)
@@ -196,13 +200,13 @@ class Orders(Framed):
 def order_selection(journeys: Journeys, *, max_order: int = 3) -> Orders:
     """Compare Markov chains of order 1 to `max_order` by Schwarz's criterion; the smallest BIC predicts best."""
     require(max_order in (1, 2, 3), f"max_order={max_order!r} must be 1, 2 or 3.")
-    rows = []
+    rows, n = [], 0.0
     for order in range(1, max_order + 1):
         steps = journeys.steps(order)
         begun, known = steps.then == BEGUN, steps.n > 0
         states, row = np.unique(np.where(begun, -1, steps.state), return_inverse=True)
         whole = np.bincount(row, steps.n)
         fit = float((steps.n[known] * np.log(steps.n[known] / whole[row[known]])).sum())
-        free = int(known.sum()) - len(states)
-        rows.append((order, len(states) - 1, free, fit, free * np.log(whole[1:].sum()) - 2 * fit))
+        free, n = int(known.sum()) - len(states), n if rows else whole[1:].sum()  # touches, at every order
+        rows.append((order, len(states) - 1, free, fit, free * np.log(n) - 2 * fit))
     return Orders.of(rows)

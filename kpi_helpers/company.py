@@ -17,9 +17,10 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
     daily, last = channel_daily(base), base["date"].max()
     orders, customers = orders_and_customers(daily)
     automated = automation(orders, customers, last + DAY)
+    touches, true = touchpoints(daily, orders, scale)
     made = {
         "channel_daily": daily, "orders": orders.drop(columns="customer"), "customers": customers,
-        "touchpoints": touchpoints(daily, orders, scale), "web_events": web_events(daily),
+        "touchpoints": touches, "web_events": web_events(daily),
         "messages": messages(daily, customers, automated), "automation_runs": automation_runs(automated),
         "leads": records.leads(last, scale), "subscriptions": records.subscriptions(customers, last, scale),
         "surveys": records.surveys(orders, last, scale), "audience_daily": records.audience_daily(last, scale),
@@ -28,7 +29,7 @@ def tables(base: pd.DataFrame, scale: float = 1.0) -> tuple[dict[str, pd.DataFra
         "targets": records.targets(daily), "experiment_units": records.experiment_units(last, scale),
     }  # fmt: skip
     sums = {name: int(daily[name].sum()) for name in daily.select_dtypes("Int64") if name not in PLANTED["stocks"]}
-    return made, {"sums": sums}
+    return made, {"sums": sums, "ad_effects": true}
 
 
 def channel_daily(base: pd.DataFrame) -> pd.DataFrame:
@@ -145,23 +146,41 @@ def _customers(at: pd.Series, channel: Any, rng: np.random.Generator) -> pd.Data
     return rows.assign(referred_by=pd.Series(referrer).where((rng.random(n) < known["referred"]) & (rows.index > 0)))
 
 
-def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, scale: float) -> pd.DataFrame:
-    """Contacts before late orders, the last one a click, and of people who bought nothing."""
+def touchpoints(daily: pd.DataFrame, orders: pd.DataFrame, scale: float) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Contacts of the last days: ads, and the click by which each order came; and how many orders the ads caused."""
     rng, known = generator("touchpoints"), PLANTED["touchpoints"]
-    begin, n = daily["date"].max() - (known["days"] - 1) * DAY, round(known["never_converted"] * scale)
-    late = orders.rename(columns={"ordered_at": "touched_at"}).query("touched_at >= @begin and status == 'completed'")
-    earlier = late.loc[late.index.repeat(rng.choice(known["before"], len(late)))]
-    earlier = earlier.assign(touched_at=later(earlier["touched_at"].array, -14 * 86_400, -7200, rng))
-    never = pd.DataFrame({"customer_id": names("P", n).repeat(rng.integers(1, 4, n)), "touched_at": begin})
-    never["touched_at"] = later(never["touched_at"], 0, known["days"] * 86_400, rng)
-    others = pd.concat([earlier, never], ignore_index=True).assign(campaign=ALWAYS)
-    others["channel"] = drawn(rng, known["channels"], len(others))
-    others["kind"] = rng.random(len(others)) < others["channel"].map(known["viewed"])
-    late = late.assign(kind=False, touched_at=later(late["touched_at"].array, -7200, -60, rng))
-    touches = pd.concat([late, others])[["customer_id", "touched_at", "channel", "campaign", "kind"]]
-    touches = touches.sort_values(["touched_at", "customer_id"], kind="stable", ignore_index=True)
+    begin = daily["date"].max() - (known["days"] - 1) * DAY
+    late = orders.query("ordered_at >= @begin and status == 'completed'")
+    person, buyers = pd.factorize(late["customer_id"])
+    n, late = max(round(known["people"] * scale), len(buyers)), late.assign(person=person)
+    ads = _ads(late, n, begin, rng)
+    since = late.groupby("person")["ordered_at"].diff().dt.total_seconds().fillna(7200).clip(1, 7200)  # an order before
+    came = late.assign(kind=False, touched_at=later(late["ordered_at"].array, -since.to_numpy(np.int64), 0, rng))
+    touches = pd.concat([came, ads])[["person", "touched_at", "channel", "campaign", "kind"]]
+    touches = touches.sort_values(["touched_at", "person"], kind="stable", ignore_index=True)
     touches["kind"] = words(["click", "view"])[touches["kind"].astype(int)]
-    return touches.assign(cost=_cost(daily, touches))
+    touches["customer_id"] = words([*buyers, *names("P", n - len(buyers))])[touches.pop("person")]
+    caused = {channel: int((ads["caused"] & (ads["channel"] == channel)).sum()) for channel in known["caused"]}
+    true = {"people": n, "orders": len(late), "anyway": len(late) - sum(caused.values()), "caused": caused}
+    return touches[["customer_id", *touches.columns[:-1]]].assign(cost=_cost(daily, touches)), true
+
+
+def _ads(late: pd.DataFrame, people: int, begin: pd.Timestamp, rng: np.random.Generator) -> pd.DataFrame:
+    """Ads that people met whether they buy or not, and some time before each order that an ad caused, that ad."""
+    known, n = PLANTED["touchpoints"], round(people * sum(PLANTED["touchpoints"]["met"].values()))
+    met = pd.DataFrame({"person": rng.integers(people, size=n), "channel": drawn(rng, known["met"], n)})
+    met["touched_at"] = later(pd.Series(begin, met.index), 0, known["days"] * 86_400, rng)
+    ago = 7200 + np.ceil(rng.exponential(known["decay_days"] * 86_400, len(late))).astype("timedelta64[s]")
+    by = drawn(rng, {**known["caused"], "": 1 - sum(known["caused"].values())}, len(late))  # "": came anyway
+    due = late.assign(channel=by, touched_at=late["ordered_at"] - ago)
+    due = due[(by != "") & (due["touched_at"] >= begin)]  # those of ads before these days are on no record
+    ads = pd.concat([met.assign(caused=False), due.assign(caused=True)]).sort_values("touched_at", kind="stable")
+    # in the two hours before an order there is nothing but the click by which it came
+    order = late[["person", "ordered_at"]].assign(soon=True)
+    at = {"left_on": "touched_at", "right_on": "ordered_at", "by": "person", "direction": "forward"}
+    soon = pd.merge_asof(ads[["person", "touched_at"]], order, **at, tolerance=2 * DAY / 24)["soon"]
+    ads = ads[soon.isna().to_numpy()]
+    return ads.assign(campaign=ALWAYS, kind=rng.random(len(ads)) < ads["channel"].map(known["viewed"]))
 
 
 def _cost(daily: pd.DataFrame, touches: pd.DataFrame) -> pd.Series:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import stdtrit
 
 from kpi_helpers import plots
 from kpi_helpers.additive import fit_additive
@@ -95,7 +95,11 @@ class Attribution(Framed):
     def money(self) -> pd.DataFrame:
         """CPA and ROAS from the worst to the best claim, of the channels with a cost."""
         rows = self.frame[self.frame["cost"].notna()].groupby("channel")
-        told = {f"{c}_{end}": getattr(rows[c], how)() for c in ("cpa", "roas") for end, how in (("low", "min"), ("high", "max"))}
+        told = {
+            f"{c}_{end}": getattr(rows[c], how)()
+            for c in ("cpa", "roas")
+            for end, how in (("low", "min"), ("high", "max"))
+        }
         return pd.DataFrame({"cost": rows["cost"].first(), **told, "assisted": rows["assisted"].first()})
 
     @property
@@ -153,12 +157,13 @@ def attribute(
     >>> told.to_frame()[["model", "channel", "conversions"]].round(3).to_numpy().tolist()
     [['linear', 'A', 2.1], ['linear', 'B', 0.9], ['shapley', 'A', 2.0], ['shapley', 'B', 1.0]]
     """
-    for name in spend or {}:
+    for name in (spend := spend or {}):
         require_known(name, journeys.channels, f"The spend has a channel {name!r} that no touch has.")
+        require(spend[name] >= 0, f"The spend of {name} is {spend[name]}: it must be 0 or more.")
     for name in (m for m in models if isinstance(m, str)):
         require_known(name, MODELS, f"There is no model {name!r}.")
     require(groups >= 2, f"groups={groups}: leave one of two groups or more out, or write confidence=None.")
-    n_groups = 1 if confidence is None else groups
+    n_groups = 1 if confidence is None else min(groups, journeys.sample)
     asked = [RULES.get(m, Weights(m, _unruled, m in TIMED)) if isinstance(m, str) else m for m in models]
     names = [m.name for m in asked]
     require(len(set(names)) == len(names) > 0, f"models={names}: name at least one, and each once.")
@@ -167,14 +172,17 @@ def attribute(
     credits = _credits(journeys, used, n_groups)
     rows, k = [], len(journeys.channels)
     assisted = _assisted(journeys)
-    cost = np.array([(spend or {}).get(name, np.nan) for name in journeys.channels])
+    cost = np.array([spend.get(name, np.nan) for name in journeys.channels])
     for model in used:
         told = credits[model.name]
-        share = told[:, :k, 0] / told[:, :k, 0].sum(axis=1, keepdims=True)
+        share = _parts(told[:, :k])[..., 0]
         low, high = _interval(share, confidence)
         of_channel = told[0, :k].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            per = np.where(of_channel[0] > 0, cost / of_channel[0], np.nan), np.where(cost > 0, of_channel[1] / cost, np.nan)
+            per = (
+                np.where(of_channel[0] > 0, cost / of_channel[0], np.nan),
+                np.where(cost > 0, of_channel[1] / cost, np.nan),
+            )
         columns = (journeys.channels, *of_channel, share[0], low, high, assisted, cost, *per)
         rows += [(model.name, *row) for row in zip(*columns, strict=True)]
         if journeys.timed:
@@ -224,7 +232,7 @@ def _hazard(journeys: Journeys, groups: int) -> Floats:
     untouched = np.array([journeys.untouched, journeys.untouched_value])
     if journeys.people is None:
         credit = fit_additive(seen, k, person_days=seen.active_days, groups=groups).credit[:, :k]
-        credit = credit / credit.sum(axis=1, keepdims=True) * journeys.touched
+        credit = _parts(credit) * journeys.touched
         return np.concatenate([credit, np.broadcast_to(untouched, (len(credit), 1, 2))], axis=1)
     alone = dict(zip(("untouched", "untouched_value"), untouched, strict=True))
     return fit_additive(seen, k, person_days=journeys.people * journeys.n_days, groups=groups, **alone).credit
@@ -238,11 +246,17 @@ def _assisted(journeys: Journeys) -> Floats:
     return np.bincount(helped[:, 1], won.won_by_path[helped[:, 0]], len(journeys.channels) + 1)[1:]
 
 
+def _parts(credit: Floats) -> Floats:
+    """Of the sums over channels (groups, channels, 2); NaN where a group of people had all the conversions."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(credit / credit.sum(axis=1, keepdims=True))
+
+
 def _interval(share: Floats, confidence: float | None) -> tuple[Floats, Floats]:
     """Bounds of shares (groups + 1, channels), of which the first row is the whole: delete-a-group jackknife."""
-    if confidence is None:
-        return np.full(share.shape[1], np.nan), np.full(share.shape[1], np.nan)
     left, n = share[1:], len(share) - 1
+    if confidence is None or n < 2:
+        return np.full(share.shape[1], np.nan), np.full(share.shape[1], np.nan)
     error = np.sqrt((n - 1) / n * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
     half = stdtrit(n - 1, (1 + checked_confidence(confidence)) / 2) * error
     return (share[0] - half).clip(0), (share[0] + half).clip(None, 1)
@@ -282,21 +296,24 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
     d² / (d² + error²): an exact test is taken as it is, a weak one changes little. Channels without a test keep their
     claim; what is taken away from (or found beyond) a claim goes to (or comes from) the baseline.
     """
-    known = sorted({*attribution.channel} - {BASELINE})
+    known = [name for name in dict.fromkeys(attribution.channel) if name != BASELINE]
     require(bool(lift), "lift is empty: give (incremental conversions, standard error) of a channel at least.")
     for name, (effect, error) in lift.items():
         require_known(name, known, f"The lift has a channel {name!r} that no touch has.")
-        require(np.isfinite(effect) and error > 0, f"The lift of {name}: a number, and a standard error above 0.")
-    rows = attribution.frame[["model", "channel", "conversions", "value"]].copy()
-    found, error = (rows["channel"].map({k: v[i] for k, v in lift.items()}).astype(float) for i in (0, 1))
-    claimed = rows["conversions"]
+        fine = np.isfinite(effect) and 0 < error < np.inf
+        require(fine, f"The lift of {name}: a number, and a standard error above 0.")
+    whole = pd.MultiIndex.from_product([attribution.models, [*known, BASELINE]], names=["model", "channel"])
+    claims = attribution.frame.set_index(["model", "channel"])[["conversions", "value"]]
+    claims = claims.reindex(whole, fill_value=0.0).reset_index()
+    claimed, base = claims["conversions"], claims["channel"] == BASELINE
+    found, error = (claims["channel"].map({k: v[i] for k, v in lift.items()}).astype(float) for i in (0, 1))
     weight = (claimed - found) ** 2 / ((claimed - found) ** 2 + error**2)
     moved = (claimed + weight * (found - claimed)).fillna(claimed)
-    rows["value"] *= (moved / claimed.where(claimed > 0)).fillna(1.0)
-    base = rows["channel"] == BASELINE
-    for model, less in (claimed - moved).groupby(rows["model"]).sum().items():
-        moved[base & (rows["model"] == model)] += less
-    rows["conversions"] = moved
+    sums = claims.groupby("model")[["conversions", "value"]].transform("sum")
+    each = (claims["value"] / claimed.where(claimed > 0)).fillna(sums["value"] / sums["conversions"])
+    rows = claims.assign(conversions=moved, value=moved * each)
+    rest = sums - rows.groupby("model")[["conversions", "value"]].transform("sum")
+    rows.loc[base, ["conversions", "value"]] += rest[base]
     total = moved.where(~base).groupby(rows["model"]).transform("sum")
     told = rows.assign(share=(moved / total).where(~base), claimed=claimed, lift=found, error=error, weight=weight)
     return Calibration(frame=told[[*Calibration.columns]], whole={"currency": attribution.currency})

@@ -11,7 +11,17 @@ import pandas as pd
 
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.paths import (
-    BEGUN, CONVERTED, DIRECT, LEFT, Journeys, PathTable, Rule, Steps, Touches, require_few, split_evenly,
+    BEGUN,
+    CONVERTED,
+    DIRECT,
+    LEFT,
+    Journeys,
+    PathTable,
+    Rule,
+    Steps,
+    Touches,
+    require_few,
+    split_evenly,
 )  # fmt: skip
 from kpi_helpers.stats import Floats
 from kpi_helpers.units import as_table
@@ -43,7 +53,6 @@ class TouchJourneys(Journeys):
     table: "ir.Table"
     since: date
     until: date
-    n_seen: int
     crowd: tuple[str, ...] = ()
 
     @property
@@ -120,7 +129,7 @@ class TouchJourneys(Journeys):
         whole = dict(zip(("conversions", "value"), map(float, self.touched), strict=True))
         return PathTable(
             channels=self.channels, codes=codes, begins=begins, **counts, **whole, lost_by_path=np.zeros(len(told)),
-            nulls=0.0, currency=self.currency,
+            nulls=0.0, currency=self.currency, sample=int(whole["conversions"]),
         )  # fmt: skip
 
     def exposure(self, groups: int = 1) -> Exposure:
@@ -166,8 +175,6 @@ def read_journeys(
     >>> found.channels, found.conversions, found.nulls
     (('Ads', 'Email'), 1.0, 1.0)
     """
-    import ibis
-    from ibis import _
     from ibis import _
 
     require(lookback_days >= 1, f"lookback_days={lookback_days}: a touch must be able to count for a day or more.")
@@ -178,9 +185,10 @@ def read_journeys(
     channels = sorted(touches.channel.as_table().distinct().to_pyarrow()["channel"].to_pylist())
     require_few(channels)
     persons = touches.group_by("customer_id").aggregate(n=_.count())
-    persons = persons.mutate(person=_row_number("customer_id"), crowd=persons.n > MOST_TOUCHES).cache()
-    bought = bought.filter("named").filter(_.at.date().between(first, last)).left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
-    bought = bought.mutate(id=_row_number("customer_id", "at", "value"))
+    persons = persons.mutate(crowd=persons.n > MOST_TOUCHES).mutate(person=_row_number("crowd", "customer_id")).cache()
+    during = bought.filter("named").filter(_.at.date().between(first, last))
+    bought = during.left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
+    bought = bought.mutate(id=_row_number("customer_id", "at", "value", "kind"))
     bought = bought.select("id", "person", "customer_id", "value", "kind", bought_at=bought.at).cache()
     codes = pd.DataFrame({"channel": channels, "code": np.arange(1, len(channels) + 1)})
     codes = as_table(codes.assign(bit=np.int64(1) << (codes["code"] - 1)))
@@ -189,7 +197,7 @@ def read_journeys(
     if session_gap_days is not None:
         table = _cut(table, session_gap_days)
     if conversion is not None:
-        table = table.filter(_.kind.isnull() | (_.kind == conversion))
+        table = table.filter(_.id.isnull() | (_.kind == conversion))
         bought = bought.filter(_.kind == conversion)
     if collapse_repeats:
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
@@ -294,33 +302,43 @@ def _cut(table: "ir.Table", gap_days: float) -> "ir.Table":
     import ibis
     from ibis import _
 
-    later = ibis.coalesce(_.at.lead().over(_journey(table)), (_.old == 0).ifelse(_.bought_at, None))
-    table = table.mutate(cut=((later.epoch_seconds() - _.at.epoch_seconds()) / DAY > gap_days).fill_null(False))
-    after = ibis.cumulative_window(group_by=["person", "id", "old"], order_by=[table.at.desc(), table.code.desc()])
-    cuts = table.cut.cast("int64").sum().over(after)
-    return table.mutate(old=table.old + cuts)
+    next_touch = _.at.lead().over(ibis.window(group_by=["person", "id"], order_by=["at", "code", "credit"]))
+    gap = ibis.coalesce(next_touch, _.bought_at).epoch_seconds() - _.at.epoch_seconds()
+    table = table.mutate(cut=(gap / DAY > gap_days).fill_null(False).cast("int64"))
+    back = [table[name].desc() for name in ("at", "code", "credit")]
+    cuts = table.cut.sum().over(ibis.cumulative_window(group_by=["person", "id"], order_by=back))
+    return table.mutate(old=(cuts > 0).ifelse(cuts + 1, table.old))
 
 
 def _placed(table: "ir.Table", direct: Sequence[int], lookback_days: int, last: date) -> "ir.Table":
     """The columns that models ask for, each touch with its place and neighbours in its journey."""
     import ibis
 
-    whole, order, won = ibis.window(group_by=["person", "id", "old"]), _journey(table), table.id.notnull() & (table.old == 0)
+    whole, order, won = (
+        ibis.window(group_by=["person", "id", "old"]),
+        _journey(table),
+        table.id.notnull() & (table.old == 0),
+    )
     position, length = ibis.row_number().over(order) + 1, table.count().over(whole)
-    on, end = table.at.date().epoch_days(), last.toordinal() - EPOCH
-    over = table.bought_at.date().epoch_days()
-    alive = ibis.least(over.fill_null(end) - on, lookback_days)
+    end = (last.toordinal() - EPOCH + 1) * DAY - 1  # the last second of the last day
+    over = (
+        table.bought_at.epoch_seconds() - table.at.epoch_seconds()
+    )  # days of 24 hours: a click before midnight is near
+    alive = ibis.least(over.fill_null(end - table.at.epoch_seconds()) // DAY, lookback_days)
+    pause = (table.at.lead(1).over(order).epoch_seconds() - table.at.epoch_seconds()) / DAY
     placed = table.select(
         "person", "bit", "credit", "age_days", channel=table.code, conversion=won.ifelse(table.id, None),
         value=won.ifelse(table.value, 0.0), position=position, length=length, before_1=table.code.lag(1).over(order),
-        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over - on, alive=alive,
-        open_days=ibis.least(alive + 1, (on.lead(1).over(order) - on).fill_null(alive + 1)), old=table.old,
+        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over // DAY, alive=alive,
+        open_days=ibis.least(alive + 1, pause.fill_null(alive + 1)), old=table.old,
         group=table.id,
     )  # fmt: skip
     if not direct:
         return placed.mutate(closer=placed.length)
     known = placed.channel.notin(direct).ifelse(placed.position, None)
-    return placed.mutate(closer=known.max().over(ibis.window(group_by=["person", "group", "old"])).fill_null(placed.length))
+    return placed.mutate(
+        closer=known.max().over(ibis.window(group_by=["person", "group", "old"])).fill_null(placed.length)
+    )
 
 
 def _told(
@@ -339,7 +357,8 @@ def _told(
     require(whole["n"] > 0, "No conversion is left: none has a person and a time, or none is completed.")
     require(told["won"] > 0, "No conversion has a touch within the lookback: nothing can be attributed.")
     crowd = persons.filter("crowd").order_by(_.n.desc(), "customer_id").to_pyarrow().to_pylist()
-    seen = persons.filter(~_.crowd).count().to_pyarrow().as_py() + whole["new"]
+    sample = persons.filter(~_.crowd).count().to_pyarrow().as_py()
+    seen = sample + whole["new"]
     require(people is None or people >= seen, f"people={people}, but {seen} people were touched or converted.")
     issues = {"unnamed": counts["unnamed"], "unseen": counts["unseen"], "views": counts["views"], "old": told["old"]}
     issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
@@ -347,6 +366,6 @@ def _told(
     totals = {"conversions": float(whole["n"]), "value": float(whole["value"] or 0), "nulls": float(told["nulls"])}
     totals |= {"untouched": whole["n"] - told["won"], "untouched_value": totals["value"] - (told["value"] or 0)}
     return TouchJourneys(
-        channels=tuple(channels), table=table, timed=True, people=people, n_seen=seen, issues=issues,
+        channels=tuple(channels), table=table, timed=True, people=people, sample=sample, issues=issues,
         crowd=tuple(str(row["customer_id"]) for row in crowd[:3]), **totals, **rest,
     )  # fmt: skip

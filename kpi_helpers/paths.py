@@ -61,13 +61,15 @@ class Steps(NamedTuple):
 class Journeys(ABC):
     """Journeys over `channels`, each of which ends with a conversion or not; see `from_paths` and `read_journeys`.
 
-    Totals: `conversions` and their `value`, `untouched` those without any touch, `nulls` journeys that did not convert.
+    Totals: `conversions` and their `value`, `untouched` those without any touch, `nulls` journeys that did not convert;
+    `sample`, people with a touch (journeys, where people are not known), of whom groups are made.
     """
 
     channels: tuple[str, ...]
     conversions: float
     value: float
     nulls: float
+    sample: int
     untouched: float = 0.0
     untouched_value: float = 0.0
     currency: str = ""
@@ -109,7 +111,10 @@ class PathTable(Journeys):
 
     def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
         lengths = np.diff(self.begins)
-        position, length = np.arange(len(self.codes)) - np.repeat(self.begins[:-1], lengths) + 1, np.repeat(lengths, lengths)
+        position, length = (
+            np.arange(len(self.codes)) - np.repeat(self.begins[:-1], lengths) + 1,
+            np.repeat(lengths, lengths),
+        )
         direct = np.array([False, *(c.casefold() in DIRECT for c in self.channels)])[self.codes]
         closer = np.maximum.reduceat(np.where(direct, 0, position), self.begins[:-1])
         touches = Touches(position, length, np.repeat(np.where(closer, closer, lengths), lengths), None, np.where)
@@ -117,9 +122,13 @@ class PathTable(Journeys):
         for name, rule in rules.items():
             weight = np.asarray(rule(touches), float) * np.ones(len(position))
             whole = np.add.reduceat(weight, self.begins[:-1])
-            require(bool((whole > 0).all()), f"The model {name!r} gives some journeys no weight: weights must be positive.")
+            require(
+                bool((whole > 0).all()), f"The model {name!r} gives some journeys no weight: weights must be positive."
+            )
             weight /= np.repeat(whole, lengths)
-            told[name] = np.array([[self._by_channel(weight, part) for part in both[:2]] for both in parts]).swapaxes(1, 2)
+            told[name] = np.array([[self._by_channel(weight, part) for part in both[:2]] for both in parts]).swapaxes(
+                1, 2
+            )
         return told
 
     def _by_channel(self, weight: Floats, by_path: Floats) -> Floats:
@@ -131,7 +140,9 @@ class PathTable(Journeys):
         counts = self.won_by_path, self.value_by_path, self.lost_by_path
         if groups == 1:
             return [counts]
-        require(all((c % 1 == 0).all() for c in counts[::2]), "Counts of paths must be whole, or else give confidence=None.")
+        require(
+            all((c % 1 == 0).all() for c in counts[::2]), "Counts of paths must be whole, or else give confidence=None."
+        )
         rng, (won, value, lost) = np.random.default_rng(0), counts
         left, drawn = [won.astype(np.int64), lost.astype(np.int64)], []
         each = value / np.where(won > 0, won, 1)
@@ -216,7 +227,9 @@ def from_paths(
     for column in filter(None, (path, conversions, nulls, value)):
         require_known(column, table.columns, f"The table of paths has no column {column!r}.")
     text = pa.array(table[path], pa.large_string(), from_pandas=True)
-    require(text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels.")
+    require(
+        text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels."
+    )
     split = pc.split_pattern(text, separator.strip() or separator)
     coded = pc.utf8_trim_whitespace(split.flatten()).dictionary_encode()
     names = coded.dictionary.to_pylist()
@@ -234,13 +247,15 @@ def from_paths(
     return PathTable(
         channels=tuple(names[i] for i in order), codes=codes, begins=split.offsets.to_numpy().astype(np.int64),
         won_by_path=won, value_by_path=worth, lost_by_path=lost, conversions=float(won.sum()),
-        value=float(worth.sum()), nulls=float(lost.sum()), currency=currency,
+        value=float(worth.sum()), nulls=float(lost.sum()), sample=int(won.sum() + lost.sum()), currency=currency,
     )  # fmt: skip
 
 
 def require_few(channels: Sequence[str]) -> None:
     """Raise `KpiError` for more channels than a set of 64 bits holds."""
-    rule = f"{len(channels)} channels, but {MOST_CHANNELS} at most can be told apart. Put the rarest together as 'other'."
+    rule = (
+        f"{len(channels)} channels, but {MOST_CHANNELS} at most can be told apart. Put the rarest together as 'other'."
+    )
     require(0 < len(channels) <= MOST_CHANNELS, rule if len(channels) else "There are no channels: no touch is left.")
 
 

@@ -11,7 +11,7 @@ import yaml
 #: what is planted, as ``company.yaml`` tells it
 PLANTED: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("company.yaml").read_text(encoding="utf-8"))
 ALWAYS = "Always on"
-EXPERIMENTS = ("experiment", "broken_split", "novelty")
+EXPERIMENTS = ("experiment", "broken_split", "novelty", "holdout")
 HOURS = np.repeat(np.arange(24), PLANTED["hours"])
 
 
@@ -43,7 +43,7 @@ def clock(dates: Any, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(dates.to_numpy("datetime64[s]")[row] + seconds)
 
 
-def later(times: Any, low: int, high: int, rng: np.random.Generator) -> Any:
+def later(times: Any, low: Any, high: int, rng: np.random.Generator) -> Any:
     """Each of the times and `low` to `high` seconds."""
     return (times + rng.integers(low, high, len(times)).astype("timedelta64[s]")).astype("datetime64[s]")
 
@@ -190,14 +190,14 @@ def targets(daily: pd.DataFrame) -> pd.DataFrame:
 
 
 def experiment_units(last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    """Units of three experiments, planned half and half: a sound one, one that loses units, one that is only new."""
+    """Units of four experiments, half and half: a sound one, one that loses units, one only new, one without ads."""
     return pd.concat([_units(name, last, scale) for name in EXPERIMENTS], ignore_index=True)
 
 
 def _units(name: str, last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    (rows, rng), known = things(name, last - pd.Timedelta(7, "D"), scale), PLANTED[name]
+    (rows, rng), known = things(name, last - pd.Timedelta(PLANTED[name]["ago"], "D"), scale), PLANTED[name]
     n, treated = len(rows), rng.permutation(np.arange(len(rows)) % 2) == 1
-    rows["variant"] = words(["control", "treatment"])[treated.astype(int)]
+    rows["variant"] = words(known["variants"])[treated.astype(int)]
     regular, (share, times) = rng.random(n) < known["regulars"][0], known["regulars"]
     before = np.round(900 * np.exp(0.6 * rng.standard_normal(n))).astype(np.int64) * regular
     rate = known["control_rate"] * np.where(regular, times, (1 - share * times) / (1 - share))
