@@ -4,7 +4,7 @@
 
 Paths: all sides get one table of different paths (N:K, paths and channels) in memory and take turns, each in a process
 of its own, warm; a ratio is the median over the turns. CPU is of all threads; memory is what a process grew by at its
-peak. Above 100,000 paths a peer has one turn, and marketing-attribution-models (minutes and 11 GB) only with `--all`;
+peak. Above 100,000 paths a peer has one turn, and marketing-attribution-models (minutes and 6 GB) only with `--all`;
 `--quick` leaves out all peers there. Touches: what all models add to the one pass over raw touches. Truth: worlds of
 `tests/ad_worlds.py`, where the true effect of each channel is known. Peers need an environment (CONTRIBUTING.md).
 """
@@ -187,9 +187,9 @@ def ask(pythons: dict[str, str], task: str, path: Path, repeats: int, *, calls: 
     asked = {s: [p, "-c", SERVE, str(path), str(calls), CODE[task][s]] for s, p in pythons.items()}
     sides = {s: subprocess.Popen(command, **pipes) for s, command in asked.items()}
     told: dict[str, list[Any]] = {side: [] for side in sides}
-    for turn in range(repeats):
+    for turn in range(repeats + (repeats > 1)):  # the first to warm up, unless there is one only
         for side, process in sides.items():
-            if turn == repeats - 1 or side not in once:
+            if turn == repeats - (repeats == 1) or side not in once:
                 try:
                     print("go", file=process.stdin, flush=True)
                     told[side].append(json.loads(process.stdout.readline()))
@@ -197,7 +197,7 @@ def ask(pythons: dict[str, str], task: str, path: Path, repeats: int, *, calls: 
                     once = {*once, side}
     for process in sides.values():
         process.communicate()
-    return {side: rows for side, rows in told.items() if rows}
+    return {side: rows[-repeats:] for side, rows in told.items() if rows}
 
 
 def compare(pythons: dict[str, str], task: str, n: int, k: int, path: Path, repeats: int) -> None:
@@ -222,7 +222,8 @@ def compare(pythons: dict[str, str], task: str, n: int, k: int, path: Path, repe
 
 
 def effects(pythons: dict[str, str], n: int, k: int, path: Path) -> None:
-    """Print what a channel's removal costs: ours is exact, ChannelAttribution's is simulated."""
+    """Print what a channel's removal costs. Ours is exact; ChannelAttribution simulates, and by default counts as lost
+    what it simulates longer than the longest path of the table: with max_step=1000 most of its distance is gone."""
     told = {side: rows[0][3] for side, rows in ask(pythons, "effects", path, 1).items()}
     print(f"Removal effects, {n:,} paths of {k} channels\n  " + "".join(f"{name:>30}" for name in ("", *told)))
     for channel in sorted(told["ours"], key=told["ours"].get, reverse=True):
