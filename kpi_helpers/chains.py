@@ -13,7 +13,7 @@ from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Journeys, Steps
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats
 
-FEW_STATES = 1000  # up to here one inverse answers everything
+FEW_STATES = 400  # up to here one inverse answers everything
 
 
 class Chain:
@@ -171,7 +171,11 @@ def markov(journeys: Journeys, *, order: int = 1) -> Markov:
     effects = np.array([chain.lost([i]) for i in range(1, k + 1)]).T
     credit = credited(effects, journeys)
     rows = zip(journeys.channels, *effects, *credit, credit[0] / credit[0].sum(), strict=True)
-    whole = {"order": order, "conversion_probability": float(chain.reached[0]), "n_states": len(chain.states)}
+    whole: dict[str, Any] = {
+        "order": order,
+        "conversion_probability": float(chain.reached[0]),
+        "n_states": len(chain.states),
+    }
     whole |= {"chain": chain, "channels": journeys.channels, "currency": journeys.currency}
     return Markov.of(rows, **whole)
 
@@ -180,7 +184,7 @@ def credited(effects: Floats, journeys: Journeys) -> Floats:
     """Conversions and value (2, channels) of the journeys with touches, in proportion to the removal effects."""
     totals = journeys.touched
     with np.errstate(invalid="ignore"):
-        return effects / effects.sum(axis=1, keepdims=True) * totals[:, None]
+        return np.asarray(effects / effects.sum(axis=1, keepdims=True) * totals[:, None])
 
 
 class Orders(Framed):

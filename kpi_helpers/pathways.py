@@ -13,7 +13,7 @@ from kpi_helpers import plots
 from kpi_helpers.credits import BASELINE, Attribution, Calibration, called
 from kpi_helpers.errors import require
 from kpi_helpers.journeys import TouchJourneys
-from kpi_helpers.paths import Journeys, channels_of
+from kpi_helpers.paths import Journeys
 from kpi_helpers.result import Framed, Result, number, percent, say
 from kpi_helpers.stats import checked_confidence, wilson
 
@@ -114,12 +114,9 @@ class Links(Framed):
 def links(journeys: Journeys) -> Links:
     """Tell main from support channels, and who helped whom: conversions of one channel in which another had a touch."""
     won, k = journeys.won(), len(journeys.channels)
-    there = channels_of(won)
-    first, last = won.codes[won.begins[:-1]], won.codes[won.begins[1:] - 1]
-    both = np.bincount(there[:, 1] * (k + 1) + last[there[:, 0]], won.won_by_path[there[:, 0]], (k + 1) ** 2)
-    both = both.reshape(k + 1, k + 1)[1:, 1:]
-    alone = np.bincount(there[:, 0], minlength=len(last)) == 1
-    counts = [np.bincount(of, won.won_by_path * keep, k + 1)[1:] for of, keep in ((last, 1), (first, 1), (last, alone))]
+    both, alone = won.met(), won.sets & (won.sets - 1) == 0
+    places = (won.last, 1), (won.codes[won.begins[:-1]], 1), (won.last, alone)
+    counts = [np.bincount(of, won.won_by_path * keep, k + 1)[1:] for of, keep in places]
     np.fill_diagonal(both, 0)
     parts = pd.DataFrame({"channel": journeys.channels, "closed": counts[0], "opened": counts[1]})
     parts = parts.assign(assisted=both.sum(axis=1), alone=counts[2])
@@ -216,8 +213,8 @@ def holdout_power(
 class AgainstTruth(Framed):
     """How far models are from a known truth: ``model, share_error, over_claim, to_nothing``.
 
-    `share_error`: half the sum of the absolute differences of shares; `over_claim`: conversions credited to channels for
-    each that they caused; `to_nothing`: share of the credit for channels that caused nothing.
+    `share_error`: half the sum of the absolute differences of shares; `over_claim`: conversions credited for each that
+    was caused; `to_nothing`: share of the credit for channels that caused nothing.
     """
 
     columns: ClassVar = ("model", "share_error", "over_claim", "to_nothing")
