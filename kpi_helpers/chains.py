@@ -46,6 +46,7 @@ class Chain:
 
     @property
     def small(self) -> bool:
+        """Whether one inverse answers everything."""
         return len(self.states) <= FEW_STATES
 
     @cached_property
