@@ -19,7 +19,7 @@ class Additive(NamedTuple):
 
     The first of the groups is the whole, the others leave one group of people out. `decay_days`: after so many days a
     touch has lost 63% of its effect; `way_in`: touches on the day of a conversion are more than their effect on later
-    days explains, so they are taken as the way in, and the excess is baseline.
+    days explains, so they are taken as the way in: what touches do is learnt from later days, and the rest is baseline.
     """
 
     credit: Floats
@@ -53,13 +53,17 @@ def fit_additive(
         return _rows(seen, n_channels, decay, apart, person_days, untouched, untouched_value, groups)
 
     decay, likely = _best(lambda d: rows(d, apart=False))
-    apart_decay, more = _best(lambda d: rows(d, apart=True))
-    apart = 2 * (more - likely) > chdtri(n_channels, ODD)
-    decay = apart_decay if apart else decay
-    told = rows(decay, apart=apart)
+    apart = 2 * (_best(lambda d: rows(d, apart=True))[1] - likely) > chdtri(n_channels, ODD)
+    if apart:
+        decay, _ = _best(lambda d: _later(rows(d, apart=True), n_channels))
+    told, gain = rows(decay, apart=bool(apart)), np.ones(n_channels)
+    if apart:  # the day itself earns what later days say
+        days_later, days_same = told.time[1:].reshape(2, n_channels)
+        gain += np.divide(days_same, days_later, out=np.zeros(n_channels), where=days_later > 0)
+        told = _later(told, n_channels)
     theta = _climbed(told)[0]
     left_out = _left_out(told, theta, groups) if groups > 1 else []
-    credit = [_credited(told, b, n_channels, g) for g, b in enumerate([theta, *left_out], -1)]
+    credit = [_credited(told, b, gain, g) for g, b in enumerate([theta, *left_out], -1)]
     return Additive(np.array(credit), decay, bool(apart))
 
 
@@ -87,6 +91,12 @@ def _rows(
     value[-1], group[-1] = untouched_value / untouched if untouched else 0, -1  # the last row: all without a touch
     weight, keep_rows = np.append(np.ones(n), untouched), slice(None if untouched else -1)
     return _Rows(acts[keep_rows], time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
+
+
+def _later(rows: _Rows, k: int) -> _Rows:
+    """Without the channels on the day itself."""
+    cut = {name: getattr(rows, name)[..., : k + 1] for name in ("acts", "time", "time_by_group")}
+    return rows._replace(**cut)
 
 
 def _best(rows: Callable[[float], _Rows]) -> tuple[float, float]:
@@ -141,16 +151,13 @@ def _left_out(rows: _Rows, theta: Floats, groups: int) -> list[Floats]:
     return list(found)
 
 
-def _credited(rows: _Rows, theta: Floats, k: int, without: int) -> Floats:
+def _credited(rows: _Rows, theta: Floats, gain: Floats, without: int) -> Floats:
     """Conversions and value by channel and baseline (channels + 1, 2), without one group (-1: all)."""
     rate = np.divide(theta, rows.time, out=np.zeros_like(theta), where=rows.time > 0)
     weight = rows.weight * (rows.group != without) if without >= 0 else rows.weight
     with np.errstate(invalid="ignore", divide="ignore"):
         part = rows.acts * rate / (rows.acts @ rate)[:, None] * weight[:, None]
     told = np.stack([np.nansum(part, axis=0), np.nansum(part * rows.value[:, None], axis=0)], axis=1)
-    channels = told[1 : k + 1]
-    if len(theta) > k + 1:  # the day itself earns what later days say, the excess is the way in
-        fair = np.divide(rate[1 : k + 1], rate[k + 1 :], out=np.ones(k), where=rate[k + 1 :] > 0).clip(None, 1)
-        channels = channels + told[k + 1 :] * fair[:, None]
-    whole = np.array([weight.sum(), weight @ rows.value])
+    whole, channels = np.array([weight.sum(), weight @ rows.value]), told[1:] * gain[:, None]
+    channels = channels * np.divide(whole, sums := channels.sum(axis=0), out=np.ones(2), where=sums > whole)
     return np.vstack([channels, whole - channels.sum(axis=0)])
