@@ -18,8 +18,8 @@ class Additive(NamedTuple):
     """What an additive hazard credits, (groups + 1, channels + 1, 2): conversions and value, the last row the baseline.
 
     The first of the groups is the whole, the others leave one group of people out. `decay_days`: after so many days a
-    touch has lost 63% of its effect; `way_in`: touches on the day of a conversion are more than their effect on later
-    days explains, so they are taken as the way in: what touches do is learnt from later days, and the rest is baseline.
+    touch has lost 63% of its effect; `way_in`: touches within a day of conversions are more than effects that fade
+    explain. They are taken as the way in, not the cause: effects are learned from what happens a day and more later.
     """
 
     credit: Floats
@@ -28,9 +28,13 @@ class Additive(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Conversions: how much of each component acts on them (n, components), `weight`, value, group; `time` at risk."""
+    """Conversions: how much of each component acts on them (n, components), `weight`, value, group; `time` at risk.
+
+    `near`: first days of touches that are not among the `acts`, though they have an effect, too.
+    """
 
     acts: Floats
+    near: Floats
     time: Floats
     weight: Floats
     value: Floats
@@ -49,29 +53,25 @@ def fit_additive(
     Xu, Duan & Whinston (2014), Management Science 60(6), 1392-1412; Ji & Wang (2017), AAAI, 1259-1265.
     """
 
-    def rows(decay: float, *, apart: bool) -> _Rows:
-        return _rows(seen, n_channels, decay, apart, person_days, untouched, untouched_value, groups)
+    def rows(decay: float, days: str) -> _Rows:
+        return _rows(seen, n_channels, decay, days, person_days, untouched, untouched_value, groups)
 
-    decay, likely = _best(lambda d: rows(d, apart=False))
-    apart = 2 * (_best(lambda d: rows(d, apart=True))[1] - likely) > chdtri(n_channels, ODD)
-    if apart:
-        decay, _ = _best(lambda d: _later(rows(d, apart=True), n_channels))
-    told, gain = rows(decay, apart=bool(apart)), np.ones(n_channels)
-    if apart:  # the day itself earns what later days say
-        days_later, days_same = told.time[1:].reshape(2, n_channels)
-        gain += np.divide(days_same, days_later, out=np.zeros(n_channels), where=days_later > 0)
-        told = _later(told, n_channels)
+    decay, likely = _best(lambda d: rows(d, "all"))
+    way_in = 2 * (_best(lambda d: rows(d, "apart"))[1] - likely) > chdtri(n_channels, ODD)
+    if way_in:
+        decay, likely = _best(lambda d: rows(d, "later"))
+    told = rows(decay, "later" if way_in else "all")
     theta = _climbed(told)[0]
     left_out = _left_out(told, theta, groups) if groups > 1 else []
-    credit = [_credited(told, b, gain, g) for g, b in enumerate([theta, *left_out], -1)]
-    return Additive(np.array(credit), decay, bool(apart))
+    credit = [_credited(told, b, g) for g, b in enumerate([theta, *left_out], -1)]
+    return Additive(np.array(credit), decay, bool(way_in))
 
 
 def _rows(
-    seen: Exposure, k: int, decay: float, apart: bool, person_days: float, untouched: float, untouched_value: float,
+    seen: Exposure, k: int, decay: float, days: str, person_days: float, untouched: float, untouched_value: float,
     groups: int,
 ) -> _Rows:  # fmt: skip
-    """Components: baseline, channels (with `apart` on later days), and with `apart` channels on the day itself."""
+    """Components: the baseline and channels, with `all` days, the first 24 hours `apart`, or `later` ones only."""
     b, a, keep = seen.before, seen.alive, np.exp(-1 / decay)
     codes, row = np.unique(b["conversion"], return_inverse=True)
     n, same = len(codes), (b["days"] == 0).to_numpy()
@@ -82,21 +82,17 @@ def _rows(
     place, touches = a["g"].to_numpy() % groups * k + a["channel"].to_numpy() - 1, a["n"].to_numpy(float)
     fading = touches * keep * (1 - keep ** a["alive"]) / (1 - keep)
     days_same, days_later = (np.bincount(place, v, groups * k).reshape(groups, k) for v in (touches, fading))
-    acts = np.hstack([later, of_day]) if apart else later + of_day
-    time = np.hstack([days_later, days_same]) if apart else days_later + days_same
+    acts, time = later + of_day * (days == "all"), days_later + days_same * (days == "all")
+    if days == "apart":
+        acts, time = np.hstack([later, of_day]), np.hstack([days_later, days_same])
+    near = (days_same.sum(axis=0) - of_day.sum(axis=0)) * (days == "later")  # a way in had no time to work
     acts = np.vstack([np.hstack([np.ones((n, 1)), acts]), np.eye(1, acts.shape[1] + 1)])
     time = np.hstack([np.full((groups, 1), person_days / groups), time])
     first = np.append(np.flatnonzero(np.diff(row, prepend=-1)), 0)  # rows are ordered by conversion
     value, group = b["value"].to_numpy(float)[first], b["g"].to_numpy()[first] % groups
     value[-1], group[-1] = untouched_value / untouched if untouched else 0, -1  # the last row: all without a touch
     weight, keep_rows = np.append(np.ones(n), untouched), slice(None if untouched else -1)
-    return _Rows(acts[keep_rows], time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
-
-
-def _later(rows: _Rows, k: int) -> _Rows:
-    """Without the channels on the day itself."""
-    cut = {name: getattr(rows, name)[..., : k + 1] for name in ("acts", "time", "time_by_group")}
-    return rows._replace(**cut)
+    return _Rows(acts[keep_rows], near, time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
 
 
 def _best(rows: Callable[[float], _Rows]) -> tuple[float, float]:
@@ -140,7 +136,7 @@ def _left_out(rows: _Rows, theta: Floats, groups: int) -> list[Floats]:
     scores, lesser = [], []
     for g in range(groups):
         of = rows.group == g
-        scores.append((parts[of] / hazard[of, None]).sum(axis=0) - (rows.time_by_group[g] / rows.time)[known])
+        scores.append((parts[of] / hazard[of, None]).sum(axis=0) - rows.time_by_group[g][known] / rows.time[known])
         lesser.append(info - (parts[of] / hazard[of, None] ** 2).T @ parts[of])
     # what is 0 at the maximum has a slope there: only how groups differ tells how uncertain it is
     moved = [
@@ -151,13 +147,16 @@ def _left_out(rows: _Rows, theta: Floats, groups: int) -> list[Floats]:
     return list(found)
 
 
-def _credited(rows: _Rows, theta: Floats, gain: Floats, without: int) -> Floats:
+def _credited(rows: _Rows, theta: Floats, without: int) -> Floats:
     """Conversions and value by channel and baseline (channels + 1, 2), without one group (-1: all)."""
     rate = np.divide(theta, rows.time, out=np.zeros_like(theta), where=rows.time > 0)
     weight = rows.weight * (rows.group != without) if without >= 0 else rows.weight
     with np.errstate(invalid="ignore", divide="ignore"):
         part = rows.acts * rate / (rows.acts @ rate)[:, None] * weight[:, None]
     told = np.stack([np.nansum(part, axis=0), np.nansum(part * rows.value[:, None], axis=0)], axis=1)
-    whole, channels = np.array([weight.sum(), weight @ rows.value]), told[1:] * gain[:, None]
-    channels = channels * np.divide(whole, sums := channels.sum(axis=0), out=np.ones(2), where=sums > whole)
+    part_of_all = weight.sum() / rows.weight.sum()
+    channels = (
+        told[1:] * (1 + part_of_all * rate[1:] * rows.near / np.where(told[1:, 0] > 0, told[1:, 0], np.inf))[:, None]
+    )
+    whole = np.array([weight.sum(), weight @ rows.value])
     return np.vstack([channels, whole - channels.sum(axis=0)])

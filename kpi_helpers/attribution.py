@@ -9,6 +9,7 @@ from kpi_helpers.credits import Attribution, attribute, calibrate, custom, posit
 from kpi_helpers.journeys import read_journeys
 from kpi_helpers.paths import Journeys, from_paths
 from kpi_helpers.pathways import (
+    against_truth,
     channels_met,
     claims,
     holdout_power,
@@ -21,7 +22,7 @@ from kpi_helpers.pathways import (
 )  # fmt: skip
 
 __all__ = [
-    "Attribution", "Journeys", "Markov", "attribute", "calibrate", "channels_met", "claims", "custom", "from_paths",
-    "holdout_power", "lengths", "lift_of", "links", "markov", "media_spend", "order_selection", "position",
-    "read_journeys", "shapley", "summary", "time_decay", "top_paths",
+    "Attribution", "Journeys", "Markov", "against_truth", "attribute", "calibrate", "channels_met", "claims", "custom",
+    "from_paths", "holdout_power", "lengths", "lift_of", "links", "markov", "media_spend", "order_selection",
+    "position", "read_journeys", "shapley", "summary", "time_decay", "top_paths",
 ]  # fmt: skip

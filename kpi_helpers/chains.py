@@ -13,7 +13,7 @@ from kpi_helpers.paths import BEGUN, CONVERTED, LEFT, Journeys, Steps
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats
 
-FEW_STATES = 1000  # up to here one inverse answers everything
+FEW_STATES = 400  # up to here one inverse answers everything
 
 
 class Chain:
@@ -121,7 +121,9 @@ class Markov(Framed):
             return " > ".join(reversed(path))
 
         to = np.where(steps.then > 0, steps.state % self.chain.base ** (steps.order - 1) * self.chain.base, 0)
-        called = {state: told(int(state)) for state in np.unique(np.concatenate([steps.state, to + steps.then.clip(0)]))}
+        called = {
+            state: told(int(state)) for state in np.unique(np.concatenate([steps.state, to + steps.then.clip(0)]))
+        }
         begun = steps.then == BEGUN
         rows = pd.DataFrame({"from": [called[s] for s in steps.state], "n": steps.n})
         rows["to"] = [ends.get(t) or called[s + t] for s, t in zip(to, steps.then, strict=True)]
@@ -133,7 +135,9 @@ class Markov(Framed):
         """Where journeys go from each channel, as an HTML figure."""
         rows, ends = self.transitions, {k: say(f"markov.{k}", language) for k in ("start", "conversion", "null")}
         wide = rows.pivot_table(index="from", columns="to", values="probability", fill_value=0.0)
-        wide = wide.reindex(index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0)
+        wide = wide.reindex(
+            index=["start", *self.channels], columns=[*self.channels, "conversion", "null"], fill_value=0.0
+        )
         told = {key: say(f"markov.{key}", language) for key in ("title", "note")}
         told["alt"] = self.sentence(language)
         return plots.chart(partial(plots.heatmap, wide.rename(index=ends, columns=ends), language=language), **told)
@@ -167,7 +171,11 @@ def markov(journeys: Journeys, *, order: int = 1) -> Markov:
     effects = np.array([chain.lost([i]) for i in range(1, k + 1)]).T
     credit = credited(effects, journeys)
     rows = zip(journeys.channels, *effects, *credit, credit[0] / credit[0].sum(), strict=True)
-    whole = {"order": order, "conversion_probability": float(chain.reached[0]), "n_states": len(chain.states)}
+    whole: dict[str, Any] = {
+        "order": order,
+        "conversion_probability": float(chain.reached[0]),
+        "n_states": len(chain.states),
+    }
     whole |= {"chain": chain, "channels": journeys.channels, "currency": journeys.currency}
     return Markov.of(rows, **whole)
 
@@ -176,7 +184,7 @@ def credited(effects: Floats, journeys: Journeys) -> Floats:
     """Conversions and value (2, channels) of the journeys with touches, in proportion to the removal effects."""
     totals = journeys.touched
     with np.errstate(invalid="ignore"):
-        return effects / effects.sum(axis=1, keepdims=True) * totals[:, None]
+        return np.asarray(effects / effects.sum(axis=1, keepdims=True) * totals[:, None])
 
 
 class Orders(Framed):

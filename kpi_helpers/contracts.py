@@ -58,7 +58,7 @@ def _read(name: str, told: dict[str, Any]) -> Table:
         for column, entry in told["columns"].items()
     ]
     rows, measures = told.get("rows", "one"), told.get("measures", {})
-    return Table(name, Text(**told["about"]), tuple(told["key"]), told["dated"], tuple(columns), measures, rows)
+    return Table(name, Text(**told["about"]), tuple(told["key"]), told.get("dated", ""), tuple(columns), measures, rows)
 
 
 TABLES = {name: _read(name, told) for name, told in yaml.safe_load(asset("contracts.yaml")).items()}

@@ -9,11 +9,11 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from kpi_helpers import plots
-from kpi_helpers.additive import fit_additive
+from kpi_helpers.additive import Additive, fit_additive
 from kpi_helpers.chains import Chain, credited
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.journeys import TouchJourneys
-from kpi_helpers.paths import Journeys, Rule, Touches, channels_of
+from kpi_helpers.paths import Journeys, Rule, Touches
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
@@ -85,7 +85,8 @@ class Attribution(Framed):
     """
 
     columns: ClassVar = (
-        "model", "channel", "conversions", "value", "share", "share_low", "share_high", "assisted", "cost", "cpa", "roas",
+        "model", "channel", "conversions", "value", "share", "share_low", "share_high", "assisted", "cost", "cpa",
+        "roas",
     )  # fmt: skip
     aside: ClassVar = ("left_out", "currency")
     digits: ClassVar = 8
@@ -95,7 +96,11 @@ class Attribution(Framed):
     def money(self) -> pd.DataFrame:
         """CPA and ROAS from the worst to the best claim, of the channels with a cost."""
         rows = self.frame[self.frame["cost"].notna()].groupby("channel")
-        told = {f"{c}_{end}": getattr(rows[c], how)() for c in ("cpa", "roas") for end, how in (("low", "min"), ("high", "max"))}
+        told = {
+            f"{c}_{end}": getattr(rows[c], how)()
+            for c in ("cpa", "roas")
+            for end, how in (("low", "min"), ("high", "max"))
+        }
         return pd.DataFrame({"cost": rows["cost"].first(), **told, "assisted": rows["assisted"].first()})
 
     @property
@@ -107,7 +112,7 @@ class Attribution(Framed):
     def shares(self) -> pd.DataFrame:
         """Shares of the conversions, a row a channel and a column a model."""
         rows = self.frame[self.frame["channel"] != BASELINE]
-        return rows.pivot(index="channel", columns="model", values="share")[self.models]
+        return rows.pivot_table(index="channel", columns="model", values="share", dropna=False)[self.models]
 
     @property
     def ranges(self) -> pd.DataFrame:
@@ -165,7 +170,7 @@ def attribute(
     require(len(set(names)) == len(names) > 0, f"models={names}: name at least one, and each once.")
     used = [m for m in asked if journeys.timed or not m.timed]
     require(bool(used), "These models need times of touches, which a table of paths does not have.")
-    credits = _credits(journeys, used, n_groups)
+    credits, found = _credits(journeys, used, n_groups)
     rows, k = [], len(journeys.channels)
     assisted = _assisted(journeys)
     cost = np.array([spend.get(name, np.nan) for name in journeys.channels])
@@ -174,15 +179,22 @@ def attribute(
         share = _parts(told[:, :k])[..., 0]
         low, high = _interval(share, confidence)
         of_channel = told[0, :k].T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            per = np.where(of_channel[0] > 0, cost / of_channel[0], np.nan), np.where(cost > 0, of_channel[1] / cost, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):  # less than half a conversion has no cost that means much
+            per = (
+                cost / np.where(of_channel[0] >= 0.5, of_channel[0], 0),
+                of_channel[1] / np.where(cost > 0, cost, np.nan),
+            )
         columns = (journeys.channels, *of_channel, share[0], low, high, assisted, cost, *per)
         rows += [(model.name, *row) for row in zip(*columns, strict=True)]
         if journeys.timed:
             rows.append((model.name, BASELINE, *told[0, k], *[np.nan] * 7))
-    whole = {"confidence": confidence, "n_conversions": journeys.conversions, "untouched": journeys.untouched}
+    whole: dict[str, Any] = {
+        "confidence": confidence,
+        "n_conversions": journeys.conversions,
+        "untouched": journeys.untouched,
+    }
     whole |= {"baseline_known": journeys.people is not None, "currency": journeys.currency}
-    whole |= {"left_out": tuple(m.name for m in asked if m not in used)}
+    whole |= {"left_out": tuple(m.name for m in asked if m not in used)} | found
     return Attribution.of(rows, **whole)
 
 
@@ -190,11 +202,15 @@ def _unruled(t: Touches) -> Any:
     raise NotImplementedError
 
 
-def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> dict[str, Floats]:
-    """Credit by model (1 + groups, channels + 1, 2): of all, and without each group; the last channel the baseline."""
+def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Credit by model (1 + groups, channels + 1, 2), the last channel the baseline; and what the hazard found.
+
+    The first row is of all people, the others leave one group out.
+    """
     rules = {m.name: m.rule for m in models if m.rule is not _unruled}
     parts = journeys.credit(rules, groups) if rules else {}
-    names, told = [m.name for m in models], {}
+    names, told = [m.name for m in models], dict[str, Floats]()
+    found = {"decay_days": np.nan, "way_in": False}
     if "shapley" in names:
         parts["shapley"] = journeys.shared(groups)
     untouched = np.array([journeys.untouched, journeys.untouched_value])
@@ -204,9 +220,10 @@ def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> dict
     if "markov" in names:
         told["markov"] = _markov_left_out(journeys, groups)
     if "hazard" in names:
-        told["hazard"] = _hazard(journeys, groups)
+        told["hazard"], found["decay_days"], found["way_in"] = _hazard(journeys, groups)
     base = np.broadcast_to(untouched, (1 + groups * (groups > 1), 1, 2))
-    return {name: part if name == "hazard" else np.concatenate([part, base], axis=1) for name, part in told.items()}
+    based = {n: part if n == "hazard" else np.concatenate([part, base], axis=1) for n, part in told.items()}
+    return based, found
 
 
 def _markov_left_out(journeys: Journeys, groups: int) -> Floats:
@@ -218,25 +235,24 @@ def _markov_left_out(journeys: Journeys, groups: int) -> Floats:
     return np.array(found)
 
 
-def _hazard(journeys: Journeys, groups: int) -> Floats:
-    """Credit of the additive hazard; without `people` its channels share all conversions that had a touch."""
-    assert isinstance(journeys, TouchJourneys)
+def _hazard(journeys: Journeys, groups: int) -> Additive:
+    """The additive hazard; without `people` its channels share all conversions that had a touch."""
+    assert isinstance(journeys, TouchJourneys)  # others are told that it is left out
     seen, k = journeys.exposure(groups), len(journeys.channels)
     untouched = np.array([journeys.untouched, journeys.untouched_value])
     if journeys.people is None:
-        credit = fit_additive(seen, k, person_days=seen.active_days, groups=groups).credit[:, :k]
-        credit = _parts(credit) * journeys.touched
-        return np.concatenate([credit, np.broadcast_to(untouched, (len(credit), 1, 2))], axis=1)
+        fit = fit_additive(seen, k, person_days=seen.active_days, groups=groups)
+        credit = _parts(fit.credit[:, :k]) * journeys.touched
+        base = np.broadcast_to(untouched, (len(credit), 1, 2))
+        return fit._replace(credit=np.concatenate([credit, base], axis=1))
     alone = dict(zip(("untouched", "untouched_value"), untouched, strict=True))
-    return fit_additive(seen, k, person_days=journeys.people * journeys.n_days, groups=groups, **alone).credit
+    return fit_additive(seen, k, person_days=journeys.people * journeys.n_days, groups=groups, **alone)
 
 
 def _assisted(journeys: Journeys) -> Floats:
     """Conversions in which a channel had a touch, but another one the last."""
-    won = journeys.won()
-    there = channels_of(won)
-    helped = there[there[:, 1] != won.codes[won.begins[1:] - 1][there[:, 0]]]
-    return np.bincount(helped[:, 1], won.won_by_path[helped[:, 0]], len(journeys.channels) + 1)[1:]
+    met = journeys.won().met()
+    return np.asarray(met.sum(axis=1) - np.diag(met))
 
 
 def _parts(credit: Floats) -> Floats:

@@ -188,7 +188,8 @@ def read_journeys(
     require_few(channels)
     persons = touches.group_by("customer_id").aggregate(n=_.count())
     persons = persons.mutate(crowd=persons.n > MOST_TOUCHES).mutate(person=_row_number("crowd", "customer_id")).cache()
-    bought = bought.filter("named").filter(_.at.date().between(first, last)).left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
+    during = bought.filter("named").filter(_.at.date().between(first, last))
+    bought = during.left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
     bought = bought.mutate(id=_row_number("customer_id", "at", "value", "kind"))
     bought = bought.select("id", "person", "customer_id", "value", "kind", bought_at=bought.at).cache()
     codes = pd.DataFrame({"channel": channels, "code": np.arange(1, len(channels) + 1)})
@@ -289,7 +290,7 @@ def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.T
     touches = both.mutate(id=both.id.min().over(back)).filter(_.code.notnull()).drop("rank")
     joined = touches.left_join(bought.select("id", "bought_at", "value", "kind"), "id").drop("id_right")
     age = (joined.bought_at.epoch_seconds() - joined.at.epoch_seconds()) / DAY
-    return joined.mutate(age_days=age, old=(age > lookback_days).fill_null(False).cast("int64"))
+    return joined.mutate(age_days=age, old=(age > lookback_days).ifelse(1, 0))
 
 
 def _journey(table: "ir.Table", **how: Any) -> Any:
@@ -305,7 +306,7 @@ def _cut(table: "ir.Table", gap_days: float) -> "ir.Table":
 
     next_touch = _.at.lead().over(ibis.window(group_by=["person", "id"], order_by=["at", "code", "credit"]))
     gap = ibis.coalesce(next_touch, _.bought_at).epoch_seconds() - _.at.epoch_seconds()
-    table = table.mutate(cut=(gap / DAY > gap_days).fill_null(False).cast("int64"))
+    table = table.mutate(cut=(gap / DAY > gap_days).ifelse(1, 0))
     back = [table[name].desc() for name in ("at", "code", "credit")]
     cuts = table.cut.sum().over(ibis.cumulative_window(group_by=["person", "id"], order_by=back))
     return table.mutate(old=(cuts > 0).ifelse(cuts + 1, table.old))
@@ -315,22 +316,31 @@ def _placed(table: "ir.Table", direct: Sequence[int], lookback_days: int, last: 
     """The columns that models ask for, each touch with its place and neighbours in its journey."""
     import ibis
 
-    whole, order, won = ibis.window(group_by=["person", "id", "old"]), _journey(table), table.id.notnull() & (table.old == 0)
+    whole, order, won = (
+        ibis.window(group_by=["person", "id", "old"]),
+        _journey(table),
+        table.id.notnull() & (table.old == 0),
+    )
     position, length = ibis.row_number().over(order) + 1, table.count().over(whole)
-    on, end = table.at.date().epoch_days(), last.toordinal() - EPOCH
-    over = table.bought_at.date().epoch_days()
-    alive = ibis.least(over.fill_null(end) - on, lookback_days)
+    end = (last.toordinal() - EPOCH + 1) * DAY - 1  # the last second of the last day
+    over = (
+        table.bought_at.epoch_seconds() - table.at.epoch_seconds()
+    )  # days of 24 hours: a click before midnight is near
+    alive = ibis.least(over.fill_null(end - table.at.epoch_seconds()) // DAY, lookback_days)
+    pause = (table.at.lead(1).over(order).epoch_seconds() - table.at.epoch_seconds()) / DAY
     placed = table.select(
         "person", "bit", "credit", "age_days", channel=table.code, conversion=won.ifelse(table.id, None),
         value=won.ifelse(table.value, 0.0), position=position, length=length, before_1=table.code.lag(1).over(order),
-        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over - on, alive=alive,
-        open_days=ibis.least(alive + 1, (on.lead(1).over(order) - on).fill_null(alive + 1)), old=table.old,
+        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over // DAY, alive=alive,
+        open_days=ibis.least(alive + 1, pause.fill_null(alive + 1)), old=table.old,
         group=table.id,
     )  # fmt: skip
     if not direct:
         return placed.mutate(closer=placed.length)
     known = placed.channel.notin(direct).ifelse(placed.position, None)
-    return placed.mutate(closer=known.max().over(ibis.window(group_by=["person", "group", "old"])).fill_null(placed.length))
+    return placed.mutate(
+        closer=known.max().over(ibis.window(group_by=["person", "group", "old"])).fill_null(placed.length)
+    )
 
 
 def _told(

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,31 +110,53 @@ class PathTable(Journeys):
     value_by_path: Floats
     lost_by_path: Floats
 
+    @cached_property
+    def sets(self) -> Ints:
+        """Channels of each path, a bit each."""
+        found: Ints = np.bitwise_or.reduceat(np.int64(1) << (self.codes - 1), self.begins[:-1])
+        return found
+
+    @property
+    def last(self) -> Ints:
+        """Last channel of each path."""
+        return self.codes[self.begins[1:] - 1]
+
+    def met(self) -> Floats:
+        """Conversions in which a channel (rows) had a touch, by the channel that closed (columns)."""
+        base = len(self.channels) + 1
+        rows = (np.bincount(self.last, self.won_by_path * (self.sets >> i & 1), base)[1:] for i in range(base - 1))
+        return np.array([*rows], float)
+
     def credit(self, rules: Mapping[str, Rule], groups: int = 1) -> dict[str, Floats]:
-        lengths = np.diff(self.begins)
-        position, length = np.arange(len(self.codes)) - np.repeat(self.begins[:-1], lengths) + 1, np.repeat(lengths, lengths)
+        begins, lengths = self.begins[:-1], np.diff(self.begins)
+        position = np.arange(len(self.codes)) - np.repeat(begins, lengths) + 1
         direct = np.array([False, *(c.casefold() in DIRECT for c in self.channels)])[self.codes]
-        closer = np.maximum.reduceat(np.where(direct, 0, position), self.begins[:-1])
-        touches = Touches(position, length, np.repeat(np.where(closer, closer, lengths), lengths), None, np.where)
+        closer = np.maximum.reduceat(np.where(direct, 0, position), begins)
+        closer = np.repeat(np.where(closer, closer, lengths), lengths)
+        touches = Touches(position, np.repeat(lengths, lengths), closer, None, np.where)
         parts, told = self._groups(groups), {}
         for name, rule in rules.items():
             weight = np.asarray(rule(touches), float) * np.ones(len(position))
-            whole = np.add.reduceat(weight, self.begins[:-1])
-            require(bool((whole > 0).all()), f"The model {name!r} gives some journeys no weight: weights must be positive.")
+            whole = np.add.reduceat(weight, begins)
+            rule_of = f"The model {name!r} gives some journeys no weight: weights must be positive."
+            require(bool((whole > 0).all()), rule_of)
             weight /= np.repeat(whole, lengths)
-            told[name] = np.array([[self._by_channel(weight, part) for part in both[:2]] for both in parts]).swapaxes(1, 2)
+            credits = [[self._by_channel(weight, by_path) for by_path in part[:2]] for part in parts]
+            told[name] = np.array(credits).swapaxes(1, 2)
         return told
 
     def _by_channel(self, weight: Floats, by_path: Floats) -> Floats:
         spread = weight * np.repeat(by_path, np.diff(self.begins))
-        return np.bincount(self.codes, spread, len(self.channels) + 1)[1:]
+        return np.asarray(np.bincount(self.codes, spread, len(self.channels) + 1)[1:], float)
 
     def _groups(self, groups: int) -> list[tuple[Floats, Floats, Floats]]:
         """Conversions, value and nulls of each path, drawn into groups: each journey goes to one of them."""
         counts = self.won_by_path, self.value_by_path, self.lost_by_path
         if groups == 1:
             return [counts]
-        require(all((c % 1 == 0).all() for c in counts[::2]), "Counts of paths must be whole, or else give confidence=None.")
+        require(
+            all((c % 1 == 0).all() for c in counts[::2]), "Counts of paths must be whole, or else give confidence=None."
+        )
         rng, (won, value, lost) = np.random.default_rng(0), counts
         left, drawn = [won.astype(np.int64), lost.astype(np.int64)], []
         each = value / np.where(won > 0, won, 1)
@@ -144,46 +167,43 @@ class PathTable(Journeys):
         return drawn
 
     def steps(self, order: int = 1, groups: int = 1) -> Steps:
-        base, lengths, codes = len(self.channels) + 1, np.diff(self.begins), self.codes
-        path = np.repeat(np.arange(len(lengths)), lengths)
-        place = np.arange(len(codes)) - self.begins[path]
-        state = codes.astype(np.int64)
+        base, lengths, begins = len(self.channels) + 1, np.diff(self.begins), self.begins[:-1]
+        early = [(begins + j)[lengths > j] for j in range(order - 1)]  # touches with fewer than `order` - 1 before them
+        state = self.codes.copy()
         for back in range(1, order):
-            state[back:] += np.where(place[back:] >= back, codes[:-back], 0) * base**back
-        moved = np.flatnonzero((place >= order - 1) & (place < lengths[path] - 1))
-        first, last = state[self.begins[:-1] + np.minimum(order, lengths) - 1], state[self.begins[1:] - 1]
-        keys, owner = state[moved] * base + codes[moved + 1], path[moved]
+            before = np.roll(self.codes, back)
+            for at in early[:back]:
+                before[at] = 0
+            state += before * base**back
+        keys, end = state[:-1] * base + self.codes[1:], self.begins[1:] - 1
+        first, last = state[begins + np.minimum(order, lengths) - 1], state[end]
         told: list[tuple[Any, ...]] = []
         for g, (won, value, lost) in enumerate(self._groups(groups)):
             whole = won + lost
-            move, n = counted(keys, base ** (order + 1), whole[owner])
+            walked = np.repeat(whole, lengths)
+            for at in (end, *early):
+                walked[at] = 0
+            move, n = counted(keys, base ** (order + 1), walked[:-1])
             told.append((move // base, move % base, n, 0 * n, g))
             for then, of, weight in ((BEGUN, first, whole), (LEFT, last, lost), (CONVERTED, last, won)):
                 at, n, paid = counted(of, base**order, weight, value)
                 told.append((at, np.full(len(at), then), n, paid * (then == CONVERTED), g))
-        rows = (np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in told]) for i in range(5))
-        return Steps(*rows, order=order, n_channels=base - 1)
+        rows = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in told]) for i in range(5)]
+        return Steps(*rows, order, base - 1)  # type: ignore[arg-type]
 
     def shared(self, groups: int = 1) -> Floats:
-        masks = np.bitwise_or.reduceat(np.int64(1) << (self.codes.astype(np.int64) - 1), self.begins[:-1])
-        sets, of = np.unique(masks, return_inverse=True)
-        parts = [[np.bincount(of, by_path, len(sets)) for by_path in both[:2]] for both in self._groups(groups)]
+        sets, of = np.unique(self.sets, return_inverse=True)
+        parts = [[np.bincount(of, by_path, len(sets)) for by_path in part[:2]] for part in self._groups(groups)]
         return split_evenly(sets, np.array(parts), len(self.channels))
 
     def won(self) -> "PathTable":
         return self
 
 
-def channels_of(paths: PathTable) -> Ints:
-    """Each path with each of its different channels (rows, 2)."""
-    path = np.repeat(np.arange(len(paths.begins) - 1), np.diff(paths.begins))
-    return np.unique(np.column_stack([path, paths.codes]), axis=0)
-
-
 def split_evenly(sets: Ints, sums: Floats, n_channels: int) -> Floats:
     """Sums of sets of channels (groups, 2, sets), split between the members: (groups, channels, 2)."""
     member = (sets[:, None] >> np.arange(n_channels)) & 1
-    return (sums @ (member / member.sum(axis=1, keepdims=True))).swapaxes(1, 2)
+    return np.asarray((sums @ (member / member.sum(axis=1, keepdims=True))).swapaxes(1, 2))
 
 
 def counted(keys: Ints, size: int, *weights: Floats) -> tuple[Any, ...]:
@@ -214,11 +234,13 @@ def from_paths(
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-    table = frame if isinstance(frame, pd.DataFrame) else as_table(frame).to_pyarrow().to_pandas()
+    table = frame if isinstance(frame, pd.DataFrame) else _exact(as_table(frame)).to_pyarrow().to_pandas()
     for column in filter(None, (path, conversions, nulls, value)):
         require_known(column, table.columns, f"The table of paths has no column {column!r}.")
     text = pa.array(table[path], pa.large_string(), from_pandas=True)
-    require(text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels.")
+    require(
+        text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels."
+    )
     split = pc.split_pattern(text, separator.strip() or separator)
     coded = pc.utf8_trim_whitespace(split.flatten()).dictionary_encode()
     names = coded.dictionary.to_pylist()
@@ -240,9 +262,17 @@ def from_paths(
     )  # fmt: skip
 
 
+def _exact(table: Any) -> Any:
+    """Decimals as floats, for which counts and sums of money are exact up to 2⁵³."""
+    decimals = [c for c in table.columns if table[c].type().is_decimal()]
+    return table.mutate(**{c: table[c].cast("float64") for c in decimals})
+
+
 def require_few(channels: Sequence[str]) -> None:
     """Raise `KpiError` for more channels than a set of 64 bits holds."""
-    rule = f"{len(channels)} channels, but {MOST_CHANNELS} at most can be told apart. Put the rarest together as 'other'."
+    rule = (
+        f"{len(channels)} channels, but {MOST_CHANNELS} at most can be told apart. Put the rarest together as 'other'."
+    )
     require(0 < len(channels) <= MOST_CHANNELS, rule if len(channels) else "There are no channels: no touch is left.")
 
 

@@ -1,5 +1,6 @@
 """Journeys read: how long, which paths, who opens and who closes, which test would settle what models cannot."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -12,11 +13,11 @@ from kpi_helpers import plots
 from kpi_helpers.credits import BASELINE, Attribution, Calibration, called
 from kpi_helpers.errors import require
 from kpi_helpers.journeys import TouchJourneys
-from kpi_helpers.paths import Journeys, channels_of
+from kpi_helpers.paths import Journeys
 from kpi_helpers.result import Framed, Result, number, percent, say
 from kpi_helpers.stats import checked_confidence, wilson
 
-LONG, DETECTABLE = 6, 0.8  # touches from which journeys are one row; power of a test worth running
+LONG, DETECTABLE, HOPELESS = 6, 0.8, 100  # touches of one row; power wanted; times the people that nobody has
 
 
 class JourneySummary(Framed):
@@ -113,12 +114,9 @@ class Links(Framed):
 def links(journeys: Journeys) -> Links:
     """Tell main from support channels, and who helped whom: conversions of one channel in which another had a touch."""
     won, k = journeys.won(), len(journeys.channels)
-    there = channels_of(won)
-    first, last = won.codes[won.begins[:-1]], won.codes[won.begins[1:] - 1]
-    both = np.bincount(there[:, 1] * (k + 1) + last[there[:, 0]], won.won_by_path[there[:, 0]], (k + 1) ** 2)
-    both = both.reshape(k + 1, k + 1)[1:, 1:]
-    alone = np.bincount(there[:, 0], minlength=len(last)) == 1
-    counts = [np.bincount(of, won.won_by_path * keep, k + 1)[1:] for of, keep in ((last, 1), (first, 1), (last, alone))]
+    both, alone = won.met(), won.sets & (won.sets - 1) == 0
+    places = (won.last, 1), (won.codes[won.begins[:-1]], 1), (won.last, alone)
+    counts = [np.bincount(of, won.won_by_path * keep, k + 1)[1:] for of, keep in places]
     np.fill_diagonal(both, 0)
     parts = pd.DataFrame({"channel": journeys.channels, "closed": counts[0], "opened": counts[1]})
     parts = parts.assign(assisted=both.sum(axis=1), alone=counts[2])
@@ -172,7 +170,7 @@ def lift_of(holdout: Any, journeys: Journeys) -> tuple[float, float]:
     row = holdout.frame.iloc[0]
     known = np.isfinite(row["lift_low"] + row["lift_high"])
     require(bool(known), "The hold-out has no interval of the relative difference: too few people converted in it.")
-    error = (row["lift_high"] - row["lift_low"]) / 2 / ndtri((1 + holdout.confidence) / 2)
+    error = (row["lift_high"] - row["lift_low"]) / 2 / ndtri((1 + row["confidence"]) / 2)
     return float(-row["lift"] * journeys.conversions), float(error * journeys.conversions)
 
 
@@ -205,10 +203,39 @@ def holdout_power(
     rows = []
     for channel, low, high in zip(claims.min().index, claims.min(), claims.max(), strict=True):
         power = [float(ndtr(claim / error - z)) for claim in (low, high)]
-        needed = people * ((z + ndtri(DETECTABLE)) * error / low) ** 2 if low > 0 else np.nan
+        needed = people * ((z + ndtri(DETECTABLE)) * error / max(low, 1e-9)) ** 2
+        needed = needed if needed < HOPELESS * people else np.nan
         rows.append((channel, low, high, *power, needed))
     rows.sort(key=lambda row: -row[2])
     return HoldoutPower.of(rows, standard_error=error, held_out=held_out, confidence=confidence, of_people=people)
+
+
+class AgainstTruth(Framed):
+    """How far models are from a known truth: ``model, share_error, over_claim, to_nothing``.
+
+    `share_error`: half the sum of the absolute differences of shares; `over_claim`: conversions credited for each that
+    was caused; `to_nothing`: share of the credit for channels that caused nothing.
+    """
+
+    columns: ClassVar = ("model", "share_error", "over_claim", "to_nothing")
+    ways: ClassVar = {"model_name": called}
+
+    def sentence(self, language: str = "en") -> str:
+        best, worst = (int(f(self.share_error)) for f in (np.argmin, np.argmax))
+        names = {k: called(self.model[i], language) for k, i in (("best", best), ("worst", worst))}
+        errors = {f"{k}_error": percent(self.share_error[i], language) for k, i in (("best", best), ("worst", worst))}
+        return say("against_truth.sentence", language, **names, **errors)
+
+
+def against_truth(attribution: Attribution, caused: Mapping[str, float]) -> AgainstTruth:
+    """Compare every model with the conversions that each channel `caused`, as a simulation knows them."""
+    told = attribution.frame[attribution.frame["channel"] != BASELINE]
+    told = told.pivot_table(index="channel", columns="model", values="conversions")[attribution.models]
+    true = pd.Series(caused, dtype=float).reindex(told.index).fillna(0.0)
+    share = told / told.sum()
+    error = share.sub(true / true.sum(), axis=0).abs().sum() / 2
+    rows = zip(told.columns, error, told.sum() / true.sum(), share[true == 0].sum(), strict=True)
+    return AgainstTruth.of(rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -282,10 +282,10 @@ def spread(
         )
     axes.set_yticks(range(len(shares)), shares.index)
     axes.set_ylim(len(shares) - 0.5, -0.5)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-1)
     axes.xaxis.set_major_formatter(lambda x, _i: number(x, language) + "%")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", ncols=1 if narrow else 3)
+    axes.legend(loc="lower right")
     return axes
 
 

@@ -157,7 +157,8 @@ def _find(part: Part, c: Column) -> Any:
     found = [_reach(part.raw, name) for name in entry.get("column", [""])]
     if any(value is None for value in found):
         return None
-    return reduce(lambda left, right: left.cast("string") + "." + right.cast("string"), found)
+    mark = "." if c.kind == "text" else " "  # between an id and its context, or a date and its time
+    return reduce(lambda left, right: left.cast("string") + mark + right.cast("string"), found)
 
 
 def _reach(raw: ir.Table, name: str) -> Any:

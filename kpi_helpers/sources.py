@@ -201,7 +201,7 @@ class Source:
         for given in spec.get("join", ()):
             there, *others = self._places(name, given)
             require(not others, f"mapping: {name}: join takes one file, and {given.get('file')} names several.")
-            other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower())
+            other, *more = self._open(there, str(given.get("encoding", "utf-8")).lower(), (), False)
             on = [given["on"]] if isinstance(given["on"], str) else given["on"]
             on, forms = on if isinstance(on, dict) else {c: c for c in on}, texts.date_forms(spec | given)
             raw, join = preparing.joined(raw, other, there[0], on, given.get("first"), self._stem(there), forms)
@@ -210,7 +210,7 @@ class Source:
         return Part(self._stem(place), raw, spec, tuple(sheets), tuple(joins))
 
     @cache  # noqa: B019
-    def _open(self, place: tuple[str, ...], encoding: str, header: tuple[str, ...] = (), spaces: bool = False) -> Any:
+    def _open(self, place: tuple[str, ...], encoding: str, header: tuple[str, ...], spaces: bool) -> Any:
         """Rows of a file or table, and the cells of a CSV file with what was seen on the way to them."""
         if self._folder is None:
             schema, _dot, bare = place[0].rpartition(".")
@@ -286,7 +286,7 @@ def connect(source: str | Path, mapping: str | Path | Mapping[str, Any] | None =
     path = locate(name)
     if path == project_root() / simulate.HOME or name == simulate.HOME:
         simulate.write(path)
-        rules = {name: {"currency": simulate.CURRENCY} for name in TABLES} | rules
+        rules = {name: {"currency": simulate.CURRENCY} for name in TABLES if any(path.glob(f"{name}.*"))} | rules
     if path.is_dir():
         return Source(name, _duckdb(), path, rules)
     if path.suffix in DATABASES and path.exists():

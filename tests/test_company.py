@@ -44,7 +44,7 @@ def close_to(share, planted, n, errors=4.5):
 
 
 def test_every_table_has_the_columns_of_its_contract_only(tables):
-    assert set(tables) == set(TABLES)
+    assert set(tables) == {*TABLES} - {"paths"}  # which other tools export in place of touchpoints
     for name, rows in tables.items():
         assert set(rows.columns) == {c.name for c in TABLES[name].columns}, name
 

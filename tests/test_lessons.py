@@ -5,8 +5,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from kpi_helpers import churn, clv, experiments, kpis, lessons, outlooks, simulate
+from kpi_helpers import attribution, churn, clv, experiments, kpis, lessons, outlooks, simulate
 from kpi_helpers.backtests import baseline
 from kpi_helpers.records import PLANTED
 from kpi_helpers.sources import connect
@@ -171,9 +172,54 @@ def break_even():
     return {"right": 43 / (0.15 * 260 + 40), "contact_only": 3 / (0.15 * 300), "all_accept": 43 / 300}
 
 
+@cache
+def credited():
+    """Journeys of the company, all models, and its spend."""
+    data = connect(simulate.HOME)
+    journeys = attribution.read_journeys(data.table("touchpoints"), data.table("orders"), view_credit=1.0)
+    spend = attribution.media_spend(data.table("channel_daily"), journeys)
+    return data, journeys, attribution.attribute(journeys, spend=spend, confidence=None)
+
+
+def rank_flips():
+    """Share by the hazard of the channel whose rank differs most between last touch and hazard: Paid social."""
+    shares = credited()[2].shares.loc["Paid social"]
+    ranks = credited()[2].shares.rank(ascending=False)
+    assert (ranks["last"] - ranks["hazard"]).abs().idxmax() == "Paid social"
+    return {"right": shares["hazard"]} | {name: shares[name] for name in ("last", "first", "markov")}
+
+
+def people_needed():
+    """n so that claim / error is 1.96 + 0.84; the error of a difference of two halves is 2 sqrt(orders)."""
+    claims = credited()[2].frame.query("channel == 'Paid social'")["conversions"]
+    per_person = claims / 120_000
+    variance = 4 * credited()[1].conversions / 120_000
+
+    def needed(claim, z):
+        return z**2 * variance / claim**2
+
+    z = stats.norm.ppf(0.975), stats.norm.ppf(0.8)
+    ends = {"right": needed(per_person.min(), sum(z)), "largest": needed(per_person.max(), sum(z))}
+    return {**ends, "even_chance": needed(per_person.min(), z[0])}
+
+
+def cost_of_one_more():
+    """Spend on Paid search by the orders that the hold-out says it brought, 1 - rate without / rate with."""
+    data, journeys, told = credited()
+    rows = experiments.of_experiment(data.table("experiment_units"), "Tắt quảng cáo tìm kiếm")
+    rates = rows.group_by("variant").aggregate(rate=rows.converted.mean()).to_pyarrow().to_pandas()
+    rate = rates.set_index("variant")["rate"].astype(float)
+    row = told.frame.query("channel == 'Paid search' and model == 'last'").iloc[0]
+    part = 1 - rate["no ads"] / rate["ads"]
+    units = rows.filter(rows.variant == "ads").count().to_pyarrow().as_py()
+    found = {"right": row["cost"] / (part * journeys.conversions), "last": row["cpa"]}
+    return {**found, "per_person": row["cost"] / ((rate["ads"] - rate["no ads"]) * units)}
+
+
 ALL = (
     pooled_rate, one_in_three, year_end, honest_reds, october_opens, august_drop, last_week_lift, wrong_unit,
     five_percent, still_buying, cdnow_next, most_paid, same_tenures, still_members, break_even,
+    rank_flips, people_needed, cost_of_one_more,
 )  # fmt: skip
 WORKED_OUT = {f.__name__: f for f in ALL}
 

@@ -356,6 +356,29 @@ def test_rows_are_numbered_in_the_order_of_the_file(tmp_path):
     )
 
 
+def test_a_time_may_stand_in_two_columns(tmp_path):
+    put(tmp_path, "id,who,day,clock\n1,a,5/1/2026,09:30\n2,b,5/1/2026,\n3,c,,09:30\n4,d,5/1/2026,25:00\n", "o.csv")
+    columns = {"order_id": "id", "customer_id": "who", "ordered_at": {"column": ["day", "clock"]}}
+    forms = ["%d/%m/%Y %H:%M", "%d/%m/%Y"]  # a day alone only where it is named
+    mapping = {"orders": {"file": "o.csv", "date_format": forms, "columns": columns}}
+
+    found = broken(connect(tmp_path, mapping).check())
+    assert found == {("ordered_at", "not a time"): 2}  # neither a time without a day nor an hour 25
+    put(tmp_path, "id,who,day,clock\n1,a,5/1/2026,09:30\n2,b,5/1/2026,\n", "o.csv")
+    read = frame(connect(tmp_path, mapping), "orders").sort_values("order_id")["ordered_at"]
+    assert read.tolist() == [pd.Timestamp("2026-01-05 09:30"), pd.Timestamp("2026-01-05")]
+
+
+def test_a_time_in_two_columns_of_postgres_is_cast_in_a_view(duckdb_engine, postgres_engine):
+    rows = pa.table({"order_id": ["1"], "customer_id": ["a"], "day": [date(2026, 1, 5)], "clock": ["09:30"]})
+    mapping = {"orders": {"columns": {"ordered_at": {"column": ["day", "clock"]}}}}
+    read, refused = (each.source(rows, "orders", mapping) for each in (duckdb_engine, postgres_engine))
+
+    assert frame(read, "orders")["ordered_at"].tolist() == [pd.Timestamp("2026-01-05 09:30")]
+    [problem] = refused.check().problems
+    assert problem.column == "ordered_at" and "a view" in problem.remedy()
+
+
 def test_rows_of_a_database_have_no_number(engine):
     source = engine.source(pa.table({"likes": [1]}), "content", {"content": {"columns": {"content_id": {"row": True}}}})
 
@@ -452,6 +475,18 @@ def test_a_join_keeps_every_row_and_says_what_it_found(tmp_path):
     assert list(read["lead_id"]) == ["L1", "L2", "L3", "L4"]
     assert "deals.csv: 2 of 4 rows found their row there; 2 of the 3 rows there were used" in notes(source)
     assert [file.name for file in source.files()] == ["l.csv", "deals.csv"]
+
+
+def test_a_file_may_be_a_table_and_joined_to_another(tmp_path):
+    put(tmp_path, "who,at,channel\na,2026-01-05,Ads\na,2026-01-06,Email\n", "touches.csv")
+    put(tmp_path, "who\na\nb\n", "people.csv")
+    touches = {"file": "touches.csv", "columns": {"customer_id": "who", "touched_at": "at"}}
+    join = [{"file": "touches.csv", "on": "who", "first": "at"}]
+    people = {"file": "people.csv", "join": join, "columns": {"customer_id": "who", "first_channel": "channel"}}
+    source = connect(tmp_path, {"touchpoints": touches, "customers": people})
+
+    assert source.check().ok and len(frame(source, "touchpoints")) == 2
+    assert frame(source, "customers").set_index("customer_id")["first_channel"].dropna().to_dict() == {"a": "Ads"}
 
 
 def test_a_repeated_key_is_counted_unless_the_first_is_asked_for(tmp_path):
@@ -662,7 +697,7 @@ WRONG = [
         "constant holds 'done', but needs one among completed, cancelled",
     ),
     ({"orders": {"columns": {"revenue": {"row": True}}}}, "only text is constant or made of row numbers"),
-    ({"orders": {"columns": {"revenue": {"column": ["a", "b"]}}}}, "only text is made of several columns"),
+    ({"orders": {"columns": {"revenue": {"column": ["a", "b"]}}}}, "only text and dates are made of several columns"),
     ({"orders": {"columns": {"order_id": {"row": True, "column": "a"}}}}, "needs column: your_name"),
     ({"orders": {"columns": {"order_id": {"row": False}}}}, "row holds False, but needs true"),
     ({"orders": {"columns": {"order_id": {"column": "a", "value": {}}}}}, "'value' is no option .*Did you mean values"),
