@@ -179,6 +179,8 @@ def read_journeys(
 
     require(lookback_days >= 1, f"lookback_days={lookback_days}: a touch must be able to count for a day or more.")
     require(0 <= view_credit <= 1, f"view_credit={view_credit} is not in [0, 1], the part of a click's credit.")
+    fine = session_gap_days is None or session_gap_days > 0
+    require(fine, f"session_gap_days={session_gap_days} must be a number of days above 0, or None.")
     touched, bought = _touchpoints(touchpoints, view_credit), _conversions(conversions)
     counts, first, last = _checked(touched, bought, lookback_days)
     touches = touched.filter("named", "used").select("customer_id", "at", "channel", "credit").distinct().cache()
@@ -288,7 +290,7 @@ def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.T
     touches = both.mutate(id=both.id.min().over(back)).filter(_.code.notnull()).drop("rank")
     joined = touches.left_join(bought.select("id", "bought_at", "value", "kind"), "id").drop("id_right")
     age = (joined.bought_at.epoch_seconds() - joined.at.epoch_seconds()) / DAY
-    return joined.mutate(age_days=age, old=(age > lookback_days).fill_null(False).cast("int64"))
+    return joined.mutate(age_days=age, old=(age > lookback_days).ifelse(1, 0))
 
 
 def _journey(table: "ir.Table", **how: Any) -> Any:
@@ -304,7 +306,7 @@ def _cut(table: "ir.Table", gap_days: float) -> "ir.Table":
 
     next_touch = _.at.lead().over(ibis.window(group_by=["person", "id"], order_by=["at", "code", "credit"]))
     gap = ibis.coalesce(next_touch, _.bought_at).epoch_seconds() - _.at.epoch_seconds()
-    table = table.mutate(cut=(gap / DAY > gap_days).fill_null(False).cast("int64"))
+    table = table.mutate(cut=(gap / DAY > gap_days).ifelse(1, 0))
     back = [table[name].desc() for name in ("at", "code", "credit")]
     cuts = table.cut.sum().over(ibis.cumulative_window(group_by=["person", "id"], order_by=back))
     return table.mutate(old=(cuts > 0).ifelse(cuts + 1, table.old))
@@ -354,7 +356,8 @@ def _told(
     told = table.aggregate(**sums).to_pyarrow().to_pylist()[0]
     whole = bought.aggregate(n=_.count(), value=_.value.sum(), new=_.customer_id.nunique(where=_.person.isnull()))
     whole = whole.to_pyarrow().to_pylist()[0]
-    require(whole["n"] > 0, "No conversion is left: none has a person and a time, or none is completed.")
+    rule = "No conversion is left: none is completed, of the type asked for and on days that touches could reach."
+    require(whole["n"] > 0, rule)
     require(told["won"] > 0, "No conversion has a touch within the lookback: nothing can be attributed.")
     crowd = persons.filter("crowd").order_by(_.n.desc(), "customer_id").to_pyarrow().to_pylist()
     sample = persons.filter(~_.crowd).count().to_pyarrow().as_py()
