@@ -205,7 +205,8 @@ class Orders(Framed):
 def order_selection(journeys: Journeys, *, max_order: int = 3) -> Orders:
     """Compare Markov chains of order 1 to `max_order` by Schwarz's criterion; the smallest BIC predicts best."""
     require(max_order in (1, 2, 3), f"max_order={max_order!r} must be 1, 2 or 3.")
-    rows, n = [], 0.0
+    rows: list[tuple[Any, ...]] = []
+    n = 0.0
     for order in range(1, max_order + 1):
         steps = journeys.steps(order)
         begun, known = steps.then == BEGUN, steps.n > 0

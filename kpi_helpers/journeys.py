@@ -101,8 +101,9 @@ class TouchJourneys(Journeys):
         told = _read(rows.group_by("state", "then", g=_.person % groups).aggregate(**sums), "g", "state", "then")
         begun = told.groupby(["g", "state"], as_index=False)["begun"].sum().rename(columns={"begun": "n"})
         told = pd.concat([told, begun[begun["n"] > 0].assign(then=BEGUN, value=0.0)])
-        kinds = {"state": "int64", "then": "int64", "n": float, "value": float, "g": "int64"}
-        return Steps(*(told[c].to_numpy(k) for c, k in kinds.items()), order=order, n_channels=base - 1)
+        told = told.rename(columns={"g": "group"}).astype({"n": float, "then": "int64"})
+        columns: dict[str, Any] = {name: told[name].to_numpy() for name in Steps._fields[:5]}
+        return Steps(**columns, order=order, n_channels=base - 1)
 
     def shared(self, groups: int = 1) -> Floats:
         from ibis import _
@@ -125,11 +126,11 @@ class TouchJourneys(Journeys):
         told = _read(one.group_by("path").aggregate(n=_.count(), value=_.value.sum()), "path")
         begins = np.cumsum([0, *map(len, told["path"])])
         codes = np.concatenate(told["path"].to_list()).astype(np.int64)
-        counts = {"won_by_path": told["n"].to_numpy(float), "value_by_path": told["value"].to_numpy(float)}
-        whole = dict(zip(("conversions", "value"), map(float, self.touched), strict=True))
+        n, value = (told[name].to_numpy(float) for name in ("n", "value"))
         return PathTable(
-            channels=self.channels, codes=codes, begins=begins, **counts, **whole, lost_by_path=np.zeros(len(told)),
-            nulls=0.0, currency=self.currency, sample=int(whole["conversions"]),
+            channels=self.channels, codes=codes, begins=begins, won_by_path=n, value_by_path=value, lost_by_path=0 * n,
+            conversions=float(n.sum()), value=float(value.sum()), nulls=0.0, currency=self.currency,
+            sample=int(n.sum()),
         )  # fmt: skip
 
     def exposure(self, groups: int = 1) -> Exposure:
@@ -366,7 +367,11 @@ def _told(
     issues = {"unnamed": counts["unnamed"], "unseen": counts["unseen"], "views": counts["views"], "old": told["old"]}
     issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
     issues["repeated"] = counts["used"] - persons.n.sum().to_pyarrow().as_py()
-    totals = {"conversions": float(whole["n"]), "value": float(whole["value"] or 0), "nulls": float(told["nulls"])}
+    totals: dict[str, Any] = {
+        "conversions": float(whole["n"]),
+        "value": float(whole["value"] or 0),
+        "nulls": float(told["nulls"]),
+    }
     totals |= {"untouched": whole["n"] - told["won"], "untouched_value": totals["value"] - (told["value"] or 0)}
     return TouchJourneys(
         channels=tuple(channels), table=table, timed=True, people=people, sample=sample, issues=issues,
