@@ -92,7 +92,8 @@ def _rows(
     value, group = b["value"].to_numpy(float)[first], b["g"].to_numpy()[first] % groups
     value[-1], group[-1] = untouched_value / untouched if untouched else 0, -1  # the last row: all without a touch
     weight, keep_rows = np.append(np.ones(n), untouched), slice(None if untouched else -1)
-    return _Rows(acts[keep_rows], near, time.sum(axis=0), *(v[keep_rows] for v in (weight, value, group)), time)
+    parts: list[Floats] = [v[keep_rows] for v in (weight, value, group)]
+    return _Rows(acts[keep_rows], near, time.sum(axis=0), *parts, time)  # type: ignore[call-arg, arg-type]
 
 
 def _best(rows: Callable[[float], _Rows]) -> tuple[float, float]:

@@ -116,7 +116,7 @@ class Attribution(Framed):
 
     @property
     def ranges(self) -> pd.DataFrame:
-        """Least and greatest share that any model gives a channel, the largest first: ``low, high, low_by, high_by``."""
+        """Least and greatest share by any model of each channel, the largest first: ``low, high, low_by, high_by``."""
         told = self.shares
         found = {"low": told.min(axis=1), "high": told.max(axis=1), "low_by": told.idxmin(axis=1)}
         found["high_by"] = told.idxmax(axis=1)
@@ -280,7 +280,7 @@ def shapley(journeys: Journeys) -> Attribution:
 
 
 class Calibration(Framed):
-    """Credit of each model after lift tests: ``model, channel, conversions, value, share, claimed, lift, error, weight``.
+    """Credit after lift tests: ``model, channel, conversions, value, share, claimed, lift, error, weight``.
 
     A tested channel is moved from what the model `claimed` towards the `lift`, by `weight`; the rest is baseline.
     """

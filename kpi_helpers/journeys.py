@@ -102,7 +102,7 @@ class TouchJourneys(Journeys):
         begun = told.groupby(["g", "state"], as_index=False)["begun"].sum().rename(columns={"begun": "n"})
         told = pd.concat([told, begun[begun["n"] > 0].assign(then=BEGUN, value=0.0)])
         kinds = {"state": "int64", "then": "int64", "n": float, "value": float, "g": "int64"}
-        return Steps(*(told[c].to_numpy(k) for c, k in kinds.items()), order=order, n_channels=base - 1)
+        return Steps(*[told[c].to_numpy(k) for c, k in kinds.items()], order, base - 1)  # type: ignore[call-arg]
 
     def shared(self, groups: int = 1) -> Floats:
         from ibis import _
@@ -125,11 +125,13 @@ class TouchJourneys(Journeys):
         told = _read(one.group_by("path").aggregate(n=_.count(), value=_.value.sum()), "path")
         begins = np.cumsum([0, *map(len, told["path"])])
         codes = np.concatenate(told["path"].to_list()).astype(np.int64)
-        counts = {"won_by_path": told["n"].to_numpy(float), "value_by_path": told["value"].to_numpy(float)}
-        whole = dict(zip(("conversions", "value"), map(float, self.touched), strict=True))
+        counts: dict[str, Any] = {
+            f"{how}_by_path": told[c].to_numpy(float) for how, c in (("won", "n"), ("value", "value"))
+        }
+        n, value = map(float, self.touched)
         return PathTable(
-            channels=self.channels, codes=codes, begins=begins, **counts, **whole, lost_by_path=np.zeros(len(told)),
-            nulls=0.0, currency=self.currency, sample=int(whole["conversions"]),
+            channels=self.channels, codes=codes, begins=begins, **counts, lost_by_path=np.zeros(len(told)),
+            conversions=n, value=value, nulls=0.0, currency=self.currency, sample=int(n),
         )  # fmt: skip
 
     def exposure(self, groups: int = 1) -> Exposure:
@@ -366,7 +368,11 @@ def _told(
     issues = {"unnamed": counts["unnamed"], "unseen": counts["unseen"], "views": counts["views"], "old": told["old"]}
     issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
     issues["repeated"] = counts["used"] - persons.n.sum().to_pyarrow().as_py()
-    totals = {"conversions": float(whole["n"]), "value": float(whole["value"] or 0), "nulls": float(told["nulls"])}
+    totals: dict[str, Any] = {
+        "conversions": float(whole["n"]),
+        "value": float(whole["value"] or 0),
+        "nulls": float(told["nulls"]),
+    }
     totals |= {"untouched": whole["n"] - told["won"], "untouched_value": totals["value"] - (told["value"] or 0)}
     return TouchJourneys(
         channels=tuple(channels), table=table, timed=True, people=people, sample=sample, issues=issues,

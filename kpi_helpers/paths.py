@@ -189,7 +189,7 @@ class PathTable(Journeys):
                 at, n, paid = counted(of, base**order, weight, value)
                 told.append((at, np.full(len(at), then), n, paid * (then == CONVERTED), g))
         rows = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in told]) for i in range(5)]
-        return Steps(*rows, order, base - 1)  # type: ignore[arg-type]
+        return Steps(*rows, order, base - 1)  # type: ignore[arg-type, call-arg]
 
     def shared(self, groups: int = 1) -> Floats:
         sets, of = np.unique(self.sets, return_inverse=True)
@@ -280,7 +280,7 @@ def _numbers(table: pd.DataFrame, column: str | None, n: int) -> Floats:
     if column is None:
         return np.zeros(n)
     require(pd.api.types.is_numeric_dtype(table[column]), f"{column} is {table[column].dtype}: it must hold numbers.")
-    found = table[column].to_numpy(float, na_value=np.nan)
+    found: Floats = table[column].to_numpy(float, na_value=np.nan)
     wrong = int((~(found >= 0) | np.isinf(found)).sum())
     require(wrong == 0, f"{column} is negative or missing in {wrong} rows. Counts and values must be 0 or more.")
     return found

@@ -1,7 +1,7 @@
 """Worlds in which the true effect of each channel is known: who sees which ad, and who buys because of it."""
 
 from itertools import product
-from math import comb, exp, factorial
+from math import factorial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ def simulate(scenario: str, *, people: int = 40_000, days: int = 30, seed: int =
     luck_met = rng.random((days, k, people), dtype=np.float32)
     luck_bought = rng.random((days, people), dtype=np.float32)
     met, day = _run(scenario, np.ones(k, bool), intent, luck_met, luck_bought)
-    worlds = {on: 0 for on in product((0, 1), repeat=k)}
+    worlds = dict.fromkeys(product((0, 1), repeat=k), 0)
     for on in worlds:
         worlds[on] = int((_run(scenario, np.array(on, bool), intent, luck_met, luck_bought)[1] < days).sum())
     d, c, person = np.nonzero(met)
