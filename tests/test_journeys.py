@@ -327,7 +327,7 @@ class TestPathTables:
         read = read_paths((" > ".join(f"c{i:02}" for i in range(MOST_CHANNELS)), 62, 1, 62.0))
 
         assert attribute(read, ("shapley",), confidence=None).conversions == pytest.approx([1.0] * 62)
-        assert markov(read, order=3).shares["c61"] == pytest.approx(1 / 62)  # keys of 63^4 are not held in one array
+        assert markov(read, order=3).shares["c61"] == pytest.approx(1 / 62)  # the largest keys there are
 
     def test_arrow_and_missing_columns(self):
         read = from_paths(pd.DataFrame(paths(("A", 2, 1, 1.0))), path="p", conversions="n")
