@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import chdtri
 
 from kpi_helpers.journeys import Exposure
+from kpi_helpers.paths import Ints
 from kpi_helpers.stats import Floats
 
 SAMPLE = 10_000  # conversions from which the decay is chosen
@@ -38,7 +39,7 @@ class _Rows(NamedTuple):
     time: Floats
     weight: Floats
     value: Floats
-    group: Floats
+    group: Ints
     time_by_group: Floats
 
 
@@ -82,18 +83,17 @@ def _rows(
     place, touches = a["g"].to_numpy() % groups * k + a["channel"].to_numpy() - 1, a["n"].to_numpy(float)
     fading = touches * keep * (1 - keep ** a["alive"]) / (1 - keep)
     days_same, days_later = (np.bincount(place, v, groups * k).reshape(groups, k) for v in (touches, fading))
-    acts, time = later + of_day * (days == "all"), days_later + days_same * (days == "all")
+    each, time = later + of_day * (days == "all"), days_later + days_same * (days == "all")
     if days == "apart":
-        acts, time = np.hstack([later, of_day]), np.hstack([days_later, days_same])
+        each, time = np.hstack([later, of_day]), np.hstack([days_later, days_same])
     near = (days_same.sum(axis=0) - of_day.sum(axis=0)) * (days == "later")  # a way in had no time to work
-    acts = np.vstack([np.hstack([np.ones((n, 1)), acts]), np.eye(1, acts.shape[1] + 1)])
-    time = np.hstack([np.full((groups, 1), person_days / groups), time])
+    acts: Floats = np.vstack([np.hstack([np.ones((n, 1)), each]), np.eye(1, each.shape[1] + 1)])
+    at_risk: Floats = np.hstack([np.full((groups, 1), person_days / groups), time])
     first = np.append(np.flatnonzero(np.diff(row, prepend=-1)), 0)  # rows are ordered by conversion
     value, group = b["value"].to_numpy(float)[first], b["g"].to_numpy()[first] % groups
     value[-1], group[-1] = untouched_value / untouched if untouched else 0, -1  # the last row: all without a touch
-    weight, keep_rows = np.append(np.ones(n), untouched), slice(None if untouched else -1)
-    parts: list[Floats] = [v[keep_rows] for v in (weight, value, group)]
-    return _Rows(acts[keep_rows], near, time.sum(axis=0), *parts, time)  # type: ignore[call-arg, arg-type]
+    weight, to = np.append(np.ones(n), untouched), None if untouched else -1
+    return _Rows(acts[:to], near, at_risk.sum(axis=0), weight[:to], value[:to], group[:to], at_risk)
 
 
 def _best(rows: Callable[[float], _Rows]) -> tuple[float, float]:

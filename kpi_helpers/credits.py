@@ -116,7 +116,7 @@ class Attribution(Framed):
 
     @property
     def ranges(self) -> pd.DataFrame:
-        """Least and greatest share by any model of each channel, the largest first: ``low, high, low_by, high_by``."""
+        """Least and greatest share of a channel by any model, the largest first: ``low, high, low_by, high_by``."""
         told = self.shares
         found = {"low": told.min(axis=1), "high": told.max(axis=1), "low_by": told.idxmin(axis=1)}
         found["high_by"] = told.idxmax(axis=1)

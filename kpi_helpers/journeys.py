@@ -101,8 +101,9 @@ class TouchJourneys(Journeys):
         told = _read(rows.group_by("state", "then", g=_.person % groups).aggregate(**sums), "g", "state", "then")
         begun = told.groupby(["g", "state"], as_index=False)["begun"].sum().rename(columns={"begun": "n"})
         told = pd.concat([told, begun[begun["n"] > 0].assign(then=BEGUN, value=0.0)])
-        kinds = {"state": "int64", "then": "int64", "n": float, "value": float, "g": "int64"}
-        return Steps(*[told[c].to_numpy(k) for c, k in kinds.items()], order, base - 1)  # type: ignore[call-arg]
+        told = told.rename(columns={"g": "group"}).astype({"n": float, "then": "int64"})
+        columns: dict[str, Any] = {name: told[name].to_numpy() for name in Steps._fields[:5]}
+        return Steps(**columns, order=order, n_channels=base - 1)
 
     def shared(self, groups: int = 1) -> Floats:
         from ibis import _
@@ -125,13 +126,11 @@ class TouchJourneys(Journeys):
         told = _read(one.group_by("path").aggregate(n=_.count(), value=_.value.sum()), "path")
         begins = np.cumsum([0, *map(len, told["path"])])
         codes = np.concatenate(told["path"].to_list()).astype(np.int64)
-        counts: dict[str, Any] = {
-            f"{how}_by_path": told[c].to_numpy(float) for how, c in (("won", "n"), ("value", "value"))
-        }
-        n, value = map(float, self.touched)
+        n, value = (told[name].to_numpy(float) for name in ("n", "value"))
         return PathTable(
-            channels=self.channels, codes=codes, begins=begins, **counts, lost_by_path=np.zeros(len(told)),
-            conversions=n, value=value, nulls=0.0, currency=self.currency, sample=int(n),
+            channels=self.channels, codes=codes, begins=begins, won_by_path=n, value_by_path=value, lost_by_path=0 * n,
+            conversions=float(n.sum()), value=float(value.sum()), nulls=0.0, currency=self.currency,
+            sample=int(n.sum()),
         )  # fmt: skip
 
     def exposure(self, groups: int = 1) -> Exposure:

@@ -187,8 +187,9 @@ class PathTable(Journeys):
             for then, of, weight in ((BEGUN, first, whole), (LEFT, last, lost), (CONVERTED, last, won)):
                 at, n, paid = counted(of, base**order, weight, value)
                 told.append((at, np.full(len(at), then), n, paid * (then == CONVERTED), g))
-        rows = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in told]) for i in range(5)]
-        return Steps(*rows, order, base - 1)  # type: ignore[arg-type, call-arg]
+        columns = (np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in told]) for i in range(5))
+        rows: dict[str, Any] = dict(zip(Steps._fields, columns, strict=False))
+        return Steps(**rows, order=order, n_channels=base - 1)
 
     def shared(self, groups: int = 1) -> Floats:
         sets, of = np.unique(self.sets, return_inverse=True)
