@@ -231,9 +231,9 @@ class TestSetAside:
 
     def test_a_crowd_is_in_no_group_of_people(self):
         at = pd.Timestamp("2026-02-01") + pd.to_timedelta(np.arange(MOST_TOUCHES + 1), unit="min")
-        crowd = pd.DataFrame({"customer_id": "0", "touched_at": at, "channel": "Ads"})  # sorted before all others
+        one, two = (pd.DataFrame({"customer_id": k, "touched_at": at, "channel": "Ads"}) for k in ("aa", "ab"))
 
-        one, other = (attribute(read_journeys(t, ORDERS)) for t in (TOUCHES, pd.concat([crowd, TOUCHES])))
+        one, other = (attribute(read_journeys(t, ORDERS)) for t in (TOUCHES, pd.concat([one, two, TOUCHES])))
         pd.testing.assert_frame_equal(one.frame, other.frame)
 
     def test_orders_before_every_touch_have_none_and_of_days_without_records_nothing_is_known(self):
