@@ -159,6 +159,7 @@ class Markov(Framed):
 def markov(journeys: Journeys, *, order: int = 1) -> Markov:
     """Credit channels by a Markov chain whose state is the last `order` (1 to 3) channels; exact, nothing is simulated.
 
+    Parameters: `journeys`; `order`, whole. Raises `KpiError` for another order, and for chains that hardly ever end.
     Anderl, Becker, von Wangenheim & Schumann (2016), International Journal of Research in Marketing 33(3), 457-474.
 
     >>> from kpi_helpers.paths import from_paths
@@ -203,7 +204,16 @@ class Orders(Framed):
 
 
 def order_selection(journeys: Journeys, *, max_order: int = 3) -> Orders:
-    """Compare Markov chains of order 1 to `max_order` by Schwarz's criterion; the smallest BIC predicts best."""
+    """Compare Markov chains of order 1 to `max_order` by Schwarz's criterion; the smallest BIC predicts best.
+
+    Parameters: `journeys`; `max_order`, 1 to 3. Raises `KpiError` for another order.
+    Schwarz (1978), Annals of Statistics 6(2), 461-464; Katz (1981), Technometrics 23(3), 243-249 (of chains).
+
+    >>> from kpi_helpers.paths import from_paths
+    >>> rows = pd.DataFrame({"path": ["A", "A > A", "A > A > A", "A > A > A > A"], "won": [40, 20, 10, 10]})
+    >>> order_selection(from_paths(rows, path="path", conversions="won")).best
+    1
+    """
     require(max_order in (1, 2, 3), f"max_order={max_order!r} must be 1, 2 or 3.")
     rows: list[tuple[Any, ...]] = []
     n = 0.0

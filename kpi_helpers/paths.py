@@ -15,7 +15,6 @@ from kpi_helpers.units import as_table
 
 MOST_CHANNELS = 62  # a set of channels is one whole number of 64 bits
 BEGUN, CONVERTED, LEFT = 0, -1, -2  # beside channels: what a step may be
-DENSE = 1 << 26  # so many keys are counted in one array
 DIRECT = ("direct", "(direct)", "(none)", "(direct) / (none)", "direct / none", "trực tiếp")
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -209,13 +208,9 @@ def split_evenly(sets: Ints, sums: Floats, n_channels: int) -> Floats:
 
 def counted(keys: Ints, size: int, *weights: Floats) -> tuple[Any, ...]:
     """Sorted keys, below `size`, whose first weights are positive, and for each the sums of all weights."""
-    if size <= DENSE:
-        sums = [np.bincount(keys, weight, size) for weight in weights]
-        found = np.flatnonzero(sums[0])
-        return found, *(each[found] for each in sums)
-    keys, weights = keys[weights[0] > 0], tuple(weight[weights[0] > 0] for weight in weights)
-    found, of = np.unique(keys, return_inverse=True)
-    return found, *(np.bincount(of, weight, len(found)) for weight in weights)
+    sums = [np.bincount(keys, weight, size) for weight in weights]  # 63⁴ at most: three channels and the next of 62
+    found = np.flatnonzero(sums[0])
+    return found, *(each[found] for each in sums)
 
 
 def from_paths(

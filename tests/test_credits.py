@@ -270,6 +270,15 @@ class TestTables:
         assert told.shares.loc["A"].to_dict() == pytest.approx({"last_non_direct": 5 / 6, "last": 2 / 6})
         assert told.ranges.loc["A"].tolist() == [pytest.approx(2 / 6), pytest.approx(5 / 6), "last", "last_non_direct"]
 
+    def test_each_journey_is_in_one_group(self):
+        read = from_paths(
+            self.TABLE.assign(won=[3000, 2000, 1000]), path="p", conversions="won", nulls="lost", value="v"
+        )
+        parts = read.shared(8)
+
+        assert parts.sum(axis=0) == pytest.approx(read.shared()[0])
+        assert parts[..., 0].sum(axis=1) == pytest.approx(np.full(8, 750), abs=100)
+
     def test_intervals_need_whole_counts(self):
         frame = pd.DataFrame({"p": ["A", "B"], "n": [1.5, 2]})
         with pytest.raises(KpiError, match="Counts of paths must be whole, or else give confidence=None"):

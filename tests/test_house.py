@@ -29,14 +29,14 @@ FLOORS = {
 # their examples stand for a published method
 CALCULATORS = (
     "stats", "baselines", "targets", "changes", "rates", "looks", "designs", "purchases", "spending",
-    "retention", "hazards", "scores", "profits",
+    "retention", "hazards", "scores", "profits", "chains",
 )  # fmt: skip
 
 
 #: one line each, told by their name
 SMALL = (
     "holm", "poisson_interval", "checked_confidence", "chance_above", "weighted_quantile", "rank", "design", "ratios",
-    "in_units", "checked", "auc",
+    "in_units", "checked", "auc", "credited",
 )  # fmt: skip
 
 
