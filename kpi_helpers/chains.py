@@ -186,7 +186,8 @@ def credited(effects: Floats, journeys: Journeys) -> Floats:
     """Conversions and value (2, channels) of the journeys with touches, in proportion to the removal effects."""
     totals = journeys.touched
     with np.errstate(invalid="ignore"):
-        return np.asarray(effects / effects.sum(axis=1, keepdims=True) * totals[:, None])
+        part = effects / effects.sum(axis=1, keepdims=True)
+    return np.where(totals[:, None] > 0, part, 0.0) * totals[:, None]  # no value: none to share out
 
 
 class Orders(Framed):

@@ -141,7 +141,7 @@ class TouchJourneys(Journeys):
         before = self._touched.group_by("conversion", "channel", "days").aggregate(
             n=_.credit.sum(), value=_.value.max(), g=(_.person % groups).max()
         )
-        active = self.table.open_days.sum().to_pyarrow().as_py()
+        active = self.table.open.sum().to_pyarrow().as_py() / DAY
         return Exposure(_read(alive, "g", "channel", "alive"), _read(before, "conversion", "channel", "days"), active)
 
 
@@ -328,12 +328,12 @@ def _placed(table: "ir.Table", direct: Sequence[int], lookback_days: int, last: 
         table.bought_at.epoch_seconds() - table.at.epoch_seconds()
     )  # days of 24 hours: a click before midnight is near
     alive = ibis.least(over.fill_null(end - table.at.epoch_seconds()) // DAY, lookback_days)
-    pause = (table.at.lead(1).over(order).epoch_seconds() - table.at.epoch_seconds()) / DAY
+    pause = table.at.lead(1).over(order).epoch_seconds() - table.at.epoch_seconds()
     placed = table.select(
         "person", "bit", "credit", "age_days", channel=table.code, conversion=won.ifelse(table.id, None),
         value=won.ifelse(table.value, 0.0), position=position, length=length, before_1=table.code.lag(1).over(order),
         before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over // DAY, alive=alive,
-        open_days=ibis.least(alive + 1, pause.fill_null(alive + 1)), old=table.old,
+        open=ibis.least((alive + 1) * DAY, pause.fill_null((alive + 1) * DAY)), old=table.old,
         group=table.id,
     )  # fmt: skip
     if not direct:
