@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -183,13 +183,14 @@ def read_journeys(
     fine = session_gap_days is None or session_gap_days > 0
     require(fine, f"session_gap_days={session_gap_days} must be a number of days above 0, or None.")
     touched, bought = _touchpoints(touchpoints, view_credit), _conversions(conversions)
-    counts, first, last = _checked(touched, bought, lookback_days)
+    counts, begin, last = _checked(touched, bought, lookback_days)
     touches = touched.filter("named", "used").select("customer_id", "at", "channel", "credit").distinct().cache()
     channels = sorted(touches.channel.as_table().distinct().to_pyarrow()["channel"].to_pylist())
     require_few(channels)
     persons = touches.group_by("customer_id").aggregate(n=_.count())
     persons = persons.mutate(crowd=persons.n > MOST_TOUCHES).mutate(person=_row_number("crowd", "customer_id")).cache()
-    during = bought.filter("named").filter(_.at.date().between(first, last))
+    during = bought.filter("named").filter(_.at >= begin, _.at.date() <= last)
+    counts["unseen"] -= during.count().to_pyarrow().as_py()  # touches before these are not in the log
     bought = during.left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
     bought = bought.mutate(id=_row_number("customer_id", "at", "value", "kind"))
     bought = bought.select("id", "person", "customer_id", "value", "kind", bought_at=bought.at).cache()
@@ -206,7 +207,7 @@ def read_journeys(
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
     table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT], lookback_days, last)
     table = table.cache()
-    return _told(table, bought, persons, channels, counts, people, since=first, until=last, currency=currency)
+    return _told(table, bought, persons, channels, counts, people, since=begin.date(), until=last, currency=currency)
 
 
 def _row_number(*by: str) -> Any:
@@ -253,13 +254,14 @@ def _conversions(given: Any) -> "ir.Table":
     return told.filter("used")
 
 
-def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tuple[dict[str, int], date, date]:
-    """Rows left out by why, first and last day on which conversions could have had a touch; one query a table."""
+def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tuple[dict[str, int], datetime, date]:
+    """Rows left out by why, from when and until what day conversions could have had a touch; one query a table."""
     from ibis import _
 
     days = [
         _read(t.group_by(on=t.at.date()).aggregate(
-            n=_.count(), named=_.named.sum(), used=(_.named & _.used).sum(), negative=(_.named & _.negative).sum()
+            n=_.count(), named=_.named.sum(), used=(_.named & _.used).sum(), negative=(_.named & _.negative).sum(),
+            first=_.at.min(where=_.named),
         ), "on") for t in (touched, bought)
     ]  # fmt: skip
     wrong = int(days[1]["negative"].sum())
@@ -272,10 +274,9 @@ def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tup
         require((two - one).days <= GAP_DAYS, rule)
     told = [t[["n", "named", "used"]].sum() for t in days]
     counts = {"touches": told[0]["n"], "unnamed": told[0]["n"] - told[0]["named"] + told[1]["n"] - told[1]["named"]}
-    counts |= {"views": told[0]["named"] - told[0]["used"], "used": told[0]["used"]}
-    unseen = (pd.to_datetime(days[1]["on"]).dt.date < seen[0][0]) | (pd.to_datetime(days[1]["on"]).dt.date > reach)
-    counts["unseen"] = days[1]["named"][unseen].sum()  # touches were not recorded then
-    return {what: int(n) for what, n in counts.items()}, seen[0][0], min(max(seen[0][-1], seen[1][-1]), reach)
+    counts |= {"views": told[0]["named"] - told[0]["used"], "used": told[0]["used"], "unseen": told[1]["named"]}
+    begin = days[0]["first"].min().to_pydatetime()
+    return {what: int(n) for what, n in counts.items()}, begin, min(max(seen[0][-1], seen[1][-1]), reach)
 
 
 def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.Table":
