@@ -234,6 +234,7 @@ def from_paths(
     for column in filter(None, (path, conversions, nulls, value)):
         require_known(column, table.columns, f"The table of paths has no column {column!r}.")
     text = pa.array(table[path], pa.large_string(), from_pandas=True)
+    text = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text  # of long or joined frames
     require(
         text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels."
     )

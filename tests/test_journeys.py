@@ -357,6 +357,13 @@ class TestPathTables:
         with pytest.raises(KpiError, match=said):
             read_paths(*rows)
 
+    def test_frames_put_together_are_read(self):
+        rows = paths(("A > B", 3, 1, 1.0), ("A", 1, 0, 1.0))
+        twice = from_paths(pd.concat([rows, rows], ignore_index=True), path="p", conversions="n")
+
+        assert twice.channels == ("A", "B")
+        assert twice.conversions == 8
+
     def test_a_missing_column_is_named(self):
         with pytest.raises(KpiError, match=r"The table of paths has no column 'path'\. Known are p, n"):
             from_paths(paths(("A", 1, 0, 1.0)), path="path", conversions="n")
