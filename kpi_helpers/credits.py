@@ -161,6 +161,7 @@ def attribute(
     for name in (spend := spend or {}):
         require_known(name, journeys.channels, f"The spend has a channel {name!r} that no touch has.")
         require(spend[name] >= 0, f"The spend of {name} is {spend[name]}: it must be 0 or more.")
+    require(not isinstance(models, str), f"models={models!r}: write a list of names, such as [{models!r}].")
     for name in (m for m in models if isinstance(m, str)):
         require_known(name, MODELS, f"There is no model {name!r}.")
     require(groups >= 2, f"groups={groups}: leave one of two groups or more out, or write confidence=None.")
@@ -323,6 +324,7 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
     rows = claims.assign(conversions=moved, value=moved * each)
     rest = sums - rows.groupby("model")[["conversions", "value"]].transform("sum")
     rows.loc[base, ["conversions", "value"]] += rest[base]
-    total = moved.where(~base).groupby(rows["model"]).transform("sum")
-    told = rows.assign(share=(moved / total).where(~base), claimed=claimed, lift=found, error=error, weight=weight)
+    gained = moved.clip(0)  # a channel that drives buyers away has no share
+    total = gained.where(~base).groupby(rows["model"]).transform("sum")
+    told = rows.assign(share=(gained / total).where(~base), claimed=claimed, lift=found, error=error, weight=weight)
     return Calibration(frame=told[[*Calibration.columns]], whole={"currency": attribution.currency})

@@ -183,6 +183,8 @@ def read_journeys(
     fine = session_gap_days is None or session_gap_days > 0
     require(fine, f"session_gap_days={session_gap_days} must be a number of days above 0, or None.")
     touched, bought = _touchpoints(touchpoints, view_credit), _conversions(conversions)
+    kinds = {t.customer_id.type().is_string() for t in (touched, bought)}
+    require(len(kinds) == 1, "customer_id is text in one of the tables and a number in the other: nobody would match.")
     counts, begin, last = _checked(touched, bought, lookback_days)
     touches = touched.filter("named", "used").select("customer_id", "at", "channel", "credit").distinct().cache()
     channels = sorted(touches.channel.as_table().distinct().to_pyarrow()["channel"].to_pylist())
@@ -238,7 +240,7 @@ def _touchpoints(given: Any, view_credit: float) -> "ir.Table":
     view = (table.kind.lower() == "view").fill_null(False) if "kind" in table.columns else ibis.literal(False)
     credit = view.ifelse(float(view_credit), 1.0)
     told = {"at": at, "named": named, "channel": table.channel.strip(), "credit": credit, "used": credit > 0}
-    return table.select("customer_id", **told, negative=ibis.literal(False))
+    return table.select("customer_id", **told, priced=ibis.literal(True), negative=ibis.literal(False))
 
 
 def _conversions(given: Any) -> "ir.Table":
@@ -248,9 +250,15 @@ def _conversions(given: Any) -> "ir.Table":
     at, named = _timed(table, "conversions", TIMES)
     done = table.status.fill_null("completed") == "completed" if "status" in table.columns else ibis.literal(True)
     paid = next((name for name in VALUES if name in table.columns), None)
-    value = table[paid].cast("float64").fill_null(0.0) if paid else ibis.literal(0.0)
+    numeric = paid is None or table[paid].type().is_numeric()
+    require(numeric, f"{paid} holds text: a value must be a number. Convert it, naming its decimal mark.")
+    value = table[paid].cast("float64") if paid else ibis.literal(0.0)
+    priced = value.notnull() & ~value.isnan()
+    value = priced.ifelse(value, 0.0)
     kind = table.conversion if "conversion" in table.columns else ibis.null("string")
-    told = table.select("customer_id", at=at, named=named, value=value, kind=kind, used=done, negative=value < 0)
+    told = table.select(
+        "customer_id", at=at, named=named, value=value, kind=kind, used=done, priced=priced, negative=value < 0
+    )
     return told.filter("used")
 
 
@@ -261,7 +269,7 @@ def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tup
     days = [
         _read(t.group_by(on=t.at.date()).aggregate(
             n=_.count(), named=_.named.sum(), used=(_.named & _.used).sum(), negative=(_.named & _.negative).sum(),
-            first=_.at.min(where=_.named),
+            first=_.at.min(where=_.named), unpriced=(_.named & ~_.priced).sum(),
         ), "on") for t in (touched, bought)
     ]  # fmt: skip
     wrong = int(days[1]["negative"].sum())
@@ -275,6 +283,7 @@ def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tup
     told = [t[["n", "named", "used"]].sum() for t in days]
     counts = {"touches": told[0]["n"], "unnamed": told[0]["n"] - told[0]["named"] + told[1]["n"] - told[1]["named"]}
     counts |= {"views": told[0]["named"] - told[0]["used"], "used": told[0]["used"], "unseen": told[1]["named"]}
+    counts["unpriced"] = days[1]["unpriced"].sum()
     begin = days[0]["first"].min().to_pydatetime()
     return {what: int(n) for what, n in counts.items()}, begin, min(max(seen[0][-1], seen[1][-1]), reach)
 
@@ -360,12 +369,13 @@ def _told(
     whole = whole.to_pyarrow().to_pylist()[0]
     rule = "No conversion is left: none is completed, of the type asked for and on days that touches could reach."
     require(whole["n"] > 0, rule)
+    require(bool(np.isfinite(whole["value"])), "A conversion has an infinite value. Correct it or leave it out.")
     require(told["won"] > 0, "No conversion has a touch within the lookback: nothing can be attributed.")
     crowd = persons.filter("crowd").order_by(_.n.desc(), "customer_id").to_pyarrow().to_pylist()
     sample = persons.filter(~_.crowd).count().to_pyarrow().as_py()
     seen = sample + whole["new"]
     require(people is None or people >= seen, f"people={people}, but {seen} people were touched or converted.")
-    issues = {"unnamed": counts["unnamed"], "unseen": counts["unseen"], "views": counts["views"], "old": told["old"]}
+    issues = {what: counts[what] for what in ("unnamed", "unpriced", "unseen", "views")} | {"old": told["old"]}
     issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
     issues["repeated"] = counts["used"] - persons.n.sum().to_pyarrow().as_py()
     totals: dict[str, Any] = {

@@ -279,7 +279,7 @@ def test_transitions_are_counts_of_the_paths(order):
 def test_without_value_there_are_no_effects_on_value():
     found = markov(from_paths(pd.DataFrame({"p": ["A > B"], "n": [1]}), path="p", conversions="n"))
 
-    assert np.isnan(found.value_removal_effect).all() and np.isnan(found.value).all()
+    assert np.isnan(found.value_removal_effect).all() and found.value == (0.0, 0.0)
     assert found.shares == {"A": 0.5, "B": 0.5}
 
 

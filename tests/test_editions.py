@@ -94,6 +94,7 @@ def test_every_notebook_of_the_project_has_commented_parameters():
             "str",
             "str | None",
             "int",
+            "int | None",
             "float",
             "float | None",
             "bool",

@@ -54,6 +54,7 @@ class TestByHand:
         assert (read.untouched, read.untouched_value, read.nulls) == (2, 240, 4)  # Ads too old, a's last, c, d
         assert read.issues == {
             "unnamed": 0,
+            "unpriced": 0,
             "views": 1,
             "old": 1,
             "crowd": 0,
@@ -198,6 +199,12 @@ class TestOptions:
 
 
 class TestSetAside:
+    def test_a_conversion_without_a_value_is_counted(self):
+        found = read_journeys(TOUCHES, ORDERS.assign(revenue=[float("nan")] + [1.0] * (len(ORDERS) - 1)))
+
+        assert found.issues["unpriced"] == 1
+        assert found.value <= len(ORDERS) - 1
+
     """Bad rows are counted; the rest is read."""
 
     def test_people_times_and_channels_that_are_missing_or_blank(self):
@@ -286,6 +293,9 @@ REFUSED = {
     "no orders": (lambda: read_journeys(TOUCHES, ORDERS[:0]), "touches and conversions with a person"),
     "none completed": (lambda: read_journeys(TOUCHES, ORDERS.assign(status="cancelled")), "touches and conversions"),
     "only views": (lambda: read_journeys(TOUCHES.assign(kind="view"), ORDERS), "There are no channels: no touch"),
+    "value as text": (lambda: read_journeys(TOUCHES, ORDERS.assign(revenue="1,5")), "revenue holds text"),
+    "ids of two kinds": (lambda: read_journeys(TOUCHES.assign(customer_id=1), ORDERS), "text in one of the tables"),
+    "endless value": (lambda: read_journeys(TOUCHES, ORDERS.assign(revenue=float("inf"))), "has an infinite value"),
     "no such type": (lambda: read_journeys(TOUCHES, ORDERS.assign(conversion="sale"), conversion="lead"),
                      "No conversion is left: none is completed, of the type"),
     "fewer people than seen": (lambda: read_journeys(TOUCHES, ORDERS, people=4),
