@@ -67,6 +67,16 @@ class Chain:
         with np.errstate(invalid="ignore"):
             return drop / self.reached
 
+    def effects(self) -> Floats:
+        """Shares of conversions and of value lost without each channel by itself (2, channels)."""
+        found = np.zeros((2, self.base - 1))
+        if self.steps.order > 1 or not self.small:
+            return np.array([self.lost([channel]) for channel in range(1, self.base)]).T
+        drop = self.visits[:, None] * (self._inverse @ self.ends) / np.diag(self._inverse)[:, None]
+        with np.errstate(invalid="ignore"):
+            found[:, self.states - 1] = (drop / self.reached).T
+        return np.where(np.isnan(found).any(axis=1, keepdims=True), np.nan, found)
+
     def _solved(self, keep: np.ndarray[Any, Any]) -> Floats:
         """Expected visits when journeys end at states that are not kept; errors of chances stay below 1e-9."""
         from scipy.sparse.linalg import LinearOperator, bicgstab
@@ -169,8 +179,8 @@ def markov(journeys: Journeys, *, order: int = 1) -> Markov:
     (0.333333333, {'C1': 0.5, 'C2': 1.0, 'C3': 1.0})
     """
     require(order in (1, 2, 3), f"order={order!r}: a state is the last 1, 2 or 3 channels.")
-    chain, k = Chain(journeys.steps(order)), len(journeys.channels)
-    effects = np.array([chain.lost([i]) for i in range(1, k + 1)]).T
+    chain = Chain(journeys.steps(order))
+    effects = chain.effects()
     credit = credited(effects, journeys)
     rows = zip(journeys.channels, *effects, *credit, credit[0] / credit[0].sum(), strict=True)
     whole: dict[str, Any] = {

@@ -228,12 +228,8 @@ def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tupl
 
 
 def _markov_left_out(journeys: Journeys, groups: int) -> Floats:
-    steps, k = journeys.steps(1, groups), len(journeys.channels)
-    found = []
-    for g in [-1, *(range(groups) if groups > 1 else [])]:
-        chain = Chain(steps.without(g))
-        found.append(credited(np.array([chain.lost([i]) for i in range(1, k + 1)]).T, journeys).T)
-    return np.array(found)
+    steps, left_out = journeys.steps(1, groups), range(groups) if groups > 1 else ()
+    return np.array([credited(Chain(steps.without(g)).effects(), journeys).T for g in (-1, *left_out)])
 
 
 def _hazard(journeys: Journeys, groups: int) -> Additive:
