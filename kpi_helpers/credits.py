@@ -24,10 +24,13 @@ DEFAULT = ("last", "last_non_direct", "first", "linear", "position", "time_decay
 
 
 class Weights(NamedTuple):
-    """A rule that shares a conversion out between its touches, by a name of its own; `timed` if it needs times."""
+    """A rule that shares a conversion out between its touches, by a name of its own; `timed` if it needs times.
+
+    A model that is no rule, such as a chain, has None for it.
+    """
 
     name: str
-    rule: Rule
+    rule: Rule | None
     timed: bool = False
 
 
@@ -166,7 +169,7 @@ def attribute(
         require_known(name, MODELS, f"There is no model {name!r}.")
     require(groups >= 2, f"groups={groups}: leave one of two groups or more out, or write confidence=None.")
     n_groups = 1 if confidence is None else min(groups, journeys.sample)
-    asked = [RULES.get(m, Weights(m, _unruled, m in TIMED)) if isinstance(m, str) else m for m in models]
+    asked = [RULES.get(m, Weights(m, None, m in TIMED)) if isinstance(m, str) else m for m in models]
     names = [m.name for m in asked]
     require(len(set(names)) == len(names) > 0, f"models={names}: name at least one, and each once.")
     used = [m for m in asked if journeys.timed or not m.timed]
@@ -199,16 +202,12 @@ def attribute(
     return Attribution.of(rows, **whole)
 
 
-def _unruled(t: Touches) -> Any:
-    raise NotImplementedError
-
-
 def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tuple[dict[str, Floats], dict[str, float]]:
     """Credit by model (1 + groups, channels + 1, 2), the last channel the baseline; and what the hazard found.
 
     The first row is of all people, the others leave one group out.
     """
-    rules = {m.name: m.rule for m in models if m.rule is not _unruled}
+    rules = {m.name: m.rule for m in models if m.rule}
     parts = journeys.credit(rules, groups) if rules else {}
     names, told = [m.name for m in models], dict[str, Floats]()
     found = {"decay_days": np.nan, "way_in": False}
