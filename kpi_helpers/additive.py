@@ -6,26 +6,29 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtri
 
-from kpi_helpers.journeys import Exposure
+from kpi_helpers.exposures import Exposure
 from kpi_helpers.paths import Ints
 from kpi_helpers.stats import Floats
 
 SAMPLE = 10_000  # conversions from which the decay is chosen
 DECAYS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)  # days, tried
 ODD = 1e-6  # chance at which touches on the day itself are told apart from later effects
+AT_ONCE, FEWEST = 0.5, 20  # share of a channel's touches followed by a conversion within a day, and their number
 
 
 class Additive(NamedTuple):
     """What an additive hazard credits, (groups + 1, channels + 1, 2): conversions and value, the last row the baseline.
 
     The first of the groups is the whole, the others leave one group of people out. `decay_days`: after so many days a
-    touch has lost 63% of its effect; `way_in`: touches within a day of conversions are more than effects that fade
-    explain. They are taken as the way in, not the cause: effects are learned from what happens a day and more later.
+    touch has lost 63% of its effect. `days`: "all" where effects fade from the start; "later" where there are more
+    touches within a day before conversions than that explains, the way in: effects are learned from what happens a day
+    and more later; "apart" where there are fewer, since effects begin late. `learned`: whether there are any effects.
     """
 
     credit: Floats
     decay_days: float
-    way_in: bool
+    days: str
+    learned: bool
 
 
 class _Rows(NamedTuple):
@@ -44,28 +47,48 @@ class _Rows(NamedTuple):
 
 
 def fit_additive(
-    seen: Exposure, n_channels: int, *, person_days: float, untouched: float = 0.0, untouched_value: float = 0.0,
+    seen: Exposure, n_channels: int, *, person_days: float | None, untouched: float = 0.0, untouched_value: float = 0.0,
     groups: int = 1,
 ) -> Additive:  # fmt: skip
     """Fit the hazard of a day, b0 + Σ b_k x_k, where a touch adds 1 to x of its channel and fades, e^(-days / decay).
 
     The decay is the most likely of 1 to 14 days. `person_days`: days at risk of all people; `untouched` conversions
-    come from the baseline. Only conversions and sums over all touches are needed: log L = Σ log hazard - Σ hazard.
-    Xu, Duan & Whinston (2014), Management Science 60(6), 1392-1412; Ji & Wang (2017), AAAI, 1259-1265.
+    come from the baseline. Without them only days on which some touch could work are at risk. Only conversions and
+    sums over all touches are needed: log L = Σ log hazard - Σ hazard. Xu, Duan & Whinston (2014), Management Science
+    60(6), 1392-1412; Ji & Wang (2017), AAAI, 1259-1265.
     """
 
     def rows(decay: float, days: str) -> _Rows:
-        return _rows(seen, n_channels, decay, days, person_days, untouched, untouched_value, groups)
+        told, at_risk = seen, person_days or (seen.later_days if days == "later" else seen.active_days)
+        if days == "later" and person_days is None:  # at risk are people with a touch that is a day old
+            old = seen.before.groupby("conversion")["days"].transform("max") > 0
+            told = seen._replace(before=seen.before[old])
+        return _rows(told, n_channels, decay, days, at_risk, untouched, untouched_value, groups)
 
     decay, likely = _best(lambda d: rows(d, "all"))
-    way_in = 2 * (_best(lambda d: rows(d, "apart"))[1] - likely) > chdtri(n_channels, ODD)
-    if way_in:
-        decay, likely = _best(lambda d: rows(d, "later"))
-    told = rows(decay, "later" if way_in else "all")
-    theta = _climbed(told)[0]
+    apart, better = _best(lambda d: rows(d, "apart"))
+    days = _days(rows(apart, "apart"), n_channels, 2 * (better - likely) > chdtri(n_channels, ODD))
+    if days == "later" and not (seen.before["days"] > 0).any():
+        return Additive(np.zeros((1, n_channels + 1, 2)), decay, days, False)
+    if days != "all":
+        decay = apart if days == "apart" else _best(lambda d: rows(d, days))[0]
+    told = rows(decay, days)
+    theta, likely = _climbed(told)
+    alone = -(1 + np.log(told.time[0])) * told.weight.sum()  # of a baseline only
+    learned = days != "later" or bool(2 * (likely - alone) > chdtri(n_channels, 0.01))
     left_out = _left_out(told, theta, groups) if groups > 1 else []
-    credit = [_credited(told, b, g) for g, b in enumerate([theta, *left_out], -1)]
-    return Additive(np.array(credit), decay, bool(way_in))
+    credit = [_credited(told, b, g, n_channels) for g, b in enumerate([theta, *left_out], -1)]
+    return Additive(np.array(credit), decay, days, learned)
+
+
+def _days(apart: _Rows, k: int, differ: bool) -> str:
+    """Which days of touches tell their effect; `differ`: whether the first has a rate of its own."""
+    rate, first = _climbed(apart)[0], apart.time[1 + k :]
+    fading = np.divide(rate[1 : 1 + k], apart.time[1 : 1 + k], out=np.zeros(k), where=apart.time[1 : 1 + k] > 0)
+    at_once = apart.weight @ apart.acts[:, 1 + k :]
+    if (differ and rate[1 + k :].sum() > fading @ first) or ((at_once > AT_ONCE * first) & (at_once >= FEWEST)).any():
+        return "later"
+    return "apart" if differ else "all"
 
 
 def _rows(
@@ -154,16 +177,19 @@ def _left_out(rows: _Rows, theta: Floats, groups: int) -> list[Floats]:
     return list(found)
 
 
-def _credited(rows: _Rows, theta: Floats, without: int) -> Floats:
+def _credited(rows: _Rows, theta: Floats, without: int, k: int) -> Floats:
     """Conversions and value by channel and baseline (channels + 1, 2), without one group (-1: all)."""
     rate = np.divide(theta, rows.time, out=np.zeros_like(theta), where=rows.time > 0)
     weight = rows.weight * (rows.group != without) if without >= 0 else rows.weight
     with np.errstate(invalid="ignore", divide="ignore"):
         part = rows.acts * rate / (rows.acts @ rate)[:, None] * weight[:, None]
     told = np.stack([np.nansum(part, axis=0), np.nansum(part * rows.value[:, None], axis=0)], axis=1)
-    part_of_all = weight.sum() / rows.weight.sum()
-    channels = (
-        told[1:] * (1 + part_of_all * rate[1:] * rows.near / np.where(told[1:, 0] > 0, told[1:, 0], np.inf))[:, None]
-    )
     whole = np.array([weight.sum(), weight @ rows.value])
-    return np.vstack([channels, whole - channels.sum(axis=0)])
+    found = told[1 : 1 + k]
+    near = weight.sum() / rows.weight.sum() * rate[1 : 1 + k] * rows.near
+    found = found * (1 + near / np.where(found[:, 0] > 0, found[:, 0], np.inf))[:, None]
+    if len(told) > 1 + k:
+        found = found + told[1 + k :]
+    with np.errstate(divide="ignore"):
+        found = found * (whole / found.sum(axis=0)).clip(max=1)  # no more than all conversions
+    return np.vstack([found, whole - found.sum(axis=0)])

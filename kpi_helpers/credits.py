@@ -175,6 +175,8 @@ def attribute(
     used = [m for m in asked if journeys.timed or not m.timed]
     require(bool(used), "These models need times of touches, which a table of paths does not have.")
     credits, found = _credits(journeys, used, n_groups)
+    used = [m for m in used if m.name in credits]
+    require(bool(used), say("attribution.no_effect", "en"))
     rows, k = [], len(journeys.channels)
     assisted = _assisted(journeys)
     cost = np.array([spend.get(name, np.nan) for name in journeys.channels])
@@ -202,7 +204,7 @@ def attribute(
     return Attribution.of(rows, **whole)
 
 
-def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tuple[dict[str, Floats], dict[str, float]]:
+def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tuple[dict[str, Floats], dict[str, Any]]:
     """Credit by model (1 + groups, channels + 1, 2), the last channel the baseline; and what the hazard found.
 
     The first row is of all people, the others leave one group out.
@@ -210,7 +212,7 @@ def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tupl
     rules = {m.name: m.rule for m in models if m.rule}
     parts = journeys.credit(rules, groups) if rules else {}
     names, told = [m.name for m in models], dict[str, Floats]()
-    found = {"decay_days": np.nan, "way_in": False}
+    found: dict[str, Any] = {"decay_days": np.nan, "hazard_days": ""}
     if "shapley" in names:
         parts["shapley"] = journeys.shared(groups)
     untouched = np.array([journeys.untouched, journeys.untouched_value])
@@ -220,7 +222,9 @@ def _credits(journeys: Journeys, models: Sequence[Weights], groups: int) -> tupl
     if "markov" in names:
         told["markov"] = _markov_left_out(journeys, groups)
     if "hazard" in names:
-        told["hazard"], found["decay_days"], found["way_in"] = _hazard(journeys, groups)
+        told["hazard"], found["decay_days"], found["hazard_days"], learned = _hazard(journeys, groups)
+        if not learned:  # its shares would be noise
+            del told["hazard"]
     base = np.broadcast_to(untouched, (1 + groups * (groups > 1), 1, 2))
     based = {n: part if n == "hazard" else np.concatenate([part, base], axis=1) for n, part in told.items()}
     return based, found
@@ -235,13 +239,13 @@ def _hazard(journeys: Journeys, groups: int) -> Additive:
     """The additive hazard; without `people` its channels share all conversions that had a touch."""
     assert isinstance(journeys, TouchJourneys)  # others are told that it is left out
     seen, k = journeys.exposure(groups), len(journeys.channels)
-    untouched = np.array([journeys.untouched, journeys.untouched_value])
+    whole = np.array([journeys.conversions, journeys.value])
     if journeys.people is None:
-        fit = fit_additive(seen, k, person_days=seen.active_days, groups=groups)
-        credit = _parts(fit.credit[:, :k]) * journeys.touched
-        base = np.broadcast_to(untouched, (len(credit), 1, 2))
-        return fit._replace(credit=np.concatenate([credit, base], axis=1))
-    alone = dict(zip(("untouched", "untouched_value"), untouched, strict=True))
+        fit = fit_additive(seen, k, person_days=None, groups=groups)
+        touched = np.array(seen.touched)
+        base = np.broadcast_to(whole - touched, (len(fit.credit), 1, 2))
+        return fit._replace(credit=np.concatenate([_parts(fit.credit[:, :k]) * touched, base], axis=1))
+    alone = dict(zip(("untouched", "untouched_value"), whole - seen.touched, strict=True))
     return fit_additive(seen, k, person_days=journeys.people * journeys.n_days, groups=groups, **alone)
 
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from kpi_helpers.errors import require, require_known
+from kpi_helpers.exposures import DAY, Exposure, exposed
 from kpi_helpers.paths import (
     BEGUN,
     CONVERTED,
@@ -30,27 +31,21 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 MOST_TOUCHES, GAP_DAYS = 1000, 366  # of one person; days without any touch or conversion
-DAY, EPOCH = 86_400, 719_163  # seconds; day number of 1970-01-01
+EPOCH = 719_163  # day number of 1970-01-01
 TIMES, VALUES = ("ordered_at", "converted_at"), ("revenue", "value")
-
-
-class Exposure(NamedTuple):
-    """What an additive hazard is fitted to.
-
-    `alive`: touches (`n`) by group `g`, `channel` and the days (`alive`) that they could still work; `before`: those
-    before each `conversion` of some `value`, by `channel` and `days`; `active_days` on which a person had a touch.
-    """
-
-    alive: pd.DataFrame
-    before: pd.DataFrame
-    active_days: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TouchJourneys(Journeys):
-    """Journeys in the engine: `table` has a row a touch, with its place, neighbours and time to the conversion."""
+    """Journeys in the engine: `table` has a row a touch, with its place, neighbours and time to the conversion.
+
+    `touches` and `sold` are all touches and conversions of people, before any journey was cut.
+    """
 
     table: "ir.Table"
+    touches: "ir.Table"
+    sold: "ir.Table"
+    lookback_days: int
     since: date
     until: date
     crowd: tuple[str, ...] = ()
@@ -135,14 +130,12 @@ class TouchJourneys(Journeys):
 
     def exposure(self, groups: int = 1) -> Exposure:
         """Counts that an additive hazard needs, for any decay."""
-        from ibis import _
+        given = {"lookback_days": self.lookback_days, "end": _last_second(self.until), "groups": groups}
+        return exposed(self.touches, self.sold, **given)
 
-        alive = self.table.group_by("channel", "alive", g=_.person % groups).aggregate(n=_.credit.sum())
-        before = self._touched.group_by("conversion", "channel", "days").aggregate(
-            n=_.credit.sum(), value=_.value.max(), g=(_.person % groups).max()
-        )
-        active = self.table.open.sum().to_pyarrow().as_py() / DAY
-        return Exposure(_read(alive, "g", "channel", "alive"), _read(before, "conversion", "channel", "days"), active)
+
+def _last_second(of: date) -> int:
+    return (of.toordinal() - EPOCH + 1) * DAY - 1
 
 
 def _read(asked: "ir.Table", *order: str) -> pd.DataFrame:
@@ -207,9 +200,10 @@ def read_journeys(
         bought = bought.filter(_.kind == conversion)
     if collapse_repeats:
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
-    table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT], lookback_days, last)
-    table = table.cache()
-    return _told(table, bought, persons, channels, counts, people, since=begin.date(), until=last, currency=currency)
+    table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT]).cache()
+    rest = {"since": begin.date(), "until": last, "lookback_days": lookback_days, "currency": currency}
+    sold = bought.filter(_.person.notnull())
+    return _told(table, bought, persons, channels, counts, people, touches=coded, sold=sold, **rest)
 
 
 def _row_number(*by: str) -> Any:
@@ -323,7 +317,7 @@ def _cut(table: "ir.Table", gap_days: float) -> "ir.Table":
     return table.mutate(old=(cuts > 0).ifelse(cuts + 1, table.old))
 
 
-def _placed(table: "ir.Table", direct: Sequence[int], lookback_days: int, last: date) -> "ir.Table":
+def _placed(table: "ir.Table", direct: Sequence[int]) -> "ir.Table":
     """The columns that models ask for, each touch with its place and neighbours in its journey."""
     import ibis
 
@@ -333,18 +327,10 @@ def _placed(table: "ir.Table", direct: Sequence[int], lookback_days: int, last: 
         table.id.notnull() & (table.old == 0),
     )
     position, length = ibis.row_number().over(order) + 1, table.count().over(whole)
-    end = (last.toordinal() - EPOCH + 1) * DAY - 1  # the last second of the last day
-    over = (
-        table.bought_at.epoch_seconds() - table.at.epoch_seconds()
-    )  # days of 24 hours: a click before midnight is near
-    alive = ibis.least(over.fill_null(end - table.at.epoch_seconds()) // DAY, lookback_days)
-    pause = table.at.lead(1).over(order).epoch_seconds() - table.at.epoch_seconds()
     placed = table.select(
         "person", "bit", "credit", "age_days", channel=table.code, conversion=won.ifelse(table.id, None),
         value=won.ifelse(table.value, 0.0), position=position, length=length, before_1=table.code.lag(1).over(order),
-        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), days=over // DAY, alive=alive,
-        open=ibis.least((alive + 1) * DAY, pause.fill_null((alive + 1) * DAY)), old=table.old,
-        group=table.id,
+        before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), old=table.old, group=table.id,
     )  # fmt: skip
     if not direct:
         return placed.mutate(closer=placed.length)

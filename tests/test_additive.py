@@ -28,7 +28,7 @@ def told(scenario, seed):
 def fitted(w, groups=1, people=PEOPLE, **how):
     read = read_journeys(w.touchpoints, w.conversions, **how)
     alone = {"untouched": read.untouched, "untouched_value": read.untouched_value, "groups": groups}
-    person_days = people * read.n_days if people else read.exposure().active_days
+    person_days = people * read.n_days if people else None
     alone = alone if people else {}
     return fit_additive(read.exposure(groups), len(read.channels), person_days=person_days, **alone), read
 
@@ -63,7 +63,7 @@ class TestTruth:
         # one decay for all channels, whose decays are 2 to 5 days, moves the level, and more than it moves the shares
         assert abs(whole - w.baseline) < 2 * error + 0.1 * w.baseline
         assert found.credit[0].sum(axis=0) == pytest.approx([read.conversions, read.value])
-        assert found.decay_days in (2, 3, 4, 5) and not found.way_in
+        assert found.decay_days in (2, 3, 4, 5) and found.days == "all"
 
     def test_without_a_baseline_none_is_found(self):
         _, rows = told("nobase", 1)
@@ -77,11 +77,10 @@ def panel(w, decay, people, lookback, days):
     bought = dict(zip(w.conversions["customer_id"], w.conversions["ordered_at"], strict=True))
     for person, at, channel in zip(*(w.touchpoints[c] for c in ("customer_id", "touched_at", "channel")), strict=True):
         on, k = (at - START).days, names.index(channel)
-        over = (bought[person] - START).days if person in bought else days - 1
-        for day in range(on, min(on + lookback, over) + 1):
+        for day in range(on, min(on + lookback, days)):  # beyond an order, too: people buy again
             stock[person, day, k] += np.exp(-(day - on) / decay)
-        if person in bought and bought[person] - at <= pd.Timedelta(days=lookback):
-            sold[person, k] += np.exp(-(over - on) / decay)
+        if person in bought and bought[person] - at < pd.Timedelta(days=lookback):
+            sold[person, k] += np.exp(-((bought[person] - START).days - on) / decay)
     return stock.reshape(-1, len(names)), sold[list(bought)]
 
 
@@ -109,7 +108,7 @@ class TestMaximum:
 
         fits = {d: climbed(*panel(w, d, 2500, lookback, read.n_days)) for d in DECAYS}
         best = max(fits, key=lambda d: fits[d][0])
-        assert found.decay_days == best and not found.way_in
+        assert found.decay_days == best and found.days == "all"
         assert found.credit[0, :, 0] == pytest.approx(np.roll(fits[best][1], -1), abs=0.05)
         assert found.credit[0].sum(axis=0) == pytest.approx([read.conversions, read.value])
 
@@ -142,7 +141,7 @@ class TestWayIn:
         found, read = fitted(w)
         share = found.credit[0, : len(read.channels), 0] / found.credit[0, :-1, 0].sum()
 
-        assert found.way_in and found.decay_days in (3, 4, 5)
+        assert found.days == "later" and found.decay_days in (3, 4, 5)
         assert found.credit[0, :-1, 0].sum() == pytest.approx(w.incremental.sum(), rel=0.12)
         assert share[read.channels.index("portal")] < 0.03
         truth = (w.incremental / w.incremental.sum()).reindex(read.channels, fill_value=0.0)
@@ -155,7 +154,7 @@ class TestWayIn:
         found, read = fitted(w)
         share = found.credit[0, :-1, 0] / found.credit[0, :-1, 0].sum()
 
-        assert found.way_in and found.decay_days in (3, 4, 5)
+        assert found.days == "later" and found.decay_days in (3, 4, 5)
         assert found.credit[0, :-1, 0].sum() == pytest.approx(w.incremental.sum(), rel=0.12)
         assert np.abs(share - (w.incremental / w.incremental.sum())[list(read.channels)]).sum() / 2 < 0.15
         assert found.credit[0].sum(axis=0) == pytest.approx([read.conversions, read.value])

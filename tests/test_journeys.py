@@ -100,12 +100,16 @@ class TestByHand:
         seen = read.exposure()
 
         alive = seen.alive.sort_values(["channel", "alive"])[["channel", "alive", "n"]].to_numpy().tolist()
-        # Ads: a 0 and 30 days (the lookback), b 3; Direct: to the end, Feb 20; Email: a 1 and 0, b 3, c 15
-        assert alive == [[1, 0, 1], [1, 3, 1], [1, 30, 1], [2, 14, 1], [3, 0, 1], [3, 1, 1], [3, 3, 1], [3, 15, 1]]
-        assert seen.before[["channel", "days", "n", "value"]].to_numpy().tolist() == [
-            [3, 1, 1, 10], [1, 0, 1, 20], [1, 3, 1, 40], [3, 3, 1, 40]
+        # to the end, Feb 20, but no longer than 29 days; Ads: a 29 and 8, b 19; Direct d 14; Email: a 10 and 0, b 19, c 15
+        assert alive == [[1, 8, 1], [1, 19, 1], [1, 29, 1], [2, 14, 1], [3, 0, 1], [3, 10, 1], [3, 15, 1], [3, 19, 1]]
+        # a's second order still has the e-mail before the first
+        assert seen.before[["conversion", "channel", "days", "n", "value"]].to_numpy().tolist() == [
+            [0, 3, 1, 1, 10], [1, 1, 0, 1, 20], [1, 3, 2, 1, 20], [2, 1, 3, 1, 40], [2, 3, 3, 1, 40]
         ]  # fmt: skip
-        assert seen.active_days == 31 + 2 + 1 + 1 + 4 + 16 + 15  # a's four journeys, b's two touches as one, c, d
+        assert seen.touched == (3, 70)
+        day = 86_399 / 86_400  # of the last
+        assert seen.active_days == pytest.approx(30 + 2 + 8 + day + 19 + day + 15 + day + 14 + day)  # a; b; c; d
+        assert seen.later_days == pytest.approx(29 + 2 + 7 + day + 0 + 18 + day + 14 + day + 13 + day)
 
 
 def everything(read):
