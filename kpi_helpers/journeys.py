@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from itertools import pairwise
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from kpi_helpers.errors import require, require_known
+from kpi_helpers.errors import require
 from kpi_helpers.exposures import DAY, Exposure, exposed
 from kpi_helpers.paths import (
     BEGUN,
@@ -25,14 +24,14 @@ from kpi_helpers.paths import (
     split_evenly,
 )  # fmt: skip
 from kpi_helpers.stats import Floats
+from kpi_helpers.touches import checked, read_all, read_conversions, read_touchpoints
 from kpi_helpers.units import as_table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-MOST_TOUCHES, GAP_DAYS = 1000, 366  # of one person; days without any touch or conversion
+MOST_TOUCHES = 1000  # of one person
 EPOCH = 719_163  # day number of 1970-01-01
-TIMES, VALUES = ("ordered_at", "converted_at"), ("revenue", "value")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,11 +66,13 @@ class TouchJourneys(Journeys):
         for name in rules:
             share = whole[name] / whole[f"{name} whole"].nullif(0)
             sums |= {f"{name} n": share.sum(), f"{name} value": (share * whole.value).sum()}
-            sums |= {f"{name} least": whole[f"{name} whole"].min()}
-        told = _read(whole.group_by(g=whole.person % groups, channel=whole.channel).aggregate(**sums), "g", "channel")
+            sums |= {f"{name} least": whole[f"{name} whole"].min(), f"{name} worst": whole[name].min()}
+        told = read_all(
+            whole.group_by(g=whole.person % groups, channel=whole.channel).aggregate(**sums), "g", "channel"
+        )
         credits = {}
         for name in rules:
-            fine = (told[f"{name} least"] > 0).all()
+            fine = (told[f"{name} least"] > 0).all() and (told[f"{name} worst"] >= 0).all()
             require(fine, f"The model {name!r} gives some journeys no weight: weights must be positive.")
             credits[name] = np.zeros((groups, len(self.channels), 2))
             credits[name][told["g"], told["channel"] - 1] = told[[f"{name} n", f"{name} value"]]
@@ -93,7 +94,7 @@ class TouchJourneys(Journeys):
         then, first = (t.position == t.length).ifelse(end, t.after), ibis.least(t.length, order)
         rows = t.mutate(state=state, then=then, begun=t.position == first).filter(t.position >= first)
         sums = {"n": _.count(), "begun": _.begun.sum(), "value": _.value.sum(where=_.then == CONVERTED)}
-        told = _read(rows.group_by("state", "then", g=_.person % groups).aggregate(**sums), "g", "state", "then")
+        told = read_all(rows.group_by("state", "then", g=_.person % groups).aggregate(**sums), "g", "state", "then")
         begun = told.groupby(["g", "state"], as_index=False)["begun"].sum().rename(columns={"begun": "n"})
         told = pd.concat([told, begun[begun["n"] > 0].assign(then=BEGUN, value=0.0)])
         told = told.rename(columns={"g": "group"}).astype({"n": float, "then": "int64"})
@@ -106,7 +107,7 @@ class TouchJourneys(Journeys):
         sets = self._touched.group_by("conversion").aggregate(
             mask=_.bit.bit_or(), value=_.value.max(), g=(_.person % groups).max()
         )
-        told = _read(sets.group_by("g", "mask").aggregate(n=_.count(), value=_.value.sum()), "g", "mask")
+        told = read_all(sets.group_by("g", "mask").aggregate(n=_.count(), value=_.value.sum()), "g", "mask")
         masks, of = np.unique(told["mask"].to_numpy("int64"), return_inverse=True)
         sums = np.zeros((groups, 2, len(masks)))
         sums[told["g"], :, of] = told[["n", "value"]]
@@ -118,7 +119,7 @@ class TouchJourneys(Journeys):
         one = self._touched.group_by("conversion").aggregate(
             path=_.channel.collect(order_by=_.position), value=_.value.max()
         )
-        told = _read(one.group_by("path").aggregate(n=_.count(), value=_.value.sum()), "path")
+        told = read_all(one.group_by("path").aggregate(n=_.count(), value=_.value.sum()), "path")
         begins = np.cumsum([0, *map(len, told["path"])])
         codes = np.concatenate(told["path"].to_list()).astype(np.int64)
         n, value = (told[name].to_numpy(float) for name in ("n", "value"))
@@ -136,11 +137,6 @@ class TouchJourneys(Journeys):
 
 def _last_second(of: date) -> int:
     return (of.toordinal() - EPOCH + 1) * DAY - 1
-
-
-def _read(asked: "ir.Table", *order: str) -> pd.DataFrame:
-    frame: pd.DataFrame = asked.order_by(list(order)).to_pyarrow().to_pandas()
-    return frame
 
 
 def read_journeys(
@@ -175,29 +171,37 @@ def read_journeys(
     require(0 <= view_credit <= 1, f"view_credit={view_credit} is not in [0, 1], the part of a click's credit.")
     fine = session_gap_days is None or session_gap_days > 0
     require(fine, f"session_gap_days={session_gap_days} must be a number of days above 0, or None.")
-    touched, bought = _touchpoints(touchpoints, view_credit), _conversions(conversions)
+    whole = people is None or (isinstance(people, int) and not isinstance(people, bool))
+    require(whole, f"people={people!r}: how many could have been reached, a whole number, or None.")
+    touched, every = read_touchpoints(touchpoints, view_credit), read_conversions(conversions)
+    bought = every.filter("used")
     kinds = {t.customer_id.type().is_string() for t in (touched, bought)}
     require(len(kinds) == 1, "customer_id is text in one of the tables and a number in the other: nobody would match.")
-    counts, begin, last = _checked(touched, bought, lookback_days)
+    counts, begin, last = checked(touched, bought, lookback_days)
     touches = touched.filter("named", "used").select("customer_id", "at", "channel", "credit").distinct().cache()
     channels = sorted(touches.channel.as_table().distinct().to_pyarrow()["channel"].to_pylist())
     require_few(channels)
     persons = touches.group_by("customer_id").aggregate(n=_.count())
     persons = persons.mutate(crowd=persons.n > MOST_TOUCHES).mutate(person=_row_number("crowd", "customer_id")).cache()
     during = bought.filter("named").filter(_.at >= begin, _.at.date() <= last)
-    counts["unseen"] -= during.count().to_pyarrow().as_py()  # touches before these are not in the log
+    n_during = during.count().to_pyarrow().as_py()
+    counts["unseen"] -= n_during  # touches before these are not in the log
+    counts["uncompleted"] = every.count().to_pyarrow().as_py() - bought.count().to_pyarrow().as_py()
     bought = during.left_join(persons, "customer_id").filter(~_.crowd.fill_null(False))
     bought = bought.mutate(id=_row_number("customer_id", "at", "value", "kind"))
     bought = bought.select("id", "person", "customer_id", "value", "kind", bought_at=bought.at).cache()
+    n_bought = bought.count().to_pyarrow().as_py()
+    counts |= {"crowd_conversions": n_during - n_bought, "other_type": 0}
     codes = pd.DataFrame({"channel": channels, "code": np.arange(1, len(channels) + 1)})
     codes = as_table(codes.assign(bit=np.int64(1) << (codes["code"] - 1)))
     coded = touches.join(persons.filter(~_.crowd), "customer_id").join(codes, "channel")
     table = _matched(coded, bought, lookback_days)
     if session_gap_days is not None:
         table = _cut(table, session_gap_days)
-    if conversion is not None:
-        table = table.filter(_.id.isnull() | (_.kind == conversion))
-        bought = bought.filter(_.kind == conversion)
+    if conversion is not None:  # touches before others are journeys that did not convert
+        asked = (_.kind == conversion).fill_null(False)
+        table, bought = table.mutate(wanted=asked), bought.filter(asked).cache()
+        counts["other_type"] = n_bought - bought.count().to_pyarrow().as_py()
     if collapse_repeats:
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
     table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT]).cache()
@@ -210,76 +214,6 @@ def _row_number(*by: str) -> Any:
     import ibis
 
     return ibis.row_number().over(order_by=list(by))
-
-
-def _timed(table: "ir.Table", what: str, times: Sequence[str], *columns: str) -> tuple[Any, Any]:
-    """Time of each row, and whether it is `named`: it has a person, a time and what else the `columns` hold."""
-    at = next((name for name in times if name in table.columns), times[0])
-    for column in ("customer_id", at, *columns):
-        require_known(column, table.columns, f"The {what} have no column {column}.")
-    kind, named = table[at].type(), table[at].notnull()
-    fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
-    require(fine, f"{at} is {kind}, not a date or local time without zone. Convert it, naming its format.")
-    for column in ("customer_id", *columns):
-        filled = table[column].strip() != "" if table[column].type().is_string() else True
-        named &= table[column].notnull() & filled
-    return table[at].cast("timestamp"), named
-
-
-def _touchpoints(given: Any, view_credit: float) -> "ir.Table":
-    import ibis
-
-    table = as_table(given)
-    at, named = _timed(table, "touchpoints", ("touched_at",), "channel")
-    view = (table.kind.lower() == "view").fill_null(False) if "kind" in table.columns else ibis.literal(False)
-    credit = view.ifelse(float(view_credit), 1.0)
-    told = {"at": at, "named": named, "channel": table.channel.strip(), "credit": credit, "used": credit > 0}
-    return table.select("customer_id", **told, priced=ibis.literal(True), negative=ibis.literal(False))
-
-
-def _conversions(given: Any) -> "ir.Table":
-    import ibis
-
-    table = as_table(given)
-    at, named = _timed(table, "conversions", TIMES)
-    done = table.status.fill_null("completed") == "completed" if "status" in table.columns else ibis.literal(True)
-    paid = next((name for name in VALUES if name in table.columns), None)
-    numeric = paid is None or table[paid].type().is_numeric()
-    require(numeric, f"{paid} holds text: a value must be a number. Convert it, naming its decimal mark.")
-    value = table[paid].cast("float64") if paid else ibis.literal(0.0)
-    priced = value.notnull() & ~value.isnan()
-    value = priced.ifelse(value, 0.0)
-    kind = table.conversion if "conversion" in table.columns else ibis.null("string")
-    told = table.select(
-        "customer_id", at=at, named=named, value=value, kind=kind, used=done, priced=priced, negative=value < 0
-    )
-    return told.filter("used")
-
-
-def _checked(touched: "ir.Table", bought: "ir.Table", lookback_days: int) -> tuple[dict[str, int], datetime, date]:
-    """Rows left out by why, from when and until what day conversions could have had a touch; one query a table."""
-    from ibis import _
-
-    days = [
-        _read(t.group_by(on=t.at.date()).aggregate(
-            n=_.count(), named=_.named.sum(), used=(_.named & _.used).sum(), negative=(_.named & _.negative).sum(),
-            first=_.at.min(where=_.named), unpriced=(_.named & ~_.priced).sum(),
-        ), "on") for t in (touched, bought)
-    ]  # fmt: skip
-    wrong = int(days[1]["negative"].sum())
-    require(not wrong, f"{wrong} conversions have a negative value. Net refunds with their orders, or leave them out.")
-    seen = [sorted(pd.to_datetime(t["on"][t["named"] > 0]).dt.date) for t in days]
-    require(bool(seen[0] and seen[1]), "There must be touches and conversions with a person and a time.")
-    known, reach = sorted({*seen[0], *seen[1]}), seen[0][-1] + timedelta(lookback_days)
-    for one, two in pairwise(known):
-        rule = f"Nothing happened between {one} and {two}: a wrong date, or one in the future? Correct or leave it out."
-        require((two - one).days <= GAP_DAYS, rule)
-    told = [t[["n", "named", "used"]].sum() for t in days]
-    counts = {"touches": told[0]["n"], "unnamed": told[0]["n"] - told[0]["named"] + told[1]["n"] - told[1]["named"]}
-    counts |= {"views": told[0]["named"] - told[0]["used"], "used": told[0]["used"], "unseen": told[1]["named"]}
-    counts["unpriced"] = days[1]["unpriced"].sum()
-    begin = days[0]["first"].min().to_pydatetime()
-    return {what: int(n) for what, n in counts.items()}, begin, min(max(seen[0][-1], seen[1][-1]), reach)
 
 
 def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.Table":
@@ -324,7 +258,7 @@ def _placed(table: "ir.Table", direct: Sequence[int]) -> "ir.Table":
     whole, order, won = (
         ibis.window(group_by=["person", "id", "old"]),
         _journey(table),
-        table.id.notnull() & (table.old == 0),
+        table.id.notnull() & (table.old == 0) & (table.wanted if "wanted" in table.columns else True),
     )
     position, length = ibis.row_number().over(order) + 1, table.count().over(whole)
     placed = table.select(
@@ -361,8 +295,10 @@ def _told(
     sample = persons.filter(~_.crowd).count().to_pyarrow().as_py()
     seen = sample + whole["new"]
     require(people is None or people >= seen, f"people={people}, but {seen} people were touched or converted.")
-    issues = {what: counts[what] for what in ("unnamed", "unpriced", "unseen", "views")} | {"old": told["old"]}
+    kept = ("unnamed", "unpriced", "uncompleted", "other_type", "unseen", "late", "views")
+    issues = {what: counts[what] for what in kept} | {"old": told["old"]}
     issues |= {"crowd": len(crowd), "crowd_touches": sum(row["n"] for row in crowd)}
+    issues["crowd_conversions"] = counts["crowd_conversions"]
     issues["repeated"] = counts["used"] - persons.n.sum().to_pyarrow().as_py()
     totals: dict[str, Any] = {
         "conversions": float(whole["n"]),

@@ -78,3 +78,38 @@ def _run(scenario, on, intent, luck_met, luck_bought):
         bought = (luck_bought[d] < still + effect.astype(np.float32) @ stock) & (day == days)
         day[bought] = d
     return met, day
+
+
+def recurrent(
+    channels: dict[str, tuple[float, float, float, float]], *, way_in: float = 0.0, repeats: float = 0.0,
+    by_day: bool = False, seed: int = 1, people: int = 40_000, days: int = 30, hazard: float = 0.001,
+) -> World:  # fmt: skip
+    """People who may buy again and again, in continuous time: each touch brings orders of its own, none stops another.
+
+    `channels`: touches a person and day, orders brought a day at first, days of decay, days until it begins; `way_in`,
+    share of orders that come by a click on Direct or Search minutes before; `repeats`, more orders soon after each.
+    """
+    rng = np.random.default_rng(seed)
+    met, sold, brought = [], [rng.uniform(0, days, (rng.poisson(hazard * people * days), 1))], {}
+    sold[0] = np.column_stack([rng.integers(people, size=len(sold[0])), sold[0]])
+    for name, (rate, effect, decay, begins) in channels.items():
+        n = rng.poisson(rate * people * days)
+        who, at = rng.integers(people, size=n), rng.uniform(0, days, n)
+        met.append(pd.DataFrame({"customer_id": who, "at": at, "channel": name}))
+        by = np.repeat(np.arange(n), rng.poisson(effect * decay, n))
+        then = at[by] + begins + rng.exponential(decay, len(by))
+        sold.append(np.column_stack([who[by], then])[then < days])
+        brought[name] = len(sold[-1]) * (1 + repeats)
+    baseline, orders = round(len(sold[0]) * (1 + repeats)), np.vstack(sold)
+    again = orders[np.repeat(np.arange(len(orders)), rng.poisson(repeats, len(orders)))]
+    again[:, 1] += rng.uniform(0.001, 0.08, len(again))
+    orders = pd.DataFrame(np.vstack([orders, again[again[:, 1] < days]]), columns=["customer_id", "at"])
+    clicks = orders[rng.random(len(orders)) < way_in]
+    clicks = clicks.assign(at=clicks["at"] - rng.uniform(0.0005, 0.02, len(clicks)))
+    met.append(clicks[clicks["at"] > 0].assign(channel=lambda c: rng.choice(["Direct", "Search"], len(c))))
+    tables = []
+    for frame, name in ((pd.concat(met), "touched_at"), (orders, "ordered_at")):
+        at = START + pd.to_timedelta((frame["at"] * 86_400).round(), unit="s")
+        frame = frame.assign(**{name: at.dt.normalize() if by_day else at}).drop(columns="at")
+        tables.append(frame.astype({"customer_id": "int64"}).reset_index(drop=True))
+    return World(tables[0], tables[1].assign(revenue=100.0), pd.Series(brought), baseline)

@@ -5,11 +5,12 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from ad_worlds import CHANNELS, START, simulate
+from ad_worlds import CHANNELS, START, recurrent, simulate
 from scipy.optimize import minimize
 
 from kpi_helpers.additive import DECAYS, fit_additive
 from kpi_helpers.credits import BASELINE, attribute
+from kpi_helpers.errors import KpiError
 from kpi_helpers.journeys import read_journeys
 
 PEOPLE = 40_000
@@ -27,10 +28,11 @@ def told(scenario, seed):
 
 def fitted(w, groups=1, people=PEOPLE, **how):
     read = read_journeys(w.touchpoints, w.conversions, **how)
-    alone = {"untouched": read.untouched, "untouched_value": read.untouched_value, "groups": groups}
-    person_days = people * read.n_days if people else None
-    alone = alone if people else {}
-    return fit_additive(read.exposure(groups), len(read.channels), person_days=person_days, **alone), read
+    seen, alone = read.exposure(groups), {}
+    if people:
+        alone = {"person_days": people * read.n_days, "untouched": read.conversions - seen.touched[0]}
+        alone["untouched_value"] = read.value - seen.touched[1]
+    return fit_additive(seen, len(read.channels), **{"person_days": None, "groups": groups} | alone), read
 
 
 class TestTruth:
@@ -158,6 +160,57 @@ class TestWayIn:
         assert found.credit[0, :-1, 0].sum() == pytest.approx(w.incremental.sum(), rel=0.12)
         assert np.abs(share - (w.incremental / w.incremental.sum())[list(read.channels)]).sum() / 2 < 0.15
         assert found.credit[0].sum(axis=0) == pytest.approx([read.conversions, read.value])
+
+
+PLAIN = {"A": (0.06, 0.004, 3, 0), "B": (0.04, 0.002, 3, 0), "C": (0.04, 0, 3, 0)}
+LATE = {"A": (0.06, 0.004, 3, 1), "B": (0.04, 0.002, 3, 1), "C": (0.04, 0, 3, 0)}
+
+
+class TestRecurrent:
+    """People buy again: a touch goes on working after an order. Rates are those of the world, not of its own form."""
+
+    @pytest.mark.parametrize(
+        ("channels", "how", "days", "over"),
+        [
+            (PLAIN, {}, "all", 0.08),
+            (PLAIN, {"repeats": 0.3}, "all", 0.08),
+            (PLAIN, {"repeats": 1.0}, "all", 0.08),
+            (PLAIN, {"way_in": 1.0}, "later", 0.08),
+            (PLAIN, {"way_in": 0.05}, "later", 0.08),
+            (LATE, {}, "apart", 0.08),
+            (PLAIN, {"by_day": True}, "apart", 0.1),
+        ],
+    )
+    def test_shares_and_baseline_are_those_planted(self, channels, how, days, over):
+        w = recurrent(channels, **how)
+        found, read = fitted(w)
+        credit = pd.Series(found.credit[0, :-1, 0], read.channels)
+        truth = w.incremental.reindex(read.channels, fill_value=0.0)
+
+        assert found.days == days and found.learned and found.decay_days == 3
+        assert (credit / credit.sum() - truth / truth.sum()).abs().sum() / 2 < 0.06
+        assert credit.sum() == pytest.approx(truth.sum(), rel=over)
+        assert found.credit[0, -1, 0] == pytest.approx(w.baseline, rel=0.1)
+        assert found.credit[0].sum(axis=0) == pytest.approx([read.conversions, read.value])
+
+    def test_shares_need_nobody_untouched(self):
+        w = recurrent(PLAIN, way_in=1.0)
+        found, read = fitted(w, people=None)
+        share = pd.Series(found.credit[0, :-1, 0] / found.credit[0, :-1, 0].sum(), read.channels)
+
+        assert found.days == "later" and found.decay_days in (2, 3, 4)
+        assert (share - w.incremental / w.incremental.sum()).abs().sum() / 2 < 0.06
+        assert share[["Direct", "Search"]].sum() < 0.01
+
+    def test_effects_over_within_a_day_are_told_from_no_effect_by_nothing(self):
+        w = recurrent({"A": (0.06, 0.2, 0.05, 0), "B": (0.04, 0.1, 0.05, 0), "C": (0.04, 0, 0.05, 0)})
+
+        assert not fitted(w)[0].learned
+        told = attribute(read_journeys(w.touchpoints, w.conversions), ("last", "hazard"), confidence=None)
+        assert told.models == ["last"] and told.left_out == ("hazard",)
+        assert "from a day after a touch on people convert no more often" in told.html("en")
+        with pytest.raises(KpiError, match="cannot be computed, because from a day after a touch"):
+            attribute(read_journeys(w.touchpoints, w.conversions), ("hazard",))
 
 
 class TestWithoutPeople:

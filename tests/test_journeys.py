@@ -55,6 +55,10 @@ class TestByHand:
         assert read.issues == {
             "unnamed": 0,
             "unpriced": 0,
+            "uncompleted": 0,
+            "late": 0,
+            "other_type": 0,
+            "crowd_conversions": 0,
             "views": 1,
             "old": 1,
             "crowd": 0,
@@ -100,7 +104,7 @@ class TestByHand:
         seen = read.exposure()
 
         alive = seen.alive.sort_values(["channel", "alive"])[["channel", "alive", "n"]].to_numpy().tolist()
-        # to the end, Feb 20, but no longer than 29 days; Ads: a 29 and 8, b 19; Direct d 14; Email: a 10 and 0, b 19, c 15
+        # to the end, Feb 20, or for 29 days; Ads: a 29 and 8, b 19; Direct: d 14; Email: a 10 and 0, b 19, c 15
         assert alive == [[1, 8, 1], [1, 19, 1], [1, 29, 1], [2, 14, 1], [3, 0, 1], [3, 10, 1], [3, 15, 1], [3, 19, 1]]
         # a's second order still has the e-mail before the first
         assert seen.before[["conversion", "channel", "days", "n", "value"]].to_numpy().tolist() == [
@@ -169,8 +173,11 @@ class TestOptions:
         bought = orders(("a", "2026-01-02", 0.0), ("a", "2026-01-04", 9.0), ("c", "2026-01-03", 5.0))
         read = read_journeys(met, bought.assign(conversion=["lead", "sale", None]), conversion="sale")
 
-        assert (read.conversions, read.value, read.untouched, read.nulls) == (1, 9, 0, 1)
+        # a's first and c's journeys ended with something else, b's with nothing
+        assert (read.conversions, read.value, read.untouched, read.nulls) == (1, 9, 0, 3)
         assert credit(read, "linear")["Email"] == (1, 9) and credit(read, "linear")["Ads"] == (0, 0)
+        assert read.issues["other_type"] == 2
+        assert markov(read).conversion_probability == pytest.approx(1 / 4)
 
     def test_conversions_of_two_types_at_one_time_have_an_order(self):
         met, bought = touches(("a", "2026-01-01", "Ads")), orders(*[("a", "2026-01-02", 5.0)] * 2)
@@ -181,7 +188,22 @@ class TestOptions:
     def test_orders_that_were_not_completed_do_not_count(self):
         bought = ORDERS.assign(status=["completed", "cancelled", None, "completed", "completed"])
 
-        assert read_journeys(TOUCHES, bought).conversions == 4
+        read = read_journeys(TOUCHES, bought)
+        assert read.conversions == 4 and read.issues["uncompleted"] == 1
+
+    def test_views_by_other_names(self):
+        kinds = [" Impression", "CLICK", "view", None, "", *["click"] * 5]
+
+        assert read_journeys(TOUCHES.assign(kind=kinds), ORDERS).issues["views"] == 2
+
+    def test_cuts_of_journeys_do_not_change_how_long_touches_work(self):
+        met, bought = larger()
+        one, other = (read_journeys(met, bought, **how).exposure() for how in ({}, {"session_gap_days": 2.0,
+                      "collapse_repeats": True}))  # fmt: skip
+
+        assert one.active_days == other.active_days
+        for a, b in zip(one[:2], other[:2], strict=True):
+            pd.testing.assert_frame_equal(a, b)
 
     def test_names_of_columns_of_other_tools(self):
         bought = ORDERS.rename(columns={"ordered_at": "converted_at", "revenue": "value"})
@@ -229,7 +251,7 @@ class TestSetAside:
         )
         read = read_journeys(pd.concat([TOUCHES, crowd]), pd.concat([ORDERS, orders(("anonymous", "2026-02-02", 1e6))]))
 
-        assert read.crowd == ("anonymous",) and read.issues["crowd"] == 1
+        assert read.crowd == ("anonymous",) and read.issues["crowd"] == read.issues["crowd_conversions"] == 1
         assert read.issues["crowd_touches"] + read.issues["repeated"] == n + 1  # one row twice among the others
         assert (read.conversions, read.value, read.nulls, read.sample) == (5, 310, 4, 4)
 
@@ -248,6 +270,7 @@ class TestSetAside:
         pd.testing.assert_frame_equal(one.frame, other.frame)
 
     def test_orders_before_every_touch_have_none_and_of_days_without_records_nothing_is_known(self):
+        assert read_journeys(TOUCHES, pd.concat([ORDERS, orders(("a", "2026-02-21", 7.0))])).issues["late"] == 1
         early = orders(("a", "2025-12-01", 7.0), ("c", "2026-01-02", 8.0), ("c", "2027-01-01", 1.0))
         read = read_journeys(TOUCHES, pd.concat([ORDERS, early]))
 
@@ -284,6 +307,12 @@ REFUSED = {
                              "Nothing happened between 2026-02-20 and 2099-01-01: a wrong date.*Correct or leave"),
     "a date of 1970": (lambda: read_journeys(pd.concat([TOUCHES, touches(("a", "1970-01-01", "Ads"))]), ORDERS),
                        "Nothing happened between 1970-01-01 and 2026-01-01"),
+    "a date a month ahead": (
+        lambda: read_journeys(pd.concat([TOUCHES] * 20 + [touches(("a", "2026-04-20", "Ads"))]), ORDERS),
+        "Nothing happened between 2026-02-20 and 2026-04-20: a wrong date"),
+    "other kinds": (lambda: read_journeys(TOUCHES.assign(kind="like"), ORDERS), "kind is one of .'like'.: a touch is"),
+    "numbers as channels": (lambda: read_journeys(TOUCHES.assign(channel=1), ORDERS), "channel is int64, not text"),
+    "people as text": (lambda: read_journeys(TOUCHES, ORDERS, people="300"), "people='300': how many .* whole number"),
     "63 channels": (lambda: read_journeys(many(MOST_CHANNELS + 1), ORDERS),
                     "63 channels, but 62 at most can be told apart. Put the rarest together as 'other'"),
     "text dates": (lambda: read_journeys(TOUCHES.assign(touched_at="01/02/2026"), ORDERS),
