@@ -61,14 +61,15 @@ def fit_additive(
     def rows(decay: float, days: str) -> _Rows:
         told, at_risk = seen, person_days or (seen.later_days if days == "later" else seen.active_days)
         if days == "later" and person_days is None:  # at risk are people with a touch that is a day old
-            old = seen.before.groupby("conversion")["days"].transform("max") > 0
-            told = seen._replace(before=seen.before[old])
+            b = seen.before
+            old = ((b["days"] > 0) & ~b["led"]).groupby(b["conversion"]).transform("any")
+            told = seen._replace(before=b[old])
         return _rows(told, n_channels, decay, days, at_risk, untouched, untouched_value, groups)
 
     decay, likely = _best(lambda d: rows(d, "all"))
     apart, better = _best(lambda d: rows(d, "apart"))
     days = _days(rows(apart, "apart"), n_channels, 2 * (better - likely) > chdtri(n_channels, ODD))
-    if days == "later" and not (seen.before["days"] > 0).any():
+    if days == "later" and not ((seen.before["days"] > 0) & ~seen.before["led"]).any():
         return Additive(np.zeros((1, n_channels + 1, 2)), decay, days, False)
     if days != "all":
         decay = apart if days == "apart" else _best(lambda d: rows(d, days))[0]
@@ -97,14 +98,19 @@ def _rows(
 ) -> _Rows:  # fmt: skip
     """Components: the baseline and channels, with `all` days, the first 24 hours `apart`, or `later` ones only."""
     b, a, keep = seen.before, seen.alive, np.exp(-1 / decay)
+    if days == "later":  # a click on the way in says that its person buys often: it stands for no effect later on
+        works, worked = (~t["led"].to_numpy() for t in (a, b))
+    else:
+        works, worked = True, True
     codes, row = np.unique(b["conversion"], return_inverse=True)
     n, same = len(codes), (b["days"] == 0).to_numpy()
     cell, amount = row * k + b["channel"].to_numpy() - 1, b["n"].to_numpy(float)
     of_day, later = (
-        np.bincount(cell, v, n * k).reshape(n, k) for v in (amount * same, amount * keep ** b["days"] * ~same)
+        np.bincount(cell, v, n * k).reshape(n, k)
+        for v in (amount * same, amount * keep ** b["days"] * (~same & worked))
     )
     place, touches = a["g"].to_numpy() % groups * k + a["channel"].to_numpy() - 1, a["n"].to_numpy(float)
-    fading = touches * keep * (1 - keep ** a["alive"]) / (1 - keep)
+    fading = touches * works * keep * (1 - keep ** a["alive"]) / (1 - keep)
     days_same, days_later = (np.bincount(place, v, groups * k).reshape(groups, k) for v in (touches, fading))
     each, time = later + of_day * (days == "all"), days_later + days_same * (days == "all")
     if days == "apart":

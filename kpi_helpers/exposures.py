@@ -1,6 +1,7 @@
 """How long touches could work, and which came before conversions: what an additive hazard is fitted to."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -14,8 +15,9 @@ class Exposure(NamedTuple):
     """Counts of touches, for any decay. Days are of 24 hours: a click before midnight is near to an order after it.
 
     `alive`: touches (`n`) by group `g`, `channel` and the whole days (`alive`) that they could still work; `before`:
-    those before each `conversion` of some `value`, by `channel` and `days`; `active_days`, on which some touch of a
-    person could work, and `later_days`, on which one could that is a day old or more.
+    those before each `conversion` of some `value`, by `channel` and `days`. `led`: a conversion came within a day of
+    the touch. `active_days`, on which some touch of a person could work, and `later_days`, on which one could that is
+    a day old or more and did not lead.
     """
 
     alive: pd.DataFrame
@@ -39,27 +41,34 @@ def exposed(touches: "ir.Table", sold: "ir.Table", *, lookback_days: int, end: i
     import ibis
     from ibis import _
 
-    at = touches.at.epoch_seconds()
-    last = ibis.least((end - at) // DAY, lookback_days - 1)
-    alive = touches.group_by(channel=_.code, alive=last, g=_.person % groups).aggregate(n=_.credit.sum())
-    age = _.bought_at.epoch_seconds() - _.at.epoch_seconds()
-    pairs = sold.join(touches, "person").mutate(age=age).filter(_.age >= 0, _.age < lookback_days * DAY)
-    before = pairs.group_by(conversion=_.id, channel=_.code, days=_.age // DAY).aggregate(
+    pairs = sold.join(touches, "person")
+    pairs = pairs.mutate(age=_.bought_at.epoch_seconds() - _.at.epoch_seconds())
+    pairs = pairs.filter(_.age >= 0, _.age < lookback_days * DAY)
+    key = ["person", "at", "code", "credit"]
+    leading = pairs.filter(_.age < DAY).select(key).distinct().mutate(led=True).cache()
+    touches, pairs = (t.left_join(leading, key).mutate(led=_.led.fill_null(False)) for t in (touches, pairs))
+    last = ibis.least((end - _.at.epoch_seconds()) // DAY, lookback_days - 1)
+    alive = touches.group_by("led", channel=_.code, alive=last, g=_.person % groups).aggregate(n=_.credit.sum())
+    before = pairs.group_by("led", conversion=_.id, channel=_.code, days=_.age // DAY).aggregate(
         n=_.credit.sum(), value=_.value.max(), g=(_.person % groups).max()
     )
-    pause = at.lead().over(ibis.window(group_by="person", order_by=["at", "code", "credit"])) - at
-    free = ibis.least(pause.fill_null(lookback_days * DAY), end - at)
-    spans = touches.select(active=ibis.least(free, lookback_days * DAY), later=_later(pause, end - at, lookback_days))
-    days = spans.aggregate(active=_.active.sum(), later=_.later.sum()).to_pyarrow().to_pylist()[0]
+    whole = lookback_days * DAY
+    active = _spans(touches, end, lambda pause, left: ibis.least(pause.fill_null(whole), whole, left))
+    # from a day after a touch to a day after the next one, or to when the touch or the data end
+    later = _spans(touches.filter(~_.led), end, lambda pause, left: ibis.greatest(
+        ibis.least(pause.fill_null(whole), whole - DAY, left - DAY), 0))  # fmt: skip
     return Exposure(
-        alive.order_by("g", "channel", "alive").to_pyarrow().to_pandas(),
-        before.order_by("conversion", "channel", "days").to_pyarrow().to_pandas(),
-        days["active"] / DAY, days["later"] / DAY,
+        alive.order_by("g", "channel", "alive", "led").to_pyarrow().to_pandas(),
+        before.order_by("conversion", "channel", "days", "led").to_pyarrow().to_pandas(),
+        active, later,
     )  # fmt: skip
 
 
-def _later(pause: "ir.Value", left: "ir.Value", lookback_days: int) -> "ir.Value":
-    """Seconds from a day after a touch to a day after the next one, or to when the touch or the data end."""
+def _spans(touches: "ir.Table", end: int, span: Callable[[Any, Any], Any]) -> float:
+    """Days summed over touches, of which each has its `span`, from the pause until the next one and what is left."""
     import ibis
 
-    return ibis.greatest(ibis.least(pause.fill_null(lookback_days * DAY), left - DAY, (lookback_days - 1) * DAY), 0)
+    at = touches.at.epoch_seconds()
+    pause = at.lead().over(ibis.window(group_by="person", order_by=["at", "code", "credit"])) - at
+    told = touches.select(span=span(pause, end - at))
+    return float(told.span.sum().to_pyarrow().as_py() or 0) / DAY
