@@ -1,5 +1,6 @@
 """How long touches could work, and which came before conversions: what an additive hazard is fitted to."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ class Exposure(NamedTuple):
     `alive`: touches (`n`) by group `g`, `channel` and the whole days (`alive`) that they could still work; `before`:
     those before each `conversion` of some `value`, by `channel` and `days`. `led`: a conversion came within a day of
     the touch. `active_days`, on which some touch of a person could work, and `later_days`, on which one could that is
-    a day old or more and did not lead.
+    a day old or more and did not lead; NaN where it is not asked for.
     """
 
     alive: pd.DataFrame
@@ -32,11 +33,13 @@ class Exposure(NamedTuple):
         return float(len(each)), float(each["value"].sum())
 
 
-def exposed(touches: "ir.Table", sold: "ir.Table", *, lookback_days: int, end: int, groups: int = 1) -> Exposure:
-    """Count touches (person, at, code, credit) and those before conversions (id, person, bought_at, value).
+def exposed(
+    touches: "ir.Table", sold: "ir.Table", *, lookback_days: int, end: int, people: int | None = None, groups: int = 1
+) -> Exposure:
+    """Count touches (person, at, channel, credit, led) and those before conversions (id, person, bought_at, value).
 
     A touch works for `lookback_days`, also beyond a conversion, since people buy again; nothing is known after `end`
-    (seconds since 1970). People fall into `groups`.
+    (seconds since 1970). People fall into `groups`. Days at risk are counted where nobody knows how many `people` are.
     """
     import ibis
     from ibis import _
@@ -44,19 +47,19 @@ def exposed(touches: "ir.Table", sold: "ir.Table", *, lookback_days: int, end: i
     pairs = sold.join(touches, "person")
     pairs = pairs.mutate(age=_.bought_at.epoch_seconds() - _.at.epoch_seconds())
     pairs = pairs.filter(_.age >= 0, _.age < lookback_days * DAY)
-    key = ["person", "at", "code", "credit"]
-    leading = pairs.filter(_.age < DAY).select(key).distinct().mutate(led=True).cache()
-    touches, pairs = (t.left_join(leading, key).mutate(led=_.led.fill_null(False)) for t in (touches, pairs))
     last = ibis.least((end - _.at.epoch_seconds()) // DAY, lookback_days - 1)
-    alive = touches.group_by("led", channel=_.code, alive=last, g=_.person % groups).aggregate(n=_.credit.sum())
-    before = pairs.group_by("led", conversion=_.id, channel=_.code, days=_.age // DAY).aggregate(
+    alive = touches.group_by("led", "channel", alive=last, g=_.person % groups).aggregate(n=_.credit.sum())
+    before = pairs.group_by("led", "channel", conversion=_.id, days=_.age // DAY).aggregate(
         n=_.credit.sum(), value=_.value.max(), g=(_.person % groups).max()
     )
-    whole = lookback_days * DAY
-    active = _spans(touches, end, lambda pause, left: ibis.least(pause.fill_null(whole), whole, left))
-    # from a day after a touch to a day after the next one, or to when the touch or the data end
-    later = _spans(touches.filter(~_.led), end, lambda pause, left: ibis.greatest(
-        ibis.least(pause.fill_null(whole), whole - DAY, left - DAY), 0))  # fmt: skip
+    active = later = math.nan
+    if people is None:
+        whole = lookback_days * DAY
+        active = _spans(touches, end, lambda pause, left: ibis.least(pause.fill_null(whole), whole, left))
+        # from a day after a touch to a day after the next one, or to when the touch or the data end
+        old = touches.filter(~_.led)
+        later = _spans(old, end, lambda pause, left: ibis.greatest(
+            ibis.least(pause.fill_null(whole), whole - DAY, left - DAY), 0))  # fmt: skip
     return Exposure(
         alive.order_by("g", "channel", "alive", "led").to_pyarrow().to_pandas(),
         before.order_by("conversion", "channel", "days", "led").to_pyarrow().to_pandas(),
@@ -69,6 +72,6 @@ def _spans(touches: "ir.Table", end: int, span: Callable[[Any, Any], Any]) -> fl
     import ibis
 
     at = touches.at.epoch_seconds()
-    pause = at.lead().over(ibis.window(group_by="person", order_by=["at", "code", "credit"])) - at
+    pause = at.lead().over(ibis.window(group_by="person", order_by=["at", "channel", "credit"])) - at
     told = touches.select(span=span(pause, end - at))
     return float(told.span.sum().to_pyarrow().as_py() or 0) / DAY

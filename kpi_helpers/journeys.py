@@ -131,8 +131,10 @@ class TouchJourneys(Journeys):
 
     def exposure(self, groups: int = 1) -> Exposure:
         """Counts that an additive hazard needs, for any decay."""
-        given = {"lookback_days": self.lookback_days, "end": _last_second(self.until), "groups": groups}
-        return exposed(self.touches, self.sold, **given)
+        return exposed(
+            self.touches, self.sold, lookback_days=self.lookback_days, end=_last_second(self.until),
+            people=self.people, groups=groups,
+        )  # fmt: skip
 
 
 def _last_second(of: date) -> int:
@@ -195,7 +197,7 @@ def read_journeys(
     codes = pd.DataFrame({"channel": channels, "code": np.arange(1, len(channels) + 1)})
     codes = as_table(codes.assign(bit=np.int64(1) << (codes["code"] - 1)))
     coded = touches.join(persons.filter(~_.crowd), "customer_id").join(codes, "channel")
-    table = _matched(coded, bought, lookback_days)
+    table = every_touch = _matched(coded, bought, lookback_days)
     if session_gap_days is not None:
         table = _cut(table, session_gap_days)
     if conversion is not None:  # touches before others are journeys that did not convert
@@ -206,8 +208,11 @@ def read_journeys(
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
     table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT]).cache()
     rest = {"since": begin.date(), "until": last, "lookback_days": lookback_days, "currency": currency}
-    sold = bought.filter(_.person.notnull())
-    return _told(table, bought, persons, channels, counts, people, touches=coded, sold=sold, **rest)
+    rest |= {
+        "touches": every_touch.rename(channel="code") if collapse_repeats else table,
+        "sold": bought.filter(_.person.notnull()),
+    }
+    return _told(table, bought, persons, channels, counts, people, **rest)
 
 
 def _row_number(*by: str) -> Any:
@@ -229,7 +234,8 @@ def _matched(coded: "ir.Table", bought: "ir.Table", lookback_days: int) -> "ir.T
     touches = both.mutate(id=both.id.min().over(back)).filter(_.code.notnull()).drop("rank")
     joined = touches.left_join(bought.select("id", "bought_at", "value", "kind"), "id").drop("id_right")
     age = (joined.bought_at.epoch_seconds() - joined.at.epoch_seconds()) / DAY
-    return joined.mutate(age_days=age, old=(age > lookback_days).ifelse(1, 0))
+    led = (age < 1).fill_null(False)
+    return joined.mutate(age_days=age, old=(age > lookback_days).ifelse(1, 0), led=led)
 
 
 def _journey(table: "ir.Table", **how: Any) -> Any:
@@ -262,7 +268,7 @@ def _placed(table: "ir.Table", direct: Sequence[int]) -> "ir.Table":
     )
     position, length = ibis.row_number().over(order) + 1, table.count().over(whole)
     placed = table.select(
-        "person", "bit", "credit", "age_days", channel=table.code, conversion=won.ifelse(table.id, None),
+        "person", "at", "bit", "credit", "age_days", "led", channel=table.code, conversion=won.ifelse(table.id, None),
         value=won.ifelse(table.value, 0.0), position=position, length=length, before_1=table.code.lag(1).over(order),
         before_2=table.code.lag(2).over(order), after=table.code.lead(1).over(order), old=table.old, group=table.id,
     )  # fmt: skip
