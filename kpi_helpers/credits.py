@@ -13,11 +13,10 @@ from kpi_helpers.additive import Additive, fit_additive
 from kpi_helpers.chains import Chain, credited
 from kpi_helpers.errors import require, require_known
 from kpi_helpers.journeys import TouchJourneys
-from kpi_helpers.paths import Journeys, Rule, Touches
+from kpi_helpers.paths import BASELINE, Journeys, Rule, Touches
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import Floats, checked_confidence
 
-BASELINE = "baseline"
 MODELS = ("first", "last", "last_non_direct", "linear", "position", "time_decay", "markov", "shapley", "hazard")
 TIMED = ("time_decay", "hazard")
 DEFAULT = ("last", "last_non_direct", "first", "linear", "position", "time_decay", "shapley", "markov", "hazard")
@@ -55,10 +54,13 @@ def time_decay(half_life_days: float = 7.0, name: str = "time_decay") -> Weights
 def custom(name: str, weight: Callable[[Any, Any], Any]) -> Weights:
     """Weights of your own: arithmetic of the position (from 1) and the length of the journey.
 
+    Raises `KpiError` for the name of another model. Weights below 0 are refused where they are used.
+
     >>> late = custom("late", lambda position, length: position / length)
     >>> late.name
     'late'
     """
+    require(name not in MODELS, f"{name!r} is the name of another model. Choose one of your own.")
     return Weights(name, lambda t: weight(t.position, t.length))
 
 
@@ -140,7 +142,8 @@ class Attribution(Framed):
         row = told.loc[widest]
         ends = {end: percent(row[end], language, decimals=0) for end in ("low", "high")}
         by = {f"{end}_by": called(row[f"{end}_by"], language) for end in ("low", "high")}
-        return say("attribution.sentence", language, channel=widest, n=len(self.models), **ends, **by)
+        key = "attribution.sentence" if len(self.models) > 1 else "attribution.one"
+        return say(key, language, channel=widest, n=len(self.models), **ends, **by)
 
 
 def attribute(
@@ -152,8 +155,9 @@ def attribute(
     `models`: names of `MODELS`, or `position`, `time_decay`, `custom` with weights of their own; those that need times
     are left out for path tables. Intervals are a jackknife that leaves out one of `groups` of people (of paths: of
     journeys) at a time; `confidence=None` asks for none. `spend`: money by channel, for CPA and ROAS. Raises `KpiError`
-    for unknown models and channels. Zhao, Mahboobi & Bagheri (2018), arXiv 1804.05327 (Shapley); see `markov` and
-    `fit_additive` for their sources.
+    for unknown models and channels. A view weighs its `view_credit` in linear, position, time_decay, hazard and your
+    own weights; first, last, Markov and Shapley ask only whether there was a touch. Zhao, Mahboobi & Bagheri (2018),
+    arXiv 1804.05327 (Shapley); see `markov` and `fit_additive` for their sources.
 
     >>> from kpi_helpers.paths import from_paths
     >>> rows = pd.DataFrame({"path": ["A > B > A > B > B > A", "A > B > B > A > A", "A > A"], "won": [1, 1, 1]})
@@ -163,11 +167,12 @@ def attribute(
     """
     for name in (spend := spend or {}):
         require_known(name, journeys.channels, f"The spend has a channel {name!r} that no touch has.")
-        require(spend[name] >= 0, f"The spend of {name} is {spend[name]}: it must be 0 or more.")
+        require(0 <= spend[name] < np.inf, f"The spend of {name} is {spend[name]}: it must be 0 or more, and finite.")
     require(not isinstance(models, str), f"models={models!r}: write a list of names, such as [{models!r}].")
     for name in (m for m in models if isinstance(m, str)):
         require_known(name, MODELS, f"There is no model {name!r}.")
-    require(groups >= 2, f"groups={groups}: leave one of two groups or more out, or write confidence=None.")
+    whole_number = isinstance(groups, int | np.integer) and groups >= 2
+    require(whole_number, f"groups={groups}: leave one of two groups or more out, or write confidence=None.")
     n_groups = 1 if confidence is None else min(groups, journeys.sample)
     asked = [RULES.get(m, Weights(m, None, m in TIMED)) if isinstance(m, str) else m for m in models]
     names = [m.name for m in asked]
@@ -200,6 +205,7 @@ def attribute(
         "untouched": journeys.untouched,
     }
     whole |= {"baseline_known": journeys.people is not None, "currency": journeys.currency}
+    whole["view_credit"] = journeys.view_credit
     whole |= {"left_out": tuple(m.name for m in asked if m not in used)} | found
     return Attribution.of(rows, **whole)
 
@@ -307,10 +313,15 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
     """
     known = [name for name in dict.fromkeys(attribution.channel) if name != BASELINE]
     require(bool(lift), "lift is empty: give (incremental conversions, standard error) of a channel at least.")
-    for name, (effect, error) in lift.items():
+    for name, told in lift.items():
         require_known(name, known, f"The lift has a channel {name!r} that no touch has.")
-        fine = np.isfinite(effect) and 0 < error < np.inf
-        require(fine, f"The lift of {name}: a number, and a standard error above 0.")
+        fine = np.shape(told) == (2,) and np.isfinite(told[0]) and 0 < told[1] < np.inf
+        require(fine, f"The lift of {name} is {told}: need (incremental conversions, standard error above 0).")
+    found = sum(effect for effect, _error in lift.values())
+    rule = (
+        f"The lifts add up to {found:,.0f} of {attribution.n_conversions:,.0f} conversions. Are they of the same days?"
+    )
+    require(found <= attribution.n_conversions, rule)
     whole = pd.MultiIndex.from_product([attribution.models, [*known, BASELINE]], names=["model", "channel"])
     claims = attribution.frame.set_index(["model", "channel"])[["conversions", "value"]]
     claims = claims.reindex(whole, fill_value=0.0).reset_index()

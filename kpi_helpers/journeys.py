@@ -208,6 +208,7 @@ def read_journeys(
         table = table.mutate(later=_.code.lead().over(_journey(table))).filter(_.later.isnull() | (_.later != _.code))
     table = _placed(table, [i for i, name in enumerate(channels, 1) if name.casefold() in DIRECT]).cache()
     rest = {"since": begin.date(), "until": last, "lookback_days": lookback_days, "currency": currency}
+    rest["view_credit"] = view_credit or 1.0  # at 0 there are none
     rest |= {
         "touches": every_touch.rename(channel="code") if collapse_repeats else table,
         "sold": bought.filter(_.person.notnull()),

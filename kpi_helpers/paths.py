@@ -15,6 +15,7 @@ from kpi_helpers.units import as_table
 
 MOST_CHANNELS = 62  # a set of channels is one whole number of 64 bits
 BEGUN, CONVERTED, LEFT = 0, -1, -2  # beside channels: what a step may be
+BASELINE = "baseline"  # of conversions that no channel earns
 DIRECT = ("direct", "(direct)", "(none)", "(direct) / (none)", "direct / none", "trực tiếp")
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -62,7 +63,8 @@ class Journeys(ABC):
     """Journeys over `channels`, each of which ends with a conversion or not; see `from_paths` and `read_journeys`.
 
     Totals: `conversions` and their `value`, `untouched` those without any touch, `nulls` journeys that did not convert;
-    `sample`, people with a touch (journeys, where people are not known), of whom groups are made.
+    `sample`, people with a touch (journeys, where people are not known), of whom groups are made. `view_credit`: what
+    a view weighs beside a click in rules that share credit out; chains and sets count it as a touch.
     """
 
     channels: tuple[str, ...]
@@ -75,6 +77,7 @@ class Journeys(ABC):
     currency: str = ""
     timed: bool = False
     people: int | None = None
+    view_credit: float = 1.0
     issues: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -138,7 +141,7 @@ class PathTable(Journeys):
             weight = np.asarray(rule(touches), float) * np.ones(len(position))
             whole = np.add.reduceat(weight, begins)
             rule_of = f"The model {name!r} gives some journeys no weight: weights must be positive."
-            require(bool((whole > 0).all()), rule_of)
+            require(bool((whole > 0).all() and (weight >= 0).all()), rule_of)
             weight /= np.repeat(whole, lengths)
             credits = [[self._by_channel(weight, by_path) for by_path in part[:2]] for part in parts]
             told[name] = np.array(credits).swapaxes(1, 2)
@@ -220,7 +223,8 @@ def from_paths(
     """Read a table of paths, one row a path, as other tools export it; rows of one path are added up.
 
     `frame`: a DataFrame, an Ibis table or the path of a Parquet or CSV file; `path`: the column of channels joined by
-    `separator`; `conversions`, `nulls`: journeys that did and did not convert; `value`: of all conversions of the row.
+    `separator`, as it is written (spaces around ">" are free); `conversions`, `nulls`: journeys that did and did not
+    convert; `value`: of all conversions of the row.
     Raises `KpiError` for empty channels, negative or missing numbers, more than 62 channels, and no conversion at all.
 
     >>> rows = pd.DataFrame({"path": ["google", "mailing", "google > mailing"], "won": [2, 1, 1], "lost": [1, 0, 0]})
@@ -238,7 +242,7 @@ def from_paths(
     require(
         text.null_count == 0, f"{text.null_count} rows have no path. Leave them out: they tell nothing of channels."
     )
-    split = pc.split_pattern(text, separator.strip() or separator)
+    split = pc.split_pattern(text, ">" if separator.strip() == ">" else separator)
     coded = pc.utf8_trim_whitespace(split.flatten()).dictionary_encode()
     names = coded.dictionary.to_pylist()
     require("" not in names, f"A path has an empty channel. Is {separator!r} the separator between channels?")
@@ -271,6 +275,8 @@ def require_few(channels: Sequence[str]) -> None:
         f"{len(channels)} channels, but {MOST_CHANNELS} at most can be told apart. Put the rarest together as 'other'."
     )
     require(0 < len(channels) <= MOST_CHANNELS, rule if len(channels) else "There are no channels: no touch is left.")
+    taken = [name for name in channels if name.casefold() == BASELINE]
+    require(not taken, f"A channel is called {taken}: so are conversions that no channel earns. Rename it.")
 
 
 def _numbers(table: pd.DataFrame, column: str | None, n: int) -> Floats:

@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from kpi_helpers import plots
-from kpi_helpers.credits import BASELINE, Attribution, Calibration, called
+from kpi_helpers.credits import Attribution, Calibration, called
 from kpi_helpers.errors import require
 from kpi_helpers.journeys import TouchJourneys
-from kpi_helpers.paths import Journeys
+from kpi_helpers.paths import BASELINE, Journeys
 from kpi_helpers.result import Framed, Result, number, percent, say
 from kpi_helpers.stats import checked_confidence, wilson
 
@@ -49,7 +49,7 @@ class PathLengths(Framed):
 
     def sentence(self, language: str = "en") -> str:
         told = {"single": percent(self.share[0] if self.touches[0] == 1 else 0.0, language, decimals=0)}
-        told |= {k: number(self.whole[k], language) for k in ("median_days", "late_days")}
+        told |= {k: number(self.whole[k], language, decimals=1) for k in ("median_days", "late_days")}
         return say(f"path_lengths.{'timed' if np.isfinite(self.median_days) else 'said'}", language, **told)
 
 
@@ -61,8 +61,9 @@ def lengths(journeys: Journeys) -> PathLengths:
     rows = [(i, k, k / n.sum(), v / k) for i, (k, v) in enumerate(zip(n, value, strict=True), 1) if k]
     days = [np.nan, np.nan]
     if isinstance(journeys, TouchJourneys):
-        first = journeys.exposure().before.groupby("conversion")["days"].max()
-        days = np.quantile(first, (0.5, 0.9), method="higher").tolist()
+        each = journeys.table.filter(journeys.table.conversion.notnull()).group_by("conversion")
+        first = each.aggregate(age=journeys.table.age_days.max()).order_by("age").to_pyarrow()["age"].to_numpy()
+        days = np.quantile(first, (0.5, 0.9)).tolist()
     return PathLengths.of(rows, median_days=days[0], late_days=days[1], currency=journeys.currency)
 
 
@@ -133,7 +134,11 @@ class ChannelsMet(Framed):
     def sentence(self, language: str = "en") -> str:
         several = self.frame[self.frame["channels"] > 1]
         told = {"share": percent(several["people"].sum() / sum(self.people), language, decimals=0)}
-        rates = [self.rate[0], several["buyers"].sum() / several["people"].sum() if len(several) else np.nan]
+        one = self.frame.loc[self.frame["channels"] == 1, "rate"]
+        rates = [
+            one.iloc[0] if len(one) else np.nan,
+            several["buyers"].sum() / several["people"].sum() if len(several) else np.nan,
+        ]
         told |= {k: percent(v, language) for k, v in zip(("one", "more"), rates, strict=True)}
         return say("channels_met.sentence", language, **told)
 
@@ -251,22 +256,28 @@ class Claims(Result):
 
     def sentence(self, language: str = "en") -> str:
         rows = self.attribution.frame.set_index(["channel", "model"]).loc[self.channel]
-        by = "last" if "last" in rows.index else rows.index[0]
+        by = _told_by(self.attribution)
         ends = {"low": rows["share"].min(), "high": rows["share"].max(), "claim": rows.loc[by, "share"]}
         told = {end: percent(v, language, decimals=0) for end, v in ends.items()}
         told |= {"n": number(len(rows), language), "channel": self.channel, "model": called(by, language)}
         if self.calibration is None:
-            return say("claims.untested", language, **told)
+            return say("claims.untested" if len(rows) > 1 else "claims.one", language, **told)
         test = self.calibration.frame.set_index(["channel", "model"]).loc[(self.channel, by)]
         beyond = (test["claimed"] - test["lift"]) / test["error"]
         told |= {k: number(test[k], language) for k in ("claimed", "lift", "error")}
         return say(f"claims.{'over' if beyond > 2 else 'under' if beyond < -2 else 'borne'}", language, **told)
 
 
+def _told_by(attribution: Attribution) -> str:
+    """The model whose claim is told: the one that books keep, if it was asked for."""
+    return "last" if "last" in attribution.models else attribution.models[0]
+
+
 def claims(attribution: Attribution, calibration: Calibration | None = None) -> Claims:
     """Say what is claimed for the channel that its test contradicts most, or else on which models differ most."""
     if calibration is not None:
         tested = calibration.frame[calibration.frame["lift"].notna()]
+        tested = tested[tested["model"] == _told_by(attribution)]
         channel = tested.loc[(tested["claimed"] - tested["lift"]).abs().idxmax(), "channel"]
     else:
         channel = (attribution.ranges["high"] - attribution.ranges["low"]).idxmax()

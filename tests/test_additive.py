@@ -9,9 +9,10 @@ from ad_worlds import CHANNELS, START, recurrent, simulate
 from scipy.optimize import minimize
 
 from kpi_helpers.additive import DECAYS, fit_additive
-from kpi_helpers.credits import BASELINE, attribute
+from kpi_helpers.credits import attribute
 from kpi_helpers.errors import KpiError
 from kpi_helpers.journeys import read_journeys
+from kpi_helpers.paths import BASELINE
 
 PEOPLE = 40_000
 world = cache(simulate)

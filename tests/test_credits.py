@@ -1,6 +1,7 @@
 """Credit by every model against plain loops over people; intervals, totals, calibration by lift tests."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from math import factorial
@@ -12,10 +13,11 @@ from ad_worlds import simulate
 from scipy.stats import t as student
 
 from kpi_helpers.chains import markov
-from kpi_helpers.credits import BASELINE, DEFAULT, MODELS, attribute, calibrate, custom, position, shapley, time_decay
+from kpi_helpers.credits import DEFAULT, MODELS, attribute, calibrate, custom, position, shapley, time_decay
 from kpi_helpers.errors import KpiError
 from kpi_helpers.journeys import read_journeys
-from kpi_helpers.paths import from_paths
+from kpi_helpers.paths import BASELINE, from_paths
+from kpi_helpers.pathways import claims
 
 CHANNELS = ("(direct)", "Ads", "Email", "Search")
 START = pd.Timestamp("2026-03-01")
@@ -429,9 +431,11 @@ class TestCalibration:
             ({}, "lift is empty: give"),
             ({"Add": (1, 1)}, "The lift has a channel 'Add' that no touch has. Did you mean Ads"),
             ({BASELINE: (1, 1)}, "The lift has a channel 'baseline'"),
-            ({"Ads": (1, 0)}, "The lift of Ads: a number, and a standard error above 0"),
-            ({"Ads": (np.nan, 1)}, "The lift of Ads: a number"),
-            ({"Ads": (1, np.inf)}, "The lift of Ads: a number"),
+            ({"Ads": (1, 0)}, r"The lift of Ads is \(1, 0\): need .*standard error above 0"),
+            ({"Ads": (np.nan, 1)}, "The lift of Ads is .*need"),
+            ({"Ads": (1, np.inf)}, "The lift of Ads is .*need"),
+            ({"Ads": 5}, "The lift of Ads is 5: need"),
+            ({"Ads": (1e9, 1)}, "The lifts add up to 1,000,000,000 of .* conversions. Are they of the same days"),
         ],
     )
     def test_what_is_refused(self, told, lift, said):
@@ -454,6 +458,9 @@ class TestCalibration:
         (lambda j: attribute(j, ("last",), spend={"Ads": -1.0}), "The spend of Ads is -1.0: it must be 0 or more"),
         (lambda j: attribute(j, (custom("none", lambda p, n: 0 * p),)), "'none' gives some journeys no weight"),
         (lambda j: attribute(j, (custom("minus", lambda p, n: 1.5 - p),)), "'minus' gives some journeys no weight"),
+        (lambda j: attribute(j, ("last",), spend={"Ads": np.inf}), "The spend of Ads is inf: it must be"),
+        (lambda j: attribute(j, ("last",), groups=2.5), "groups=2.5: leave one"),
+        (lambda j: custom("hazard", lambda p, n: p), "'hazard' is the name of another model"),
         (lambda j: position(0.9, 0.2), "must be positive parts of a whole"),
         (lambda j: time_decay(0), "half_life_days=0 must be positive"),
     ],
@@ -464,3 +471,26 @@ def test_what_is_refused(ask, said, kind):
     read = read if kind == "touches" else table_of(found)
     with pytest.raises(KpiError, match=said):
         ask(read)
+
+
+class TestWords:
+    def test_one_model_is_not_compared(self):
+        read, _, _ = both(1, "plain")
+        told = attribute(read, ("last",), confidence=None)
+
+        assert "by last touch. Another model may say something else" in told.sentence()
+        assert "1 models" not in claims(told).html("en") and "Compare other models" in claims(told).sentence()
+
+    def test_what_is_told_is_the_model_that_is_contradicted(self):
+        read, _, _ = both(1, "plain")
+        told = attribute(read, ("last", "first"), confidence=None)
+        last = told.frame[told.frame["model"] == "last"].set_index("channel")["conversions"]
+        lifts = {c: (last[c] - 3 * i, 1.0) for i, c in enumerate(read.channels)}  # the last one is contradicted most
+
+        assert claims(told, calibrate(told, lifts)).channel == read.channels[-1]
+
+    def test_a_view_that_weighs_less_is_told(self):
+        read, _, _ = both(1, "plain")
+
+        assert "weighs 30% of a click" in attribute(replace(read, view_credit=0.3), ("last",)).html("en")
+        assert "of a click" not in attribute(read, ("last",)).html("en")

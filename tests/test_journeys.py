@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from kpi_helpers.chains import markov
-from kpi_helpers.credits import BASELINE, attribute
+from kpi_helpers.credits import attribute
 from kpi_helpers.errors import KpiError
 from kpi_helpers.journeys import MOST_TOUCHES, read_journeys
-from kpi_helpers.paths import MOST_CHANNELS, from_paths
+from kpi_helpers.paths import BASELINE, MOST_CHANNELS, from_paths
 
 
 def touches(*rows, **columns):
@@ -365,6 +365,7 @@ class TestPathTables:
 
     def test_other_separators_and_names_with_spaces(self):
         assert read_paths(("Paid Search|E mail", 1, 0, 5.0), separator="|").channels == ("E mail", "Paid Search")
+        assert read_paths(("e-mail - Search", 1, 0, 5.0), separator=" - ").channels == ("Search", "e-mail")
         assert read_paths(("Paid Search", 1, 0, 5.0), separator=" ").channels == ("Paid", "Search")
 
     def test_62_channels_are_told_apart(self):
@@ -391,6 +392,7 @@ class TestPathTables:
             ([("A", 1, 0, np.inf)], "value is negative or missing in 1 rows"),
             ([("A", "1", 0, 1.0)], "n is .*: it must hold numbers"),
             ([(None, 1, 0, 1.0), ("A", 1, 0, 1.0)], "1 rows have no path. Leave them out"),
+            ([("A > Baseline", 1, 0, 1.0)], "A channel is called ..Baseline..: so are conversions"),
             ([("A", 0, 3, 0.0)], "No path converted: there is nothing to attribute"),
             ([("A", 0, 3, 9.0), ("B", 1, 0, 1.0)], "1 rows have a value but no conversion"),
             ([(" > ".join(f"c{i}" for i in range(63)), 1, 0, 1.0)], "63 channels, but 62 at most"),
