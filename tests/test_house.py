@@ -29,7 +29,7 @@ FLOORS = {
 # their examples stand for a published method
 CALCULATORS = (
     "stats", "baselines", "targets", "changes", "rates", "looks", "designs", "purchases", "spending",
-    "retention", "hazards", "scores", "profits", "chains",
+    "retention", "hazards", "scores", "profits", "chains", "suspects",
 )  # fmt: skip
 
 
