@@ -33,6 +33,11 @@ class Weights(NamedTuple):
     timed: bool = False
 
 
+def _own(name: str, default: str = "") -> str:
+    require(name == default or name not in MODELS, f"{name!r} is the name of another model. Choose one of your own.")
+    return name
+
+
 def position(first: float = 0.4, last: float = 0.4, name: str = "position") -> Weights:
     """So much of the credit to the first and last touch, the rest evenly to those between."""
     fine = first > 0 and last > 0 and first + last <= 1
@@ -42,13 +47,13 @@ def position(first: float = 0.4, last: float = 0.4, name: str = "position") -> W
         between = t.where(t.length > 2, (1 - first - last) / t.where(t.length > 2, t.length - 2, 1), 0.0)
         return t.where(t.position == 1, first, t.where(t.position == t.length, last, between))
 
-    return Weights(name, rule)
+    return Weights(_own(name, "position"), rule)
 
 
 def time_decay(half_life_days: float = 7.0, name: str = "time_decay") -> Weights:
     """Half the credit for each `half_life_days` that a touch lies further back."""
     require(half_life_days > 0, f"half_life_days={half_life_days} must be positive.")
-    return Weights(name, lambda t: 2.0 ** (-t.age_days / half_life_days), timed=True)
+    return Weights(_own(name, "time_decay"), lambda t: 2.0 ** (-t.age_days / half_life_days), timed=True)
 
 
 def custom(name: str, weight: Callable[[Any, Any], Any]) -> Weights:
@@ -60,8 +65,7 @@ def custom(name: str, weight: Callable[[Any, Any], Any]) -> Weights:
     >>> late.name
     'late'
     """
-    require(name not in MODELS, f"{name!r} is the name of another model. Choose one of your own.")
-    return Weights(name, lambda t: weight(t.position, t.length))
+    return Weights(_own(name), lambda t: weight(t.position, t.length))
 
 
 RULES = {
@@ -309,7 +313,8 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
 
     Over the same days and people as the attribution. With d the distance of claim and test, the weight of the test is
     d² / (d² + error²): an exact test is taken as it is, a weak one changes little. Channels without a test keep their
-    claim; what is taken away from (or found beyond) a claim goes to (or comes from) the baseline.
+    claim; what is taken away from (or found beyond) a claim goes to (or comes from) the baseline, and when that is
+    used up, from the channels without a test. Raises `KpiError` where tests found more than all conversions.
     """
     known = [name for name in dict.fromkeys(attribution.channel) if name != BASELINE]
     require(bool(lift), "lift is empty: give (incremental conversions, standard error) of a channel at least.")
@@ -317,11 +322,6 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
         require_known(name, known, f"The lift has a channel {name!r} that no touch has.")
         fine = np.shape(told) == (2,) and np.isfinite(told[0]) and 0 < told[1] < np.inf
         require(fine, f"The lift of {name} is {told}: need (incremental conversions, standard error above 0).")
-    found = sum(effect for effect, _error in lift.values())
-    rule = (
-        f"The lifts add up to {found:,.0f} of {attribution.n_conversions:,.0f} conversions. Are they of the same days?"
-    )
-    require(found <= attribution.n_conversions, rule)
     whole = pd.MultiIndex.from_product([attribution.models, [*known, BASELINE]], names=["model", "channel"])
     claims = attribution.frame.set_index(["model", "channel"])[["conversions", "value"]]
     claims = claims.reindex(whole, fill_value=0.0).reset_index()
@@ -330,6 +330,12 @@ def calibrate(attribution: Attribution, lift: Mapping[str, tuple[float, float]])
     weight = (claimed - found) ** 2 / ((claimed - found) ** 2 + error**2)
     moved = (claimed + weight * (found - claimed)).fillna(claimed)
     sums = claims.groupby("model")[["conversions", "value"]].transform("sum")
+    untested, by = found.isna() & ~base, claims["model"]
+    lifted, others = (moved.where(of, 0.0).groupby(by).transform("sum") for of in (found.notna(), untested))
+    left, most = sums["conversions"] - lifted, sums["conversions"].max()
+    rule = f"The tests found {lifted.max():,.0f} of {most:,.0f} conversions: give lifts of these days and people."
+    require(bool((left >= -1e-9 * most).all()), rule)
+    moved = moved.where(~untested, moved * (left / others.where(others > 0, 1)).clip(0, 1))
     each = (claims["value"] / claimed.where(claimed > 0)).fillna(sums["value"] / sums["conversions"])
     rows = claims.assign(conversions=moved, value=moved * each)
     rest = sums - rows.groupby("model")[["conversions", "value"]].transform("sum")

@@ -59,14 +59,15 @@ class TouchJourneys(Journeys):
 
         t = self._touched
         given = Touches(t.position, t.length, t.closer, t.age_days, ibis.ifelse)
-        weighed = t.mutate(**{name: rule(given) * t.credit for name, rule in rules.items()})
+        weighed = t.mutate(**{f"{name} weight": rule(given) * t.credit for name, rule in rules.items()})
         of = ibis.window(group_by="conversion")
-        whole = weighed.mutate(**{f"{name} whole": weighed[name].sum().over(of) for name in rules})
+        whole = weighed.mutate(**{f"{name} whole": weighed[f"{name} weight"].sum().over(of) for name in rules})
         sums: dict[str, Any] = {}
         for name in rules:
-            share = whole[name] / whole[f"{name} whole"].nullif(0)
+            weight, every = whole[f"{name} weight"], whole[f"{name} whole"]
+            share = weight / every.nullif(0)
             sums |= {f"{name} n": share.sum(), f"{name} value": (share * whole.value).sum()}
-            sums |= {f"{name} least": whole[f"{name} whole"].min(), f"{name} worst": whole[name].min()}
+            sums |= {f"{name} least": every.min(), f"{name} worst": weight.min()}
         told = read_all(
             whole.group_by(g=whole.person % groups, channel=whole.channel).aggregate(**sums), "g", "channel"
         )

@@ -201,7 +201,7 @@ def holdout_power(
     scaled to all people, has the standard error √(conversions · (1/held_out + 1/(1 - held_out))).
     """
     require(0 < held_out < 1, f"held_out={held_out} is not a share in (0, 1).")
-    require(people > 0, f"people={people}: how many people could the ads reach?")
+    require(pd.api.types.is_number(people) and people > 0, f"people={people!r}: how many people could the ads reach?")
     error = float(np.sqrt(attribution.n_conversions * (1 / held_out + 1 / (1 - held_out))))
     z = float(ndtri((1 + checked_confidence(confidence)) / 2))
     claims = attribution.frame[attribution.frame["channel"] != BASELINE].groupby("channel")["conversions"]

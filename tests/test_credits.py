@@ -435,7 +435,7 @@ class TestCalibration:
             ({"Ads": (np.nan, 1)}, "The lift of Ads is .*need"),
             ({"Ads": (1, np.inf)}, "The lift of Ads is .*need"),
             ({"Ads": 5}, "The lift of Ads is 5: need"),
-            ({"Ads": (1e9, 1)}, "The lifts add up to 1,000,000,000 of .* conversions. Are they of the same days"),
+            ({"Ads": (1e9, 1)}, "The tests found 1,000,000,000 of .* conversions: give lifts of these days"),
         ],
     )
     def test_what_is_refused(self, told, lift, said):
@@ -460,6 +460,7 @@ class TestCalibration:
         (lambda j: attribute(j, (custom("minus", lambda p, n: 1.5 - p),)), "'minus' gives some journeys no weight"),
         (lambda j: attribute(j, ("last",), spend={"Ads": np.inf}), "The spend of Ads is inf: it must be"),
         (lambda j: attribute(j, ("last",), groups=2.5), "groups=2.5: leave one"),
+        (lambda j: position(name="markov"), "'markov' is the name of another model"),
         (lambda j: custom("hazard", lambda p, n: p), "'hazard' is the name of another model"),
         (lambda j: position(0.9, 0.2), "must be positive parts of a whole"),
         (lambda j: time_decay(0), "half_life_days=0 must be positive"),
@@ -494,3 +495,22 @@ class TestWords:
 
         assert "weighs 30% of a click" in attribute(replace(read, view_credit=0.3), ("last",)).html("en")
         assert "of a click" not in attribute(read, ("last",)).html("en")
+
+
+def test_weights_may_have_any_name():
+    read, _, _ = both(1, "plain")
+    names = ("value", "conversion", "channel", "person")
+    told = [attribute(read, (custom(n, lambda p, n: p),), confidence=None).frame.drop(columns="model") for n in names]
+
+    for other in told[1:]:
+        pd.testing.assert_frame_equal(told[0], other)
+
+
+def test_what_a_test_found_beyond_the_baseline_comes_from_channels_without_one():
+    read, _, _ = both(1, "plain")
+    told = attribute(read, ("last",), confidence=None)
+    one = told.frame.iloc[0]
+    found = calibrate(told, {one["channel"]: (read.conversions - 1, 1e-6)}).frame
+
+    assert found["conversions"].sum() == pytest.approx(read.conversions)
+    assert (found["conversions"] >= -1e-9).all()
