@@ -61,19 +61,23 @@ class Breaks(Framed):
         return say(f"breaks.{kind}", language, parts="; ".join(parts), k=len(parts), **told)
 
 
-def find_breaks(funnel: Funnel, *, before: str, after: str) -> Breaks:
+def find_breaks(funnel: Funnel, *, after: str | None = None, before: str | None = None) -> Breaks:
     """Tell which step of which segment fell from one month of entry to another, and what setting it right returns.
 
-    Parameters: `before` and `after`, months as YYYY-MM with units whose window is over. Every step of every segment is
-    tested (score test); Holm's method keeps the chance of any false alarm. Raises `KpiError` if a month has no units.
+    Parameters: `after`, a month as YYYY-MM, by default the last whose windows are all over; `before`, by default the
+    one before it. Every step of every segment is tested (score test); Holm's method keeps the chance of any false
+    alarm. Raises `KpiError` if a month has no units whose window is over.
     """
     at = funnel.counts["month"].astype(str).str[:7]
-    for month_of in (before, after):
-        closed = sorted(set(at[funnel.counts["open"] == 0]))
-        require_known(month_of, closed, f"No unit that entered in {month_of} has its window behind it.")
+    closed = sorted(set(at[funnel.counts["open"] == 0]))
+    whole_months = [m for m in closed if m not in set(at[funnel.counts["open"] == 1])] or closed or ["?"]
+    after = after or whole_months[-1]
+    before = before or max((m for m in closed if m < after), default="before it")
+    for asked in (before, after):
+        require_known(asked, closed, f"No unit that entered in {asked} has its window behind it.")
     tables = []
-    for month_of in (before, after):
-        names, n = depths(funnel.counts[at == month_of], len(funnel.steps), "group" if funnel.by else "")
+    for asked in (before, after):
+        names, n = depths(funnel.counts[at == asked], len(funnel.steps), "group" if funnel.by else "")
         tables.append(pd.DataFrame(n, index=names))
     groups = [g for g in dict.fromkeys([*tables[1].index, *tables[0].index]) if g or not funnel.by]
     was, now = (t.reindex(groups, fill_value=0).to_numpy() for t in tables)

@@ -22,8 +22,8 @@ from kpi_helpers.targets import project, rank
 
 #: what a sales team reads beside the funnel, as far as the source feeds it
 FIGURES = (
-    "win_rate", "win_rate_negotiation", "sales_cycle", "aov", "call_time", "cart_abandon", "checkout_abandon",
-    "visitor_lead_rate", "cost_sales_ratio", "cac", "roas", "roi",
+    "visitor_lead_rate", "lead_customer_rate", "win_rate", "win_rate_negotiation", "sales_cycle", "aov", "call_time",
+    "cart_abandon", "checkout_abandon", "cost_sales_ratio", "cac", "roas", "roi",
 )  # fmt: skip
 #: column of the page -> KPI and which of its sums; a lead counts for the time in which it came
 PAGE = {

@@ -116,7 +116,7 @@ def read_steps(
         With `unit`, a column of names of steps (step, event or stage) and one of times without zone (at, happened_at,
         occurred_at, time, timestamp or date). Rows of other steps are passed over.
     steps : names, two or more, in order
-    window_days : whole days from the entry, 1 or more, the last one included
+    window_days : whole number of days of 24 hours from the entry, 1 or more, to their very end
     by : column that splits the funnel, as known when a unit enters
     as_of : last day to read, by default the last in the data
 
@@ -248,11 +248,8 @@ def _shares(counts: pd.DataFrame, steps: Sequence[str], key: str, confidence: fl
 def depths(counts: pd.DataFrame, n_steps: int, key: str) -> tuple[list[str], Any]:
     """Names, all ("") first, then by size or month; and units that reached each step (names, steps), windows over."""
     closed = counts[counts["open"] == 0]
-    parts = (
-        [("", closed), *((str(name)[:7] if key == "month" else name or "–", p) for name, p in closed.groupby(key))]
-        if key
-        else [("", closed)]
-    )
+    split = closed.groupby(key) if key else ()
+    parts = [("", closed), *((str(name)[:7] if key == "month" else name or "–", part) for name, part in split)]
     n = [[int(part.loc[part["depth"] > i, "n"].sum()) for i in range(n_steps)] for _name, part in parts]
     order = sorted(range(1, len(parts)), key=lambda i: (0 if key == "month" else -n[i][0], parts[i][0]))
     return [parts[i][0] for i in (0, *order)], np.array(n)[[0, *order]]

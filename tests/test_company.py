@@ -306,7 +306,7 @@ def test_a_release_breaks_another_step_on_each_device(tables):
     events, web = tables["web_events"], PLANTED["web"]
     first, last, *breaks = web["breaks"].items()
     during = events["happened_at"].between(first[1], f"{last[1]} 23:59:59")
-    n = events.groupby([during.rename("during"), "device", "event"]).size().unstack()
+    n = events.assign(during=during).pivot_table("session_id", ["during", "device"], "event", aggfunc="count")
     for device, (step, kept) in breaks:
         before = {"cart": "view", "checkout": "cart"}[step]
         was, now = (n.loc[(at, device), step] / n.loc[(at, device), before] for at in (False, True))
