@@ -48,17 +48,20 @@ class Breaks(Framed):
         """Both months as they are written."""
         return tuple(month(pd.Timestamp(at), language) for at in (self.before, self.after))
 
-    def sentence(self, language: str = "en") -> str:
+    def told(self, language: str) -> dict[str, str]:
+        """Words of the sentences: how many reached the last step, in which months."""
         told = {k: number(self.whole[k], language) for k in ("last_was", "last_now", "n")}
         told |= dict(zip(("before", "after"), self.months(language), strict=True))
-        told |= {"last": step_name(self.last, language)}
+        return told | {"last": step_name(self.last, language)}
+
+    def sentence(self, language: str = "en") -> str:
         parts = []
         for _i, row in self.found.iterrows():
             rate = {k: percent(row[k], language) for k in ("was", "now")}
             back = {k: number(row[k], language) for k in ("returns", "returns_low", "returns_high")}
             parts.append(say("breaks.one", language, step=self.named(row, language), **rate, **back))
-        kind = "none" if not parts else "sentence"
-        return say(f"breaks.{kind}", language, parts="; ".join(parts), k=len(parts), **told)
+        kind = "sentence" if parts else "none"
+        return say(f"breaks.{kind}", language, parts="; ".join(parts), k=len(parts), **self.told(language))
 
 
 def find_breaks(funnel: Funnel, *, after: str | None = None, before: str | None = None) -> Breaks:
@@ -143,4 +146,7 @@ class Diagnosis(Result):
         return self.breaks.to_frame() if self.breaks else self.funnel.rows().reset_index().tail(1)
 
     def sentence(self, language: str = "en") -> str:
-        return (self.breaks or self.funnel).sentence(language)
+        if self.breaks is None or not len(self.breaks.found):
+            return (self.breaks or self.funnel).sentence(language)
+        parts = [self.breaks.named(row, language) for _i, row in self.breaks.found.iterrows()]
+        return say("diagnosis.broken", language, parts="; ".join(parts), **self.breaks.told(language))

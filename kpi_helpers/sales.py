@@ -60,16 +60,38 @@ def figures(
 
 
 class SalesPage(Framed):
-    """Leads to won, orders, revenue and all cost by channel; shared costs have a row, so that columns add up."""
+    """Leads to won, orders, revenue and all cost by channel; shared costs have a row, so that columns add up.
 
-    columns: ClassVar = ("channel", *PAGE, "roas", "cac")
+    Holds the columns that the source knows; `roas` is revenue by cost, `cac` cost by new customers.
+    """
+
     aside: ClassVar = ("currency",)
 
     def sentence(self, language: str = "en") -> str:
-        total = self.frame[list(PAGE)].sum(min_count=1)
-        told = {k: number(total[k], language) for k in ("leads", "won", "orders")}
-        told |= {k: measure(total[k], "money", language, self.currency) for k in ("revenue", "cost")}
-        return say("sales_page.sentence", language, ratio=percent(total["cost"] / total["revenue"], language), **told)
+        total = self.total
+        told = {k: number(total.get(k), language) for k in ("leads", "won", "orders")}
+        told |= {k: measure(total.get(k), "money", language, self.currency) for k in ("revenue", "cost")}
+        told["ratio"] = percent(total.get("cost", math.nan) / total.get("revenue", math.nan), language)
+        parts = [say(f"sales_page.{k}_told", language, **told) for k in ("leads", "orders", "cost") if k in total]
+        return say("sales_page.sentence", language, parts="; ".join(parts))
+
+    @property
+    def total(self) -> dict[str, float]:
+        """What the columns add up to."""
+        total: dict[str, float] = dict(self.frame.drop(columns="channel").sum())
+        ratios = {"roas": ("revenue", "cost"), "cac": ("cost", "new_customers")}
+        return total | {k: total[x] / (total[n] or math.nan) for k, (x, n) in ratios.items() if k in total}
+
+    def shown(self, language: str) -> tuple[list[str], list[list[str]]]:
+        """Heads and cells as the page shows them, the total last."""
+        units = dict.fromkeys(("revenue", "cost", "cac"), "money") | {"roas": "ratio"}
+        columns = [c for c in self.frame if c not in ("sessions", "new_customers")]
+        rows = [*self.frame.to_dict("records"), {"channel": say("sales_page.total", language), **self.total}]
+        cells = [
+            [r["channel"] or say("sales_page.shared", language)]
+            + [measure(r[c], units.get(str(c), "count"), language, self.currency) for c in columns[1:]] for r in rows
+        ]  # fmt: skip
+        return [say(f"sales_page.{c}", language) for c in columns], cells
 
 
 def page(data: Source, *, start: date | None = None, as_of: date | None = None) -> SalesPage:
@@ -79,14 +101,15 @@ def page(data: Source, *, start: date | None = None, as_of: date | None = None) 
     require(len(there) > 0, f"{data.name} has neither leads nor orders nor costs by channel. Map one of them.")
     ids = list(dict.fromkeys(key for key, _part in there.values()))
     told = kpis.scorecard(data, ids, by="channel", start=start, end=as_of)
-    cells = told.set_index(["kpi", "channel"])
-    names = sorted(told["channel"].dropna().unique(), key=lambda name: (name == "", name))  # shared costs last
-    frame = pd.DataFrame({"channel": names}).reindex(columns=list(SalesPage.columns))
+    cells = told[told["channel"].notna()].set_index(["kpi", "channel"])
+    names = sorted(set(cells.index.get_level_values(1)), key=lambda name: (name == "", name))  # shared costs last
+    frame = pd.DataFrame({"channel": names})
     for name, (key, part) in there.items():
-        if key in cells.index.get_level_values(0):
+        if key in cells.index:
             frame[name] = cells.loc[key, part].reindex(names).to_numpy(dtype=float)
-    frame["roas"] = frame["revenue"] / frame["cost"].where(frame["cost"] > 0)
-    frame["cac"] = frame["cost"] / frame["new_customers"].where(frame["new_customers"] > 0)
+    if {"revenue", "cost"} <= set(frame):
+        frame["roas"] = frame["revenue"] / frame["cost"].where(frame["cost"] > 0)
+        frame["cac"] = frame["cost"] / frame["new_customers"].where(frame["new_customers"] > 0)
     return SalesPage(frame=frame, whole={"currency": data.currency()})
 
 

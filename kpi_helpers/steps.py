@@ -292,6 +292,8 @@ class StepTimes(Framed):
         if not len(rows):
             return say("step_times.unknown", language)
         slow = rows.loc[rows["median"].idxmax()]
+        if not slow["median"]:
+            return say("step_times.quick", language, unit=say(f"step_times.one_{self.time_unit}", language))
         step = " → ".join(step_name(slow[k], language) for k in ("previous", "step"))
         told = {k: number(slow[k], language) for k in ("median", "low", "high")}
         unit = say(f"step_times.{self.time_unit}", language)

@@ -102,6 +102,16 @@ def test_two_breaks_of_march_are_found_and_no_other(signups):
     assert mobile["returns"] + desktop["returns"] == pytest.approx(173 - 44, abs=10)
 
 
+def test_payment_pages_without_a_sign_up_are_abandoned(real_data):
+    data = connect(real_data("signup-funnel"), ROOT / "data" / "mappings" / "signup_funnel.yaml")
+
+    told = kpis.scorecard(data, ["checkout_abandon"], end=date(2015, 3, 31)).iloc[0]
+
+    # payment pages and sign-ups of January to March in its README; both have the day alone
+    assert told["denominator"] == 2_390 + 2_412 + 631
+    assert told["value"] == pytest.approx(1 - (189 + 173 + 44) / 5_433, rel=1e-12)
+
+
 @pytest.fixture(scope="module")
 def olist(real_data):
     data = connect(real_data("olist-leads"), ROOT / "data" / "mappings" / "olist_leads.yaml")
@@ -434,6 +444,23 @@ def test_the_planted_breaks_are_found_by_device_and_hidden_without():
     assert not mobile["broken"] and mobile["difference"] > 0
 
 
+def test_without_months_the_last_that_is_over_is_compared():
+    assert (lambda b: (b.before, b.after))(funnel.find_breaks(sessions())) == ("2026-09", "2026-10")
+    with pytest.raises(KpiError, match="No unit that entered in before it has its window behind it"):
+        funnel.find_breaks(sessions(), after="2026-08")
+    none = reached([("u", "a", 0), ("v", "b", 1), ("v", "c", 2)])
+    with pytest.raises(KpiError, match="has its window behind it"):
+        funnel.find_breaks(none)
+
+
+def test_a_purchase_on_the_day_of_its_cart_comes_after_it(tmp_path):
+    rows = pd.DataFrame({"visitor_id": list("uuvw"), "event": ["cart", "purchase", "cart", "cart"],
+                         "happened_at": ["2026-03-01"] * 3 + ["2026-03-20"]})  # fmt: skip
+    rows.to_csv(tmp_path / "web_events.csv", index=False)
+
+    assert kpis.scorecard(connect(tmp_path), ["cart_abandon"])["value"][0] == 0.5
+
+
 def test_the_leads_are_followed_as_planted():
     found = funnel.read_steps(funnel.stages(demo().table("leads")), unit="lead_id", steps=LEADS, window_days=180)
 
@@ -561,7 +588,9 @@ def test_what_a_source_lacks_is_said(tmp_path):
 
     assert "cannot be computed" in sales.campaign_profits(data).sentence()
     assert "cannot be followed" in sales.goals(data).sentence()
-    assert sales.page(data).frame[["leads", "won"]].sum().tolist() == [2, 1]
+    page = sales.page(data)
+    assert list(page.frame) == ["channel", "leads", "won"] and page.frame[["leads", "won"]].sum().tolist() == [2, 1]
+    assert page.sentence() == "Marketing and sales together: 2 leads, of which 1 were won."
     with pytest.raises(KpiError, match="feeds none of"):
         sales.figures(data, ["call_time"])
 
