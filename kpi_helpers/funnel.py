@@ -42,7 +42,7 @@ class Breaks(Framed):
     def named(self, row: Any, language: str) -> str:
         """A step with its segment."""
         way = " → ".join(step_name(s, language) for s in (row["previous"], row["step"]))
-        return f"{row['group']}: {way}" if row["group"] else way
+        return f"{way} ({row['group']})" if row["group"] else way
 
     def months(self, language: str) -> tuple[str, ...]:
         """Both months as they are written."""
@@ -50,18 +50,22 @@ class Breaks(Framed):
 
     def told(self, language: str) -> dict[str, str]:
         """Words of the sentences: how many reached the last step, in which months."""
-        told = {k: number(self.whole[k], language) for k in ("last_was", "last_now", "n")}
+        told = {k: number(self.whole[k], language) for k in ("last_was", "last_now")}
         told |= dict(zip(("before", "after"), self.months(language), strict=True))
         return told | {"last": step_name(self.last, language)}
 
-    def sentence(self, language: str = "en") -> str:
+    def broke(self, language: str) -> str:
+        """What broke, by how much, and what setting it right returns."""
         parts = []
         for _i, row in self.found.iterrows():
             rate = {k: percent(row[k], language) for k in ("was", "now")}
             back = {k: number(row[k], language) for k in ("returns", "returns_low", "returns_high")}
             parts.append(say("breaks.one", language, step=self.named(row, language), **rate, **back))
-        kind = "sentence" if parts else "none"
-        return say(f"breaks.{kind}", language, parts="; ".join(parts), k=len(parts), **self.told(language))
+        kind = "broke" if parts else "none"
+        return say(f"breaks.{kind}", language, parts="; ".join(parts), k=len(parts), n=self.n)
+
+    def sentence(self, language: str = "en") -> str:
+        return f"{say('breaks.sentence', language, **self.told(language))} {self.broke(language)}"
 
 
 def find_breaks(funnel: Funnel, *, after: str | None = None, before: str | None = None) -> Breaks:

@@ -109,7 +109,7 @@ def page(data: Source, *, start: date | None = None, as_of: date | None = None) 
             frame[name] = cells.loc[key, part].reindex(names).to_numpy(dtype=float)
     if {"revenue", "cost"} <= set(frame):
         frame["roas"] = frame["revenue"] / frame["cost"].where(frame["cost"] > 0)
-        frame["cac"] = frame["cost"] / frame["new_customers"].where(frame["new_customers"] > 0)
+        frame["cac"] = frame["cost"] / frame["new_customers"].where((frame["new_customers"] > 0) & (frame["cost"] > 0))
     return SalesPage(frame=frame, whole={"currency": data.currency()})
 
 

@@ -136,7 +136,7 @@ def read_steps(
     whole_days = isinstance(window_days, int) and not isinstance(window_days, bool) and window_days >= 1
     require(whole_days, f"window_days={window_days!r} must be a whole number of days, 1 or more.")
     rows, counted, end = _rows(events, unit, list(steps), by, as_of)
-    units = _followed(rows, len(steps), window_days).cache()
+    units = _followed(rows, len(steps), window_days, split=bool(by)).cache()
     k, last = range(len(steps)), ibis.literal(end)
     depth = sum((units[f"t{i}"].notnull().ifelse(1, 0) for i in k[1:]), units.t0.notnull().ifelse(1, 0))
     month, running = units.t0.truncate("month").cast("date"), (units.until > last).ifelse(1, 0)
@@ -184,22 +184,26 @@ def _rows(events: Any, unit: str, steps: list[str], by: str, as_of: Day) -> tupl
     return rows.filter(of_it, named), counted, end if as_of is not None else pd.Timestamp(told["last"])
 
 
-def _followed(rows: ir.Table, n: int, window_days: int) -> ir.Table:
+def _followed(rows: ir.Table, n: int, window_days: int, *, split: bool) -> ir.Table:
     """A row a unit: the time of each step within the window (`t0`, …), the first after the one before at any time
-    (`after1`, …) and at all (`any0`, …), end of the window, times of the last step; one windowed pass."""
-    of_unit = ibis.window(group_by="who")
+    (`after1`, …) and at all (`any0`, …), end of the window, times of the last step; one pass, units keep lists."""
 
-    def earliest(holds: Any) -> Any:
-        return holds.ifelse(_.at, None).min().over(of_unit)
+    def first(times: Any, since: Any) -> Any:
+        return times.filter(lambda at: at >= since).mins()
 
-    rows = rows.mutate(t0=earliest(_.place == 0)).mutate(until=_.t0 + ibis.interval(days=window_days))
+    sums = {f"any{i}": _.at.min(where=_.place == i) for i in range(n)}
+    sums |= {f"times{i}": _.at.collect(where=_.place == i) for i in range(1, n)}
+    units = rows.group_by("who").aggregate(**sums, ends=_.at.nunique(where=_.place == n - 1))
+    units = units.mutate(t0=_.any0, until=_.any0 + ibis.interval(days=window_days))
     for i in range(1, n):
-        rows = rows.mutate(**{f"after{i}": earliest((_.place == i) & (_.at >= _[f"t{i - 1}"]))})
-        rows = rows.mutate(**{f"t{i}": (_[f"after{i}"] <= _.until).ifelse(_[f"after{i}"], None)})
-    sums = {c: rows[c].min() for c in rows.columns if c[:5] == "after" or c[:1] == "t" or c == "until"}
-    sums |= {f"any{i}": _.at.min(where=_.place == i) for i in range(n)} | {"ends": _.at.nunique(where=_.place == n - 1)}
-    at_entry = (rows.place == 0) & (rows["at"] == rows.t0)
-    return rows.group_by("who").aggregate(**sums, group=_.group.min(where=at_entry))
+        units = units.mutate(**{f"after{i}": first(units[f"times{i}"], units[f"t{i - 1}"])})
+        units = units.mutate(**{f"t{i}": (_[f"after{i}"] <= _.until).ifelse(_[f"after{i}"], None)})
+    units = units.drop(*(f"times{i}" for i in range(1, n)))
+    if not split:
+        return units.mutate(group=ibis.literal(""))
+    entry = rows.filter(_.place == 0).mutate(t0=_.at.min().over(ibis.window(group_by="who"))).filter(_.at == _.t0)
+    groups = entry.group_by("who").aggregate(group=_.group.min())
+    return units.left_join(groups, "who").drop("who_right")
 
 
 def _issues(units: ir.Table, k: range) -> dict[str, int]:

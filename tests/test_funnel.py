@@ -353,7 +353,7 @@ def test_a_break_is_where_it_was_made_and_what_it_returns_is_exact():
     assert found.found[["group", "previous", "step"]].to_numpy().tolist() == [["mobile", "a", "b"]]
     assert found.frame["returns"].round(9).tolist() == [150, 0, 0, 0]  # 1000 (.5 - .2) · .5
     assert found.n == 4 and found.frame["broken"].sum() == 1
-    assert "mobile: a → b from 50.0% to 20.0%" in found.sentence()
+    assert "a → b (mobile) from 50.0% to 20.0%" in found.sentence()
     same = funnel.find_breaks(two_months(was, was), before="2026-03", after="2026-04")
     assert not same.frame["broken"].any() and "None of the 4 steps broke" in same.sentence()
 
