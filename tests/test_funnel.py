@@ -358,6 +358,16 @@ def test_a_break_is_where_it_was_made_and_what_it_returns_is_exact():
     assert not same.frame["broken"].any() and "None of the 4 steps broke" in same.sentence()
 
 
+def test_interval_and_decision_of_a_step_agree_among_all_steps():
+    was = {"mobile": (1000, 500, 250), "desktop": (800, 400, 100)}
+    now = {"mobile": (1000, 455, 228), "desktop": (800, 400, 100)}  # p = .044 alone, .18 among four
+
+    row = funnel.find_breaks(two_months(was, now), before="2026-03", after="2026-04").frame.iloc[0]
+
+    assert (row["group"], row["step"]) == ("mobile", "b")
+    assert row["p"] == pytest.approx(4 * 0.0440, abs=0.001) and row["low"] < 0 < row["high"]
+
+
 def test_a_step_that_nobody_takes_any_more_returns_by_the_later_rates_of_before():
     found = funnel.find_breaks(
         two_months({"x": (1000, 500, 250)}, {"x": (1000, 0, 0)}), before="2026-03", after="2026-04"
