@@ -211,7 +211,17 @@ def web_events(daily: pd.DataFrame) -> pd.DataFrame:
     rows = rows.take(session).reset_index(drop=True).assign(event=words(share)[event])
     rows["happened_at"] += pd.to_timedelta(event * rng.integers(15, 60, k)[session], unit="s")
     piece = pd.Series((1 + rng.random(len(rows)) ** 2 * web["pieces"]).astype(int))  # some are seen far more often
-    return rows.assign(content=rows["event"].map(web["pages"]) + " " + piece.astype("str"))
+    rows["content"] = rows["event"].map(web["pages"]) + " " + piece.astype("str")
+    first, last, *breaks = web["breaks"].items()
+    luck, during = (
+        generator("web breaks").random(k)[session],
+        rows["happened_at"].between(first[1], f"{last[1]} 23:59:59"),
+    )
+    lost = [
+        during & (rows["device"] == device) & (event >= list(share).index(step)) & (luck >= kept)
+        for device, (step, kept) in breaks
+    ]  # a lost step takes those after it along
+    return rows[~np.any(lost, axis=0)].reset_index(drop=True)
 
 
 def messages(daily: pd.DataFrame, customers: pd.DataFrame, automated: pd.DataFrame) -> pd.DataFrame:

@@ -148,7 +148,7 @@ def durations(subscriptions: Any, as_of: Day = None, *, by: str = "") -> pd.Data
 def tenure_churn(subscriptions: Any, period_start: date | str, period_end: date | str) -> pd.DataFrame:
     """Count customers who run as a period starts (`at_risk`) and gone as it ends (`lost`), by `tenure`, months."""
     rows, _end = _running(subscriptions, period_end)
-    start = _day(period_start)
+    start = known_day(period_start)
     was, still = (_.begun < start) & (_.over.isnull() | (_.over >= start)), _.over.isnull()
     each = rows.group_by("who").aggregate(since=_.begun.min(), was=was.any(), still=still.any()).filter(_.was)
     each = each.mutate(tenure=_months(each.since, ibis.literal(start)))
@@ -247,7 +247,7 @@ def _running(subscriptions: Any, as_of: Day) -> tuple[ir.Table, date]:
     named |= {"begun": table.started_at.cast("date"), "over": there["ended_at"], "price": there["price"].fill_null(0)}
     rows = table.mutate(**named)
     ends = rows.aggregate(begun=_.begun.max(), over=_.over.max()).to_pyarrow().to_pylist()[0]
-    end = _day(as_of or max((d for d in ends.values() if d), default=None))
+    end = known_day(as_of or max((d for d in ends.values() if d), default=None))
     kept = rows.filter(_.begun <= end, _.over.isnull() | (_.over > _.begun))
     return kept.mutate(over=(_.over <= end).ifelse(_.over, None)), end
 
@@ -274,7 +274,8 @@ def _months(begun: Any, until: Any, *, up: bool = False) -> Any:
     return months + (ends > begins).ifelse(1, 0) if up else months - (ends < begins).ifelse(1, 0)
 
 
-def _day(told: Day) -> date:
+def known_day(told: Day) -> date:
+    """A day that may be written YYYY-MM-DD."""
     require(told is not None, "The table has no rows with a day: check the export, the mapping and the filters.")
     try:
         return date.fromisoformat(str(told)[:10])

@@ -151,9 +151,12 @@ def _lasting(table: ir.Table, begun: Any, done: Any, until: Any, by: Sequence[st
 
 def _carts(data: Source, by: Sequence[str], _grain: str | None, _end: date | None) -> ir.Table:
     events = data.table("web_events").filter(_.happened_at.notnull())
+    events = events.mutate(happened_at=_.happened_at.cast("timestamp(6)"))
     carts = events.filter(_.event.isin(["cart", "checkout"])).mutate(day=_.happened_at.cast("date"))
     carts = carts.group_by("visitor_id", "day", "event", *by).aggregate(at=_.happened_at.min())
-    bought = events.filter(_.event == "purchase").select("visitor_id", at=_.happened_at)
+    # a purchase at the time of its cart comes after it: where only the day is known, all times of it are one
+    after = (_.happened_at + ibis.interval(microseconds=1)).cast("timestamp(6)")
+    bought = events.filter(_.event == "purchase").select("visitor_id", at=after)
     told = _around(carts.drop("day"), bought, "visitor_id")
     return told.select("event", *by, **_judged(told, CART_DAYS))
 

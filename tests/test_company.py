@@ -282,7 +282,10 @@ def test_contacts_of_a_day_with_few_clicks_share_its_spend():
 
 
 def test_steps_on_the_website_are_nested_and_as_frequent_as_planted(tables, daily):
-    events, web = tables["web_events"], PLANTED["web"]
+    every, web = tables["web_events"], PLANTED["web"]
+    at = every["session_id"].map(every.groupby("session_id")["happened_at"].min()).dt.strftime("%Y-%m-%d")
+    events = every[~at.between(web["breaks"]["first"], web["breaks"]["last"])]
+    daily = daily[~daily["date"].between(web["breaks"]["first"], web["breaks"]["last"])]
     in_session = events.groupby("event")["session_id"].agg(set)
     n = {event: len(sessions) for event, sessions in in_session.items()}
 
@@ -295,8 +298,22 @@ def test_steps_on_the_website_are_nested_and_as_frequent_as_planted(tables, dail
     late = daily[daily["date"] > daily["date"].max() - pd.Timedelta(web["days"], "D")]
     assert close_to(n["visit"] / int(late["sessions"].sum()), web["panel_share"], int(late["sessions"].sum()))
     assert n["purchase"] / (web["panel_share"] * int(late["orders"].sum())) == pytest.approx(1, abs=0.2)
-    assert events.groupby("session_id")["visitor_id"].nunique().max() == 1
-    assert events.groupby("session_id")["device"].nunique().max() == 1
+    assert every.groupby("session_id")["visitor_id"].nunique().max() == 1
+    assert every.groupby("session_id")["device"].nunique().max() == 1
+
+
+def test_a_release_breaks_another_step_on_each_device(tables):
+    events, web = tables["web_events"], PLANTED["web"]
+    first, last, *breaks = web["breaks"].items()
+    during = events["happened_at"].between(first[1], f"{last[1]} 23:59:59")
+    n = events.assign(during=during).pivot_table("session_id", ["during", "device"], "event", aggfunc="count")
+    for device, (step, kept) in breaks:
+        before = {"cart": "view", "checkout": "cart"}[step]
+        was, now = (n.loc[(at, device), step] / n.loc[(at, device), before] for at in (False, True))
+        assert close_to(now / was, kept, n.loc[(True, device), step]), device
+    assert web["orders"]["checkout"] / web["orders"]["cart"] == pytest.approx(0.5)
+    mobile = n.loc[(True, "mobile"), "checkout"] / n.loc[(True, "mobile"), "cart"]
+    assert close_to(mobile, 0.5, n.loc[(True, "mobile"), "cart"])  # of those who still get there as many go on
 
 
 def test_messages_add_up_to_the_channels(tables, daily):

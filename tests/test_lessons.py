@@ -4,6 +4,7 @@ from datetime import date
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -216,7 +217,52 @@ def cost_of_one_more():
     return {**found, "per_person": row["cost"] / ((rate["ads"] - rate["no ads"]) * units)}
 
 
+def one_repair():
+    """Purchases of October 2026 that the mobile step to the cart returns: sessions · fall · later rate."""
+    rows = connect(simulate.HOME).table("web_events").to_pyarrow().to_pandas()
+    rows["month"] = rows.groupby("session_id")["happened_at"].transform("min").dt.strftime("%Y-%m")
+    n = rows.pivot_table("session_id", ["device", "month"], "event", aggfunc="nunique")
+
+    def lost(device, before, step):
+        was, now = n.loc[(device, "2026-09")], n.loc[(device, "2026-10")]
+        return now[before] * (was[step] / was[before] - now[step] / now[before]), now["purchase"] / now[step]
+
+    carts, later = lost("mobile", "view", "cart")
+    desktop = float(np.prod(lost("desktop", "cart", "checkout")))
+    return {"right": carts * later, "desktop": desktop, "both": carts * later + desktop, "carts": carts}
+
+
+def won_in_sixty():
+    """Leads won within 60 days of all that came 60 days before the end or earlier."""
+    rows = connect(simulate.HOME).table("leads").to_pyarrow().to_pandas()
+    took = rows["won_at"] - rows["created_at"]
+    end = pd.Timestamp(simulate.LAST) + pd.Timedelta(1, "D")
+
+    def of(days):
+        return rows["created_at"] + pd.Timedelta(days, "D") < end, took <= pd.Timedelta(days, "D")
+
+    (old, won), (old_90, won_90) = of(60), of(90)
+    begun = (rows["opportunity_at"] - rows["created_at"])[old] <= pd.Timedelta(60, "D")
+    ends = {"right": (won & old).sum() / old.sum(), "ninety": (won_90 & old_90).sum() / old_90.sum()}
+    return {**ends, "open_too": won.mean(), "of_opportunities": (won & old).sum() / begun.sum()}
+
+
+def media_alone():
+    """Margin of the campaign 8.3 2026 less what its media cost."""
+    daily = simulate_table("channel_daily")
+    own, costs = daily[daily["campaign"] == "8.3 2026"], simulate_table("costs")["amount"].sum()
+    margin, spend, loaded = own["margin"].sum(), own["spend"].sum(), float(costs / daily["spend"].sum())
+    ends = {"right": margin - spend, "all_costs": float(margin) - loaded * float(spend)}
+    return {k: float(v) for k, v in {**ends, "revenue": own["revenue"].sum() - spend}.items()}
+
+
+def simulate_table(name):
+    """One table of the company."""
+    return connect(simulate.HOME).table(name).to_pyarrow().to_pandas()
+
+
 ALL = (
+    one_repair, won_in_sixty, media_alone,
     pooled_rate, one_in_three, year_end, honest_reds, october_opens, august_drop, last_week_lift, wrong_unit,
     five_percent, still_buying, cdnow_next, most_paid, same_tenures, still_members, break_even,
     rank_flips, people_needed, cost_of_one_more,
