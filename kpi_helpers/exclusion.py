@@ -111,12 +111,15 @@ def trend(data: Source, *, as_of: date, limit: float, confidence: float = 0.95) 
     """Read the exclusion rate by day, week and month up to `as_of`, and judge its days by the `limit`, in (0, 1)."""
     require(0 < limit < 1, f"limit={limit} is not in (0, 1). Write 0.2 for 20%.")
     found: list[pd.DataFrame] = []
+    first = None
     for grain in list(SHOWN)[list(SHOWN).index(data.period("audience_daily")) :]:
         f = kpis.scorecard(data, ["exclusion_rate"], grain=grain, end=as_of, confidence=confidence)
         f = f.dropna(subset="value").assign(grain=grain, alarm=False)
-        begun = f["period"] >= (found or [f])[0]["period"].min()
+        first = first or f["period"].min()  # a week that began before is not whole
         over = f["period"].dt.to_period(GRAINS[grain]).dt.end_time.dt.date <= as_of
-        found.append(f[begun & over][["grain", "period", "value", "low", "high", "alarm"]].tail(SHOWN[grain]))
+        found.append(
+            f[over & (f["period"] >= first)][["grain", "period", "value", "low", "high", "alarm"]].tail(SHOWN[grain])
+        )
     days = found[0]
     require(len(days) > 0, f"audience_daily has no whole period up to {as_of}: its rate has no trend.")
     alarm = np.isin(np.arange(len(days)), threshold(days["low"].to_numpy(), above=limit))

@@ -194,6 +194,7 @@ def tracked(
 def limited(frame: pd.DataFrame, axes: Axes, *, limit: float, word: str, language: str) -> Axes:
     """A share by period with its interval and its limit; periods in `alarm` are marked."""
     from matplotlib.dates import AutoDateLocator, num2date
+    from matplotlib.ticker import MaxNLocator
 
     f = frame.assign(period=pd.to_datetime(frame["period"]))
     ends = np.array([*f["low"], *f["high"], limit]) * 100
@@ -209,6 +210,7 @@ def limited(frame: pd.DataFrame, axes: Axes, *, limit: float, word: str, languag
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))
     written = "%d/%m" if language == "vi" else "%-d %b"
     axes.xaxis.set_major_formatter(lambda x, _i: num2date(x).strftime(written))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_formatter(lambda y, _i: number(y, language) + "%")
     return axes
 

@@ -238,7 +238,7 @@ def test_a_table_without_money_or_hold_out_is_read_all_the_same():
 
     assert result.frame["lift"].notna().all() and result.frame["net"].isna().all()
     assert set(exclusion.assess(bare.treated, bare.holdout, **MONEY).decision) == {"no hold-out"}
-    assert exclusion.wasted(bare.included, margin_per_conversion=1).sentence().startswith("No group of 0")
+    assert exclusion.wasted(bare.included, margin_per_conversion=1).sentence().startswith("None of 0 groups")
     with pytest.raises(KpiError, match="no column campaign"):
         exclusion.groups(rows, by="campaign")
     with pytest.raises(KpiError, match="no rows"):
@@ -363,6 +363,8 @@ def test_trend_is_whole_periods_and_tells_since_when_it_is_over(demo):
     assert list(dict.fromkeys(told.grain)) == ["day", "week", "month"]
     last = f.groupby("grain")["period"].max().dt.date.to_dict()
     assert last == {"day": date(2026, 11, 19), "week": date(2026, 11, 9), "month": date(2026, 10, 1)}
+    begun = f.groupby("grain")["period"].min().dt.date.to_dict()
+    assert begun == {"day": date(2026, 9, 25), "week": date(2026, 7, 27), "month": date(2026, 8, 1)}  # rows: 25 July on
     since = pd.Timestamp(PLANTED["exclusion_wave"]["since"]).date()
     assert since <= told.since_at <= date(2026, 10, 6)  # two days of three
     assert not f.loc[f["grain"] != "day", "alarm"].any()
