@@ -335,6 +335,8 @@ def test_overlap_counts_people_once_and_pairs_of_audiences():
     over = ["2026-01-05", "2026-01-09", "2026-02-03", *["2026-01-02"] * 4]
     dated = members.assign(starts_on=pd.to_datetime(begun), ends_on=pd.to_datetime(over))
     assert exclusion.overlap(dated).pairs == 2  # p in a and b share one day, c comes later
+    turned = dated.assign(audience=dated["audience"].map({"a": "z", "b": "b", "c": "c"}))
+    assert exclusion.overlap(turned).pairs == 2  # the same days, whichever name comes first
     with pytest.raises(KpiError, match="no column customer_id"):
         exclusion.overlap(members.drop(columns="customer_id"))
     with pytest.raises(KpiError, match="no rows"):
