@@ -150,14 +150,17 @@ def campaigns(data: Source, *, as_of: date, confidence: float = 0.95) -> Campaig
 
 
 class Drill(Scores):
-    """One KPI by campaign, channel and period: the largest rows, all others as one, and the total that they make."""
+    """One KPI by campaign and channel, or by one column, and period: the largest rows, all others, and the total."""
+
+    aside: ClassVar = ("by",)
 
     def to_frame(self) -> pd.DataFrame:
         columns = [d.isoformat() for d in self.period_at]
         return pd.DataFrame(self.values, columns=columns).assign(segment=self.segment, kpi=self.kpi)
 
     def sentence(self, language: str = "en") -> str:
-        return say("drill.sentence", language, name=kpis.kpi(self.kpi).name[language])
+        what = say(f"drill.{self.by or 'both'}", language).lower()
+        return say("drill.sentence", language, name=kpis.kpi(self.kpi).name[language], what=what)
 
     def printed(self, language: str) -> tuple[Floats, str, int]:
         """Cells in one unit, rounded so that the columns of a sum add up as printed; the unit's words, decimals."""
@@ -171,14 +174,19 @@ class Drill(Scores):
         return np.vstack([parts, ends[-1:]]), unit, decimals
 
 
-def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: int = 5) -> Drill:
-    """Split a KPI of ``channel_daily`` by campaign and channel over the last full periods."""
+def drill(
+    data: Source, key: str, *, as_of: date, grain: str = "week", periods: int = 5, by: str | None = None
+) -> Drill:
+    """Split a KPI of ``channel_daily`` by campaign and channel over the last full periods; any other by a column."""
     k, last = kpis.kpi(key), last_full(as_of, grain)
-    require(k.tables == {"channel_daily"}, f"drill={key!r} is no KPI of channel_daily. Choose one such as orders.")
+    rule = f"drill={key!r} is no KPI of channel_daily. Choose one such as orders."
+    require(bool(by) or k.tables == {"channel_daily"}, rule)
     at = pd.period_range(last - (periods - 1), last, freq=last.freq)
-    by = [c for c in ("campaign", "channel") if c in data.columns("channel_daily")]
-    frame = kpis.scorecard(data, [key], by=by, grain=grain, start=at[0].start_time.date(), end=last.end_time.date())
-    name = frame[by].replace("", "–").agg(" · ".join, axis=1)
+    columns = [by] if by else [c for c in ("campaign", "channel") if c in data.columns("channel_daily")]
+    frame = kpis.scorecard(
+        data, [key], by=columns, grain=grain, start=at[0].start_time.date(), end=last.end_time.date()
+    )
+    name = frame[columns].replace("", "–").agg(" · ".join, axis=1)
     sums = pd.DataFrame({"num": frame["numerator"], "den": frame["denominator"].fillna(1.0)})
     size = sums["num" if k.additive else "den"].groupby(name).sum().sort_values(ascending=False, kind="stable")
     named = [*size.index[:TOP], *(["other"] if len(size) > TOP else [])]
@@ -188,5 +196,11 @@ def drill(data: Source, key: str, *, as_of: date, grain: str = "week", periods: 
     num, den = (split[c].T.assign(total=whole[c]).T.reindex(columns=at.start_time).loc[[*named, "total"]] for c in sums)
     cells = num if k.additive else num / den.where(den != 0) * k.scale
     made = pd.DataFrame({"segment": cells.index, "values": cells.to_numpy(dtype=float).tolist()})
-    whole_of = {"period_at": tuple(at.start_time.date), "kpi": k.id, "grain": grain, "currency": data.currency()}
+    whole_of = {
+        "period_at": tuple(at.start_time.date),
+        "kpi": k.id,
+        "grain": grain,
+        "by": by,
+        "currency": data.currency(),
+    }
     return Drill(frame=made, whole=whole_of)

@@ -67,11 +67,11 @@ def _blocks(notebook: Mapping[str, Any], language: str) -> list[dict[str, str]]:
 
 
 def _outputs(cell: Mapping[str, Any], language: str) -> str:
-    # ids of drawings are unique on the page: the cell, and the output within it
+    # ids of drawings and names of tabs are unique on the page: the cell, and the output within it
     name, made = re.sub(r"\W", "-", str(cell.get("id", "cell"))), ""
     for n, output in enumerate(cell.get("outputs", ())):
         mine = rf"\g<1>{name}-{n}-"
-        made += re.sub(r'( id="|url\(#|href="#)(?=(?:wide|narrow)-)', mine, _output(output, language))
+        made += re.sub(r'( id="|url\(#|href="#| name=")(?=(?:wide|narrow|tabs)-)', mine, _output(output, language))
     return made
 
 

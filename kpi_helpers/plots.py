@@ -191,6 +191,30 @@ def tracked(
     return axes
 
 
+def limited(frame: pd.DataFrame, axes: Axes, *, limit: float, word: str, language: str) -> Axes:
+    """A share by period with its interval and its limit; periods in `alarm` are marked."""
+    from matplotlib.dates import AutoDateLocator, num2date
+    from matplotlib.ticker import MaxNLocator
+
+    f = frame.assign(period=pd.to_datetime(frame["period"]))
+    ends = np.array([*f["low"], *f["high"], limit]) * 100
+    least, room = ends.min(), 0.15 * (np.ptp(ends) or 1)
+    axes.set_ylim(max(least - room, 0), ends.max() + room)
+    axes.axhspan(limit * 100, axes.get_ylim()[1], color="#fbdcdc", alpha=0.6, linewidth=0)
+    axes.axhline(limit * 100, color="#a51620", linestyle=(0, (3, 2)), linewidth=1.5)
+    axes.fill_between(f["period"], f["low"] * 100, f["high"] * 100, color="#b7d4ea")
+    axes.plot(f["period"], f["value"] * 100, color=BLUE, marker="o" if len(f) < 30 else "")
+    alarm = f[f["alarm"]]
+    axes.plot(alarm["period"], alarm["value"] * 100, linestyle="", marker="o", markersize=4, color="#a51620")
+    _label(axes, f["period"].iloc[0], limit * 100 + room / 5, word, "#a51620", va="bottom")
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))
+    written = "%d/%m" if language == "vi" else "%-d %b"
+    axes.xaxis.set_major_formatter(lambda x, _i: num2date(x).strftime(written))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    axes.yaxis.set_major_formatter(lambda y, _i: number(y, language) + "%")
+    return axes
+
+
 def steps(axes: Axes, frame: pd.DataFrame, language: str) -> Axes:
     """Survival of up to five groups with their bands, in percent, each named at its end."""
     heights: list[float] = []

@@ -119,19 +119,27 @@ def surveys(orders: pd.DataFrame, last: pd.Timestamp, scale: float) -> pd.DataFr
 
 
 def audience_daily(last: pd.Timestamp, scale: float) -> pd.DataFrame:
-    """Audiences left out of two campaigns, beside people of them who saw the ads all the same."""
-    rng, known = generator("audiences"), PLANTED["exclusion"]
+    """Audiences left out of two campaigns, beside people of them who saw the ads all the same; two began late."""
+    rng, known, wave = generator("audiences"), PLANTED["exclusion"], PLANTED["exclusion_wave"]
     keys = {"date": pd.date_range(end=last, periods=PLANTED["exclusion_days"]), "audience": list(known)}
     keys |= PLANTED["exclusion_where"] | {"channel": ["Paid social"]}
     rows = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False)
     rule = pd.DataFrame(known).T.loc[rows["audience"]].reset_index(drop=True)
+    runs = ~rows["audience"].isin(wave["audiences"])
+    runs |= rows["segment"].isin(wave["segments"]) & (rows["date"] >= wave["since"])
+    rule["reached"] = rule["reached"].where(runs, 1.0)
     rows["eligible"] = rng.poisson(np.round(rule["people"] * scale / 2, 6))
-    fits = rng.binomial(rows["eligible"], rule["fits"])
-    rows["holdout"] = rng.binomial(fits, PLANTED["exclusion_holdout"])
+    fits = rng.binomial(rows["eligible"], rule["fits"] * runs)
+    rows["holdout"] = rng.binomial(fits, rule["holdout"])
     rows["excluded"], rows["included"] = fits - rows["holdout"], rows["eligible"] - fits
     for column, (whole, share) in PLANTED["exclusion_parts"].items():
         rows[column] = rng.binomial(rows[whole], rule.get(share, share))
-    rows["avoided_cost"] = rows["excluded"] * PLANTED["exclusion_view_cost"]
+    views, (order, spread) = PLANTED["exclusion_views"], PLANTED["exclusion_order"]
+    for who in ("excluded", "holdout", "included"):
+        rows[f"{who}_cost"] = views["each"] * rng.poisson(views[who] * rows[who])
+        worth = spread**2 * order * rng.gamma(rows[f"{who}_conversions"] / spread**2)
+        rows[f"{who}_revenue"] = np.round(worth, -3).astype(np.int64)
+    rows["avoided_cost"] = rows["excluded"] * views["each"] * views["included"]
     lost = rows["excluded"] * (rule["shown"] - rule["excluded"]) * PLANTED["exclusion_margin"]
     return rows.assign(lost_margin=lost.round().astype(np.int64))
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ibis import _
 from scipy.special import ndtri
 
-from kpi_helpers import stats, views
+from kpi_helpers import contrasts, stats, views
 from kpi_helpers.catalogue import Kpi, declared, kpi
 from kpi_helpers.contracts import TABLES
 from kpi_helpers.errors import require, require_known
@@ -368,8 +368,7 @@ def _passing(data: Source, k: Kpi, span: Span) -> Cells:
     groups = days.assign(period=_begins(days, span.grain)).groupby([*keys, k.passing]).sum(numeric_only=True)
     groups = groups.reset_index()
     n, x, m, y = (groups[f"{c}__num"] for c in ("all", *sides))
-    low, _high = stats.rate_difference((x, n), (y, m), confidence=span.confidence)
-    passed = low > -(1 - KEPT_SHARE) * y / m.where(m > 0)
+    passed = contrasts.rates((y, m), (x, n), alpha=1 - span.confidence).lift_low > KEPT_SHARE - 1
     groups = groups.assign(**{f"{k.id}__num": n.where(passed, 0.0), f"{k.id}__den": n})
     added = groups.groupby(keys)[[f"{k.id}__num", f"{k.id}__den"]].sum().reset_index()
     return cells([k], added, added[keys], daily=False)

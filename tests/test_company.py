@@ -460,10 +460,31 @@ def test_exclusion_hurts_one_audience_only():
     for name, told in PLANTED["exclusion"].items():
         r = rows.loc[name]
         assert close_to(r["excluded_conversions"] / r["excluded"], told["excluded"], r["excluded"]), name
-        assert close_to(r["holdout_conversions"] / r["holdout"], told["shown"], r["holdout"]), name
-        assert close_to(r["holdout"] / (r["holdout"] + r["excluded"]), PLANTED["exclusion_holdout"], r["eligible"])
+        assert close_to(r["holdout"] / (r["holdout"] + r["excluded"]), told["holdout"], r["holdout"] + r["excluded"])
+        assert close_to(r["included_conversions"] / r["included"], told["shown"], r["included"]), name
+        if told["holdout"]:
+            assert close_to(r["holdout_conversions"] / r["holdout"], told["shown"], r["holdout"]), name
     hurt = [name for name, told in PLANTED["exclusion"].items() if told["excluded"] < 0.9 * told["shown"]]
     assert hurt == ["Bỏ giỏ hàng"]
+    assert [name for name, told in PLANTED["exclusion"].items() if not told["holdout"]] == ["Không bấm trong 60 ngày"]
+
+
+def test_exclusion_has_a_late_rule_with_regions_without_it():
+    rows, wave = company.records.audience_daily(BASE["date"].max(), 1.0), PLANTED["exclusion_wave"]
+    late = rows["audience"].isin(wave["audiences"])
+    ran = rows["segment"].isin(wave["segments"]) & (rows["date"] >= wave["since"])
+
+    assert rows.loc[late & ~ran, ["excluded", "holdout"]].eq(0).all(axis=None)
+    assert rows.loc[~late | ran, "excluded"].gt(0).all()
+    assert rows.loc[late & ~ran, "reach"].eq(rows.loc[late & ~ran, "reach_without"]).all()
+    order, spread = PLANTED["exclusion_order"]
+    n, revenue = rows["included_conversions"], rows["included_revenue"]
+    assert revenue.sum() / n.sum() == pytest.approx(order, rel=0.01)
+    within = ((revenue - n * order) ** 2 / n.where(n > 0)).mean()  # of n orders, a row
+    assert within**0.5 / order == pytest.approx(spread, rel=0.05)
+    views = PLANTED["exclusion_views"]
+    for who in ("excluded", "holdout", "included"):
+        assert rows[f"{who}_cost"].sum() / rows[who].sum() == pytest.approx(views["each"] * views[who], rel=0.01)
 
 
 def test_costs_hold_the_spend_of_each_day(tables, daily):

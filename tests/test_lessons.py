@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from kpi_helpers import attribution, churn, clv, experiments, kpis, lessons, outlooks, simulate
 from kpi_helpers.backtests import baseline
@@ -261,11 +261,62 @@ def simulate_table(name):
     return connect(simulate.HOME).table(name).to_pyarrow().to_pandas()
 
 
+@cache
+def four_weeks():
+    """Sums of audience_daily in the last 28 days by audience, from the file."""
+    rows = pd.read_csv(f"{simulate.HOME}/audience_daily.csv", parse_dates=["date"])
+    rows = rows[rows["date"] > rows["date"].max() - pd.Timedelta(28, "D")]
+    return rows, rows.groupby("audience").sum(numeric_only=True)
+
+
+def margin_turns():
+    """Lower end of conversions (Koopman's interval solved here) and of revenue, excluded by hold-out, of complaints."""
+    rows, sums = four_weeks()
+    mine, r = rows[rows["audience"] == "Đang khiếu nại"], sums.loc["Đang khiếu nại"]
+    x, n, y, m = (float(r[c]) for c in ("excluded_conversions", "excluded", "holdout_conversions", "holdout"))
+
+    def excess(ratio, z):
+        a, b = (n + m) * ratio, -((n + y) * ratio + x + m)  # Koopman's p of the hold-out at this ratio
+        p = (-b - np.sqrt(b * b - 4 * a * (x + y))) / (2 * a)
+        q = ratio * p
+        return x / n - ratio * y / m - z * np.sqrt(q * (1 - q) / n + ratio**2 * p * (1 - p) / m)
+
+    z, rate = stats.norm.ppf(0.975), (x / n) / (y / m)
+    low, high = optimize.brentq(excess, 0.5, rate, (z,)), optimize.brentq(excess, rate, 2, (-z,))
+    spread = 0.0
+    for side, k in (("excluded", x), ("holdout", y)):  # each row's mean order varies by spread / its orders
+        c = mine[mine[f"{side}_conversions"] > 0]
+        order, each = r[f"{side}_revenue"] / k, c[f"{side}_revenue"] / c[f"{side}_conversions"]
+        spread += k * ((each - order) ** 2 @ c[f"{side}_conversions"]) / (len(c) - 1) / order**2 / (x + y)
+    orders = (r["excluded_revenue"] / x) / (r["holdout_revenue"] / y)
+    far = np.hypot(np.log(rate / low), z * np.sqrt(spread * (1 / x + 1 / y)))
+    assert low < rate < high
+    return {"right": 1 - rate * orders * np.exp(-far), "conversions_only": 1 - low, "estimate": rate - 1}
+
+
+def net_without():
+    """Cost that the hold-out's ads tell, less what was spent and the margin of lost orders; without abandoned carts."""
+    s = four_weeks()[1].query("holdout > 0")
+    saved = s["holdout_cost"] / s["holdout"] * s["excluded"] - s["excluded_cost"]
+    lost = s["holdout_conversions"] / s["holdout"] * s["excluded"] - s["excluded_conversions"]
+    net = saved - 125_000 * lost
+    kept = net.index != "Bỏ giỏ hàng"
+    return {"right": net[kept].sum(), "today": net.sum(), "gross": saved[kept].sum()}
+
+
+def conversions_needed():
+    """Spend on those who never click, by the margin of an order."""
+    r = four_weeks()[1].loc["Không bấm trong 60 ngày"]
+    order = r["included_revenue"] / r["included_conversions"]
+    found = {"right": r["included_cost"] / 125_000, "had": r["included_conversions"]}
+    return {**found, "revenue": r["included_cost"] / order}
+
+
 ALL = (
     one_repair, won_in_sixty, media_alone,
     pooled_rate, one_in_three, year_end, honest_reds, october_opens, august_drop, last_week_lift, wrong_unit,
     five_percent, still_buying, cdnow_next, most_paid, same_tenures, still_members, break_even,
-    rank_flips, people_needed, cost_of_one_more,
+    rank_flips, people_needed, cost_of_one_more, margin_turns, net_without, conversions_needed,
 )  # fmt: skip
 WORKED_OUT = {f.__name__: f for f in ALL}
 
