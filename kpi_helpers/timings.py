@@ -29,8 +29,11 @@ class Hours(Framed):
         best = self.frame.loc[self.frame["raw"].idxmax()]
         told = {k: percent(best[k], language) for k in ("raw", "mean", "low", "high")}
         told |= {"usual": percent(self.usual, language), "slot": self.slot(best, language)}
-        told |= {"times": number(best["raw"] / self.usual, language, decimals=1), "n": best["posts"].item()}
-        told["hours"] = ", ".join(f"{h}:00" for h in self.hours)
+        told |= {"times": number(best["raw"] / self.usual, language, decimals=1)}
+        told |= {"n": say("hours.one" if best["posts"] == 1 else "hours.more", language, n=int(best["posts"]))}
+        first, last = (self.hours[0], self.hours[-1]) if self.hours else (0, -1)
+        row = len(self.hours) == last - first + 1  # one after the other
+        told["hours"] = f"{first}:00–{last + 1}:00" if row else ", ".join(f"{h}:00" for h in self.hours)
         return say("hours.sentence" if self.hours else "hours.none", language, **told)
 
     def drawn(self, language: str) -> str:
@@ -55,10 +58,7 @@ def best_hours(posts: pd.DataFrame) -> Hours:
     )
     slot = (24 * kept["weekday"] + kept["hour"]).astype(int).to_numpy()
     rho = likeness(slot, kept["hits"], kept["shown"])
-    worth = 1 / (1 + (kept["shown"] - 1) * rho)
-    parts = pd.DataFrame({"posts": 1.0, "hits": kept["hits"], "shown": kept["shown"]})
-    parts = parts.assign(x=kept["hits"] * worth, n=kept["shown"] * worth)
-    usual = float(parts["x"].sum() / parts["n"].sum())
+    parts, usual = _parts(kept, rho)
     f, by_hour = (_shrunk(parts.groupby(key).sum().reindex(range(size), fill_value=0.0), usual)
                   for key, size in ((slot, 168), (slot % 24, 24)))  # fmt: skip
     f = f.assign(weekday=f.index // 24, hour=f.index % 24).astype({"posts": int})
@@ -100,7 +100,7 @@ class Ranking(Framed):
     def sentence(self, language: str = "en") -> str:
         told = {k: percent(f(self.frame[c]), language) for k, c, f in RANGES}
         n_clear = int((self.frame["clear"] > 0).sum())
-        told |= {"n": number(len(self.frame), language), "clear": n_clear, "usual": percent(self.usual, language)}
+        told |= {"n": number(len(self.frame), language), "clear": str(n_clear), "usual": percent(self.usual, language)}
         return say(
             f"ranking.{'sentence' if n_clear else 'none'}", language, what=say(f"ranking.{self.what}", language), **told
         )
@@ -109,11 +109,24 @@ class Ranking(Framed):
 RANGES: tuple[Any, ...] = (("worst", "raw", min), ("best", "raw", max), ("low", "mean", min), ("high", "mean", max))
 
 
-def rank_rates(found: pd.DataFrame, what: str = "posts") -> Ranking:
-    """Rank what was `shown` (``name, hits, shown``) by the share of `hits`, small counts drawn towards the mean."""
-    kept = found[(found["shown"] > 0) & found["hits"].between(0, found["shown"])]
+def rank_rates(found: pd.DataFrame, by: str = "name", *, what: str = "posts") -> Ranking:
+    """Rank what was `shown` (``name, hits, shown``) by the share of `hits`, small counts drawn towards the mean.
+
+    `by` another column, such as ``kind``: posts together, each of which is one of the sample, as in `best_hours`.
+    """
+    kept = found[(found["shown"] > 0) & found["hits"].between(0, found["shown"]) & found[by].notna()]
     require(len(kept) > 0, f"No {what} can be ranked: none was seen, or all have more reactions than people.")
-    usual = float(kept["hits"].sum() / kept["shown"].sum())
-    f = _shrunk(kept.assign(x=kept["hits"], n=kept["shown"]), usual)
+    alike = likeness(kept[by], kept["hits"], kept["shown"]) if kept[by].duplicated().any() else 0.0
+    f, usual = _parts(kept, alike)
+    f = _shrunk(f.groupby(kept[by]).sum(), usual).rename_axis("name").reset_index()
     f = f.sort_values(["mean", "name"], ascending=[False, True], ignore_index=True)
-    return Ranking(frame=f[list(Ranking.columns)], whole={"what": what, "usual": usual, "aside_n": len(found) - len(f)})
+    return Ranking(
+        frame=f[list(Ranking.columns)], whole={"what": what, "usual": usual, "aside_n": len(found) - len(kept)}
+    )
+
+
+def _parts(kept: pd.DataFrame, alike: float) -> tuple[pd.DataFrame, float]:
+    """What each post adds to the sums of its group, and the rate of all; a person counts less the more saw the post."""
+    worth = 1 / (1 + (kept["shown"] - 1) * alike)
+    f = kept[["hits", "shown"]].assign(posts=1.0, x=kept["hits"] * worth, n=kept["shown"] * worth)
+    return f, float(f["x"].sum() / f["n"].sum())
