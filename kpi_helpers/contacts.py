@@ -149,7 +149,7 @@ def runs(data: Source, *, as_of: date | None, days: int = 28, confidence: float 
         counts |= {a: _.count(where=done & (_.action == a)) for a in ("send", "trigger")}
     if "customer_id" in rows.columns:
         counts |= {"contacts": _.customer_id.nunique(where=done)}
-    f = fetched(last.group_by(group="workflow").aggregate(of=_.count(), retries=_.n.sum() - _.count(), **counts))
+    f = fetched(last.group_by(group="workflow").aggregate(of=_.count(), **counts, retries=_.n.sum() - _.count()))
     f = f.melt(["group", "of"], value_name="people", var_name="name").sort_values(["group"], kind="stable")
     told = {
         "runs": int(f.drop_duplicates("group")["of"].sum()),

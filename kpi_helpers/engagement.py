@@ -60,8 +60,8 @@ def sections(data: Source) -> Sections:
     """Decide which parts of the notebook the tables of a source allow."""
     rows = []
     for section, ways in NEEDS.items():
-        lacks = [[f"{t}.{c}" for t, cs in way.items() for c in cs.split() if c not in data.columns(t)] for way in ways]
-        rows.append((section, ", ".join(min(lacks, key=lambda each: len(each)))))
+        lacks = [[f"{t}.{c}" for t in way for c in way[t].split() if c not in data.columns(t)] for way in ways]
+        rows.append((section, min((", ".join(each) for each in lacks), key=len)))
     return Sections.of(rows)
 
 
@@ -159,8 +159,8 @@ class Engaged(Result):
 
     name = "answer"
 
-    def tofetched(self) -> pd.DataFrame:
-        return self.answers[0].tofetched().head(1)
+    def to_frame(self) -> pd.DataFrame:
+        return self.answers[0].to_frame().head(1)
 
     def sentence(self, language: str = "en") -> str:
         return self.answers[0].sentence(language)

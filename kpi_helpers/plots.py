@@ -278,7 +278,7 @@ def week(
     axes.set_xticks(range(0, 24, 3), [f"{h}h" for h in range(0, 24, 3)])
     axes.set_yticks([*range(7), *range(8, 15)], [*weekdays, *weekdays], fontsize=9 if narrow else 11)
     for row, words in zip((-0.6, 7.4), panels, strict=True):
-        axes.text(-0.5, row, words, va="bottom", fontsize=11, color=INK)
+        axes.text(-0.5, row, words, va="bottom", fontsize=9 if narrow else 11, color=INK)
     axes.grid(visible=False)
     bar = axes.figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
     bar.ax.yaxis.set_major_formatter(lambda v, _i: percent(v, language, decimals=0))

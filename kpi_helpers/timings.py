@@ -34,7 +34,9 @@ class Hours(Framed):
         first, last = (self.hours[0], self.hours[-1]) if self.hours else (0, -1)
         row = len(self.hours) == last - first + 1  # one after the other
         told["hours"] = f"{first}:00–{last + 1}:00" if row else ", ".join(f"{h}:00" for h in self.hours)
-        return say("hours.sentence" if self.hours else "hours.none", language, **told)
+        halved = best["raw"] - best["mean"] > best["mean"] - self.usual  # more than half of its lead is gone
+        kind = "none" if not self.hours else "sentence" if halved else "clear"
+        return say(f"hours.{kind}", language, **told)
 
     def drawn(self, language: str) -> str:
         """Both rates of the week as an HTML figure."""
@@ -96,6 +98,9 @@ class Ranking(Framed):
 
     digits: ClassVar = 6
     columns: ClassVar = ("name", "hits", "shown", "raw", "mean", "low", "high", "clear")
+
+    def to_frame(self) -> pd.DataFrame:
+        return Framed.to_frame(self).head(50)
 
     def sentence(self, language: str = "en") -> str:
         told = {k: percent(f(self.frame[c]), language) for k, c, f in RANGES}
