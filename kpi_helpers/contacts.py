@@ -41,14 +41,14 @@ def fetched(rows: Any) -> pd.DataFrame:
 
 
 class Shares(Framed):
-    """`people` (or runs) of a `group`, `name` by name, as a `share` `of` so many, with its interval.
+    """`people` (or runs) of a `group`, `name` by name, as a `share` `out_of` so many, with its interval.
 
     `what`: ``reach`` (people met on a channel; `distinct` over all are fewer than the `summed`), ``ordered`` (contacted
     on the channel `group`, ordered on `name`), ``steps`` (of a sequence: of those in the step before), ``runs`` (of an
     automation), ``discovery`` (how people found us).
     """
 
-    columns: ClassVar = ("group", "name", "people", "of", "share", "low", "high")
+    columns: ClassVar = ("group", "name", "people", "out_of", "share", "low", "high")
 
     def sentence(self, language: str = "en") -> str:
         written = {
@@ -59,11 +59,11 @@ class Shares(Framed):
 
 
 def shares(what: str, f: pd.DataFrame, confidence: float, **whole: Any) -> Shares:
-    """The result of rows with ``name, people, of``, and perhaps a ``group``."""
-    f = f.assign(**{c: f[c].astype(float) for c in ("people", "of")})
-    low, high = wilson(f["people"], f["of"], confidence=confidence)
-    f = f.assign(share=f["people"] / f["of"].where(f["of"] > 0), low=low, high=high)
-    f = f.reindex(columns=list(Shares.columns)).fillna({"group": ""}).reset_index(drop=True)
+    """The result of rows with ``name, people, out_of``, and perhaps a ``group``."""
+    f = f.assign(**{c: f[c].astype(float) for c in ("people", "out_of")})
+    low, high = wilson(f["people"], f["out_of"], confidence=confidence)
+    f = f.assign(share=f["people"] / f["out_of"].where(f["out_of"] > 0), low=low, high=high)
+    f = f.assign(group=f.get("group", ""))[list(Shares.columns)].reset_index(drop=True)
     return Shares(frame=f, whole={"what": what, "level": f"{confidence:.0%}"} | whole)
 
 
@@ -76,7 +76,7 @@ def reach(data: Source, *, as_of: date | None, days: int = 28, confidence: float
     f = f.sort_values(["people", "name"], ascending=[False, True])
     n = int(pairs.customer_id.nunique().to_pyarrow().as_py())
     told = {"distinct": n, "summed": int(f["people"].sum()), "several": 1 - float(f["only"].sum()) / max(n, 1)}
-    return shares("reach", f.assign(of=n), confidence, **told, days=days)
+    return shares("reach", f.assign(out_of=n), confidence, **told, days=days)
 
 
 def ordered(data: Source, *, as_of: date, days: int = 28, within_days: int = 30, confidence: float = 0.95) -> Shares:
@@ -89,9 +89,9 @@ def ordered(data: Source, *, as_of: date, days: int = 28, within_days: int = 30,
     people = {"people": came.customer_id.nunique()}
     f = fetched(came.group_by("group").aggregate(**people).mutate(name=ibis.literal("")))
     f = pd.concat([f, fetched(came.group_by("group", "name").aggregate(**people))])
-    met = fetched(sent.group_by("group").aggregate(of=_.customer_id.nunique()))
+    met = fetched(sent.group_by("group").aggregate(out_of=_.customer_id.nunique()))
     f = met.merge(f, on="group", how="left").fillna({"name": "", "people": 0}).assign(part=lambda f: f["name"] != "")
-    f = f.sort_values(["of", "group", "part", "people", "name"], ascending=[False, True, True, False, True])
+    f = f.sort_values(["out_of", "group", "part", "people", "name"], ascending=[False, True, True, False, True])
     told = {"first": until - timedelta(days - 1), "last": until, "within": within_days}
     return shares("ordered", f, confidence, **told)
 
@@ -121,13 +121,13 @@ def follow(data: Source, *, as_of: date, window_days: int = 28, confidence: floa
     inside = steps.filter(steps.good, _seconds(steps["at"], steps.begun) <= window_days * DAY)
     f = fetched(inside.group_by(group="workflow", step="step").aggregate(people=_.count()))
     f = f.sort_values(["group", "step"], ignore_index=True)
-    f = f.assign(name=f["step"].astype(int).astype(str), of=f.groupby("group")["people"].shift())
+    f = f.assign(name=f["step"].astype(int).astype(str), out_of=f.groupby("group")["people"].shift())
     if "orders" in data.tables:
         first, bought = inside.filter(_.step == 1), _bought(data).select("customer_id", "then")
         came = first.join(bought, "customer_id").mutate(after=_seconds(_.then, _.begun))
         came = came.filter(_.after > 0, _.after <= window_days * DAY).group_by(group="workflow")
         last = fetched(came.aggregate(people=_.customer_id.nunique())).assign(name="order", step=np.inf)
-        last["of"] = last["group"].map(f[f["step"] == 1].set_index("group")["people"])
+        last["out_of"] = last["group"].map(f[f["step"] == 1].set_index("group")["people"])
         f = pd.concat([f, last]).sort_values(["group", "step"])
     n = steps.filter(steps.entry).aggregate(open_n=_.count(where=~_.ripe), aside_n=_.count(where=_.wrong == 1))
     told = {k: int(v[0] or 0) for k, v in n.to_pyarrow().to_pydict().items()}
@@ -149,13 +149,13 @@ def runs(data: Source, *, as_of: date | None, days: int = 28, confidence: float 
         counts |= {a: _.count(where=done & (_.action == a)) for a in ("send", "trigger")}
     if "customer_id" in rows.columns:
         counts |= {"contacts": _.customer_id.nunique(where=done)}
-    f = fetched(last.group_by(group="workflow").aggregate(of=_.count(), **counts, retries=_.n.sum() - _.count()))
-    f = f.melt(["group", "of"], value_name="people", var_name="name").sort_values(["group"], kind="stable")
+    f = fetched(last.group_by(group="workflow").aggregate(out_of=_.count(), **counts, retries=_.n.sum() - _.count()))
+    f = f.melt(["group", "out_of"], value_name="people", var_name="name").sort_values(["group"], kind="stable")
     told = {
-        "runs": int(f.drop_duplicates("group")["of"].sum()),
+        "runs": int(f.drop_duplicates("group")["out_of"].sum()),
         "retries": int(f.query("name == 'retries'")["people"].sum()),
     }
-    f["of"] = f["of"].where(f["name"].isin(["executed", "failed", "skipped"]))
+    f["out_of"] = f["out_of"].where(f["name"].isin(["executed", "failed", "skipped"]))
     return shares("runs", f, confidence, **told, days=days)
 
 
@@ -227,10 +227,12 @@ def reengaged(
         workflow = str(most["workflow"].iloc[0]) if len(most) else ""
     sent = sent.filter(_.workflow == workflow)
     waves = sent.group_by("on").aggregate(at=_["at"].min())
-    told = spells.join(waves, asleep(waves)).mutate(came=(_.ended < _["at"] + within_days * DAY).fill_null(False))
+    told = spells.join(waves, asleep(waves)).mutate(
+        came=(_.ended < _["at"] + within_days * DAY).fill_null(False).ifelse(1, 0)
+    )
     met = told.join(sent.select(person="who", on="on").distinct(), ["person", "on"])
     near = [told.person == sent.who, told.on >= sent.on, told["at"] <= sent["at"] + within_days * DAY]
-    counts = {"n": _.count(), "came": _.came.cast("int64").sum()}
+    counts = {"n": _.count(), "came": _.came.sum()}
     first, rest = (fetched(t.group_by("on").aggregate(**counts)) for t in (met, told.anti_join(sent, near)))
     f = first.merge(rest, on="on", how="left", suffixes=("", "_alone")).fillna(0).sort_values("on", ignore_index=True)
     f = f.rename(columns={"n": "contacted", "n_alone": "untouched", "came_alone": "untouched_came"})
@@ -249,7 +251,7 @@ def common_lift(
     """Ratio of two rates less 1 over strata (Mantel-Haenszel) with its interval; NaN where one side has no one.
 
     >>> [round(v, 3) for v in common_lift([100], [30], [100], [20])]
-    [0.5, -0.083, 1.455]
+    [0.5, -0.084, 1.456]
     """
     n1, a, n0, c = (np.asarray(v, dtype=float) for v in (n, x, n_without, x_without))
     whole = np.where((n1 > 0) & (n0 > 0), n1 + n0, np.inf)

@@ -146,7 +146,7 @@ def discovery(data: Source, *, as_of: date | None, confidence: float = 0.95) -> 
     rows = recent(data, "surveys", "sent_at", as_of)
     f = fetched(rows.filter(_.discovery.notnull()).group_by(name="discovery").aggregate(people=_.count()))
     f = f.sort_values(["people", "name"], ascending=[False, True])
-    return shares("discovery", f.assign(of=f["people"].sum()), confidence, answered=int(f["people"].sum()))
+    return shares("discovery", f.assign(out_of=f["people"].sum()), confidence, answered=int(f["people"].sum()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
