@@ -88,7 +88,7 @@ def likeness(group: Any, hits: Any, shown: Any) -> float:
 def _shrunk(sums: pd.DataFrame, usual: float) -> pd.DataFrame:
     """Add raw and shrunk rates, and whether the interval lies above or below the usual rate."""
     found = shrink_rates(sums["x"], sums["n"]).frame.to_numpy().T
-    f = sums.assign(raw=sums["hits"] / sums["shown"].where(sums["shown"] > 0))
+    f = sums.assign(raw=sums["x"] / sums["n"].where(sums["n"] > 0))  # weighed as what it is drawn to
     f["mean"], f["low"], f["high"] = found
     return f.assign(clear=(f["low"] > usual).astype(int) - (f["high"] < usual).astype(int))
 
@@ -121,8 +121,8 @@ def rank_rates(found: pd.DataFrame, by: str = "name", *, what: str = "posts") ->
     """
     kept = found[(found["shown"] > 0) & found["hits"].between(0, found["shown"]) & found[by].notna()]
     require(len(kept) > 0, f"No {what} can be ranked: none was seen, or all have more reactions than people.")
-    alike = likeness(kept[by], kept["hits"], kept["shown"]) if kept[by].duplicated().any() else 0.0
-    f, usual = _parts(kept, alike)
+    f, usual = _parts(kept, likeness(kept[by], kept["hits"], kept["shown"]))
+    f = f if kept[by].duplicated().any() else _parts(kept, 0.0)[0]  # of a single post its people are the sample
     f = _shrunk(f.groupby(kept[by]).sum(), usual).rename_axis("name").reset_index()
     f = f.sort_values(["mean", "name"], ascending=[False, True], ignore_index=True)
     return Ranking(

@@ -90,6 +90,15 @@ class TestHours:
             engagement.best_hours(one).frame, engagement.best_hours(two).frame, rtol=1e-6, check_exact=False
         )
 
+    def test_expected_rates_lie_between_the_counted_and_the_usual_one(self):
+        posts = made(n=900, groups=100)
+        posts.loc[posts["shown"] > 3000, "hits"] //= 10  # large ones are seen by people who care less
+        found = engagement.best_hours(posts)
+        f = found.frame.dropna(subset=["raw"])
+
+        # the intervals' own centre is the prior's mean, which is near the usual rate
+        assert ((f["mean"] - f["raw"]) * (found.usual - f["raw"]) >= -1e-3 * f["raw"]).all()
+
     def test_no_hour_says_so(self):
         with pytest.raises(KpiError, match="no post has a time"):
             engagement.best_hours(made().assign(hour=np.nan))
@@ -300,6 +309,7 @@ def test_facebook_posts_by_kind(real_data, mapping):
     assert kinds.size().to_dict() == {"Photo": 426, "Status": 45, "Link": 22, "Video": 7}
     assert kinds.mean().round(2).to_dict() == {"Video": 295.86, "Status": 217.04, "Photo": 216.58, "Link": 89.05}
     ranked = engagement.rank_rates(posts, "kind", what="kinds").frame.set_index("name")
+    assert (ranked["mean"] - ranked["raw"]).abs().max() < 0.01  # of one kind of mean: posts, not people
     assert ranked.index[-1] == "Link" and ranked.loc["Video", "high"] - ranked.loc["Video", "low"] > 0.01
 
 
