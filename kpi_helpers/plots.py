@@ -287,6 +287,28 @@ def heatmap(frame: pd.DataFrame, axes: Axes, narrow: bool = False, *, language: 
     return axes
 
 
+def week(
+    axes: Axes, narrow: bool, raw: Any, mean: Any, clear: Any, *, weekdays: Sequence[str], panels: Sequence[str],
+    language: str,
+) -> Axes:  # fmt: skip
+    """Rates of the hours of a week (7, 24) twice, as counted and shrunk, in one scale; a dot marks the `clear` ones."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    blues = LinearSegmentedColormap.from_list("blues", ["#ffffff", "#b7d4ea", "#0a5fa0"])
+    both = np.vstack([raw, np.full((1, 24), np.nan), mean])
+    shown = axes.imshow(both, cmap=blues, aspect="auto", vmin=0)
+    for row, hour in np.argwhere(clear > 0):
+        axes.plot(hour, row + 8, marker="o", markersize=3 if narrow else 5, color="white", markeredgecolor=INK)
+    axes.set_xticks(range(0, 24, 3), [f"{h}h" for h in range(0, 24, 3)])
+    axes.set_yticks([*range(7), *range(8, 15)], [*weekdays, *weekdays], fontsize=9 if narrow else 11)
+    for row, words in zip((-0.6, 7.4), panels, strict=True):
+        axes.text(-0.5, row, words, va="bottom", fontsize=9 if narrow else 11, color=INK)
+    axes.grid(visible=False)
+    bar = axes.figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(lambda v, _i: percent(v, language, decimals=0))
+    return axes
+
+
 def spread(
     shares: pd.DataFrame,
     axes: Axes,

@@ -115,7 +115,7 @@ class Source:
         datetime.date(2026, 11, 21)
         """
         first, last = self._span()
-        if day is None:
+        if day is None or (last is None and day == "undated"):  # as reports name data without a day
             return last
         if first is None or last is None:
             raise KpiError(f"as_of={day!r}: no table of {self.name} is dated. Leave as_of out.")

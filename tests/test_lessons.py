@@ -1,6 +1,6 @@
 """The answers of the exercises are those of the simulated company."""
 
-from datetime import date
+from datetime import date, timedelta
 from functools import cache
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from kpi_helpers import attribution, churn, clv, experiments, kpis, lessons, outlooks, simulate
+from kpi_helpers import attribution, churn, clv, engagement, experiments, kpis, lessons, outlooks, simulate
 from kpi_helpers.backtests import baseline
 from kpi_helpers.records import PLANTED
 from kpi_helpers.sources import connect
@@ -312,11 +312,45 @@ def conversions_needed():
     return {**found, "revenue": r["included_cost"] / order}
 
 
+def next_month():
+    """Rate to expect of posts in the ten hours that were best up to 31 days before the end, shrunk."""
+    data = connect(simulate.HOME)
+    past = engagement.best_hours(engagement.read_posts(data, as_of=data.as_of() - timedelta(31)))
+    top = past.frame.nlargest(10, "raw")
+    return {"right": top["mean"].mean(), "raw": top["raw"].mean(), "usual": past.usual}
+
+
+def fourth_message():
+    """Share of the welcomed who got the fourth message within 28 days, as known on 31 October 2026; .78 ** 3."""
+    data = connect(simulate.HOME)
+    steps = engagement.follow(data, as_of=date(2026, 10, 31)).frame.set_index("name")
+    sent = data.table("messages").to_pyarrow().to_pandas()
+    october = sent[sent["workflow"].notna() & (sent["sent_at"].dt.strftime("%Y-%m") == "2026-10")]
+    n = october[october["workflow"] == "Chào mừng"]["step"].value_counts()
+    assert PLANTED["welcome"]["goes_on"][1] ** 3 == pytest.approx(
+        steps["people"]["4"] / steps["people"]["1"], abs=0.015
+    )
+    return {
+        "right": steps["people"]["4"] / steps["people"]["1"],
+        "same_month": n[4] / n[1],
+        "last_step": steps["share"]["4"],
+    }
+
+
+def two_channels():
+    """People met by Email or Zalo OA in the last 28 days."""
+    rows = connect(simulate.HOME).table("touchpoints").to_pyarrow().to_pandas()
+    rows = rows[(rows["touched_at"] >= "2026-10-25") & rows["channel"].isin(["Email", "Zalo OA"])]
+    each = rows.groupby("channel")["customer_id"].nunique()
+    return {"right": rows["customer_id"].nunique(), "summed": each.sum(), "email": each["Email"]}
+
+
 ALL = (
     one_repair, won_in_sixty, media_alone,
     pooled_rate, one_in_three, year_end, honest_reds, october_opens, august_drop, last_week_lift, wrong_unit,
     five_percent, still_buying, cdnow_next, most_paid, same_tenures, still_members, break_even,
-    rank_flips, people_needed, cost_of_one_more, margin_turns, net_without, conversions_needed,
+    margin_turns, net_without, conversions_needed,
+    rank_flips, people_needed, cost_of_one_more, next_month, fourth_message, two_channels,
 )  # fmt: skip
 WORKED_OUT = {f.__name__: f for f in ALL}
 
