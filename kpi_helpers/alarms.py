@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import views
+from kpi_helpers.calendars import TET_PARTS, tet
 from kpi_helpers.catalogue import Kpi, OfKpis, kpi
 from kpi_helpers.changes import Change, explain_change
 from kpi_helpers.errors import KpiError, require
@@ -135,6 +136,15 @@ def _parts(data: Source, ks: Sequence[Kpi], first: pd.Timestamp, last: pd.Timest
     return found
 
 
+def _around_tet(days: Any) -> Any:
+    """Days of the rush before Tết, of its pause and the recovery, which the calendar explains."""
+    first, last = (TET_PARTS[part][i] for i, part in enumerate(("tet_rush", "tet_recovery")))
+    years = [pd.Timestamp(tet(year)) for year in sorted({*days.year, *(days.year + 1)})]
+    return np.any(
+        [(days >= t + pd.Timedelta(first, "D")) & (days <= t + pd.Timedelta(last, "D")) for t in years], axis=0
+    )
+
+
 def _controlled(values: pd.DataFrame, mixes: Mapping[str, pd.DataFrame], rate: float) -> pd.DataFrame:
     """Alarms that stand after control over all KPIs of a day, at most one a KPI."""
     n, rows = len(values.columns) + len(mixes), []
@@ -143,7 +153,9 @@ def _controlled(values: pd.DataFrame, mixes: Mapping[str, pd.DataFrame], rate: f
             # views such as orders within 30 days of a message end before the data do: that is no gap
             until = v.last_valid_index() if kpi(str(key)).tables & set(views.VIEWS) else v.index[-1]
             known = v[v.first_valid_index() or until : until]
-            own = detect(known, false_alarms_per_week=rate / 2**step)
+            own = detect(known, false_alarms_per_week=rate / 2**step, holidays=_around_tet(known.index))
+            if not kpi(str(key)).additive:  # a rate that falls far is no failure of tracking
+                own["kind"] = own["kind"].where(own["observed"].isna() | (own["kind"] != "gap"), "dip")
             rows.append(own.assign(kpi=key, step=step, date=known.index[own["position"]]))
         for key, judged in mixes.items():
             own = judged[judged["p"] < rate / 7 / 2**step]

@@ -107,7 +107,7 @@ def test_a_shift_of_the_mix_is_told_once_where_the_total_is_ordinary(source):
     seen = watch(source("mix"), IDS, as_of=LAST)
     first = seen.alarms.query("kind == 'mix' and kpi == 'sessions'")
 
-    assert set(seen.kind) <= {"", "mix"} and "Mix shifted" in seen.html()
+    assert set(seen.frame.query("kpi == 'sessions'")["kind"]) == {"", "mix"} and "Mix shifted" in seen.html()
     assert len(first) == 1 and first["date"].item() in [LAST - timedelta(MIX - i) for i in range(3)]
     assert re.search(r"mix shifted: (Email|Search) makes up", first["en"].item())
 
@@ -152,9 +152,9 @@ def test_all_kpis_together_keep_the_stated_rate(monkeypatch, n):
     p = pd.DataFrame(rng.uniform(size=(7 * weeks, n)), index=pd.date_range("1990-01-01", periods=7 * weeks))
     p.columns = [f"{key}" for key in list(alarms.feeds(connect("data/demo")))[:n]]
 
-    def fake(values, *, false_alarms_per_week):
+    def fake(values, *, false_alarms_per_week, **_rest):
         at = np.flatnonzero(values < false_alarms_per_week / 7)
-        return pd.DataFrame({"position": at, "kind": "dip", "expected": 0.5, "low": 0.0, "high": 1.0})
+        return pd.DataFrame({"position": at, "kind": "dip", "expected": 0.5, "low": 0.0, "high": 1.0, "observed": 0.0})
 
     monkeypatch.setattr(alarms, "detect", fake)
     found = alarms._controlled(p, {}, 0.35)
@@ -168,9 +168,11 @@ def test_alarms_of_all_kpis_on_one_day_stand_at_the_full_rate(monkeypatch):
     p = pd.DataFrame(0.5, index=pd.date_range("2026-01-01", periods=50), columns=["orders", "sessions", "aov", "leads"])
     p.iloc[40], p.iloc[45, 0], p.iloc[47, 0] = 0.9 * 0.02 / 7, 0.9 * 0.02 / 7, 0.9 * 0.02 / 28
 
-    def fake(values, *, false_alarms_per_week):
+    def fake(values, *, false_alarms_per_week, **_rest):
         at = np.flatnonzero(values < false_alarms_per_week / 7)
-        return pd.DataFrame({"position": at, "kind": "spike", "expected": 0.5, "low": 0.0, "high": 1.0})
+        return pd.DataFrame(
+            {"position": at, "kind": "spike", "expected": 0.5, "low": 0.0, "high": 1.0, "observed": 0.0}
+        )
 
     monkeypatch.setattr(alarms, "detect", fake)
     found = alarms._controlled(p, {}, 0.02)
