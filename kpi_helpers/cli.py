@@ -111,4 +111,5 @@ def _run(options: argparse.Namespace) -> int:
     given = dict(pair.split("=", 1) for pair in options.parameters)
     named = {name: getattr(options, name) for name in ("source", "mapping", "as_of")}
     given |= {name: value for name, value in named.items() if value is not None}
-    return reports.run(names, given, out=options.out, jobs=options.jobs)
+    told = {"rules": options.alerts, "notify": options.notify, "fail_on_alert": options.fail_on_alert}
+    return reports.run(names, given, out=options.out, jobs=options.jobs, **told)

@@ -16,14 +16,16 @@ PAGE_NAMES = {"en": ("English", ".html"), "vi": ("Tiếng Việt", ".vi.html")}
 VIETNAMESE = re.compile(r'<details lang="vi">\s*(?:<summary>.*?</summary>)?(.*?)</details>', re.DOTALL)
 
 
-def report(notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any]) -> str:
-    """HTML of an executed notebook in one language: cells tagged ``answer``, then ``lead``, then sections."""
+def report(
+    notebook: Mapping[str, Any], language: str, provenance: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """HTML of an executed notebook in one language: its alerts and cells tagged ``answer``, ``lead``, then sections."""
     cells, title = notebook["cells"], notebook["metadata"]["kpi"]["title"][language]
     shown = {tag: "".join(_outputs(c, language) for c in cells if tag in tags(c)) for tag in ("answer", "lead")}
     headline = {r["name"]: r["sentence"][language] for r in results(notebook)}.get("answer", title)
     if "<h1" not in shown["answer"]:
         shown["answer"] = f"<h1>{html.escape(title)}</h1>{shown['answer']}"
-    parts = {**shown, "toc": True, "blocks": _blocks(notebook, language)}
+    parts = {**shown, "toc": True, "blocks": _blocks(notebook, language), "alerts": alerts}
     return _page("report", language, "../../index", f"{headline} | {title}", headline, provenance, **parts)
 
 

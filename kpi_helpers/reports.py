@@ -18,12 +18,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from kpi_helpers import __version__, editions, pages
+from kpi_helpers import __version__, editions, notices, pages
 from kpi_helpers.errors import ContractError
 from kpi_helpers.mappings import locate, project_root
 from kpi_helpers.result import LANGUAGES, dump, plain
+from kpi_helpers.rules import Rule, evaluate, read_rules
 
-PUBLISHED, FAILED, USAGE, CONTRACT, LOCKED = 0, 1, 2, 4, 75
+PUBLISHED, FAILED, USAGE, ALERTED, CONTRACT, LOCKED = 0, 1, 2, 3, 4, 75
 PACKAGES = ("ibis-framework", "duckdb", "pandas", "numpy", "scipy", "matplotlib")
 #: What two runs must share to give the same bytes.
 FIXED = {
@@ -34,7 +35,8 @@ FIXED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One notebook to run with all of its parameters; `about` is what its metadata tell, `files` what it reads."""
+    """One notebook to run with all of its parameters; `about` is what its metadata tell, `files` what it reads; `rules`
+    of alerts."""
 
     name: str
     about: dict[str, Any]
@@ -42,14 +44,16 @@ class Job:
     changed: dict[str, Any]
     key: str
     files: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     @classmethod
-    def of(cls, name: str, given: Mapping[str, Any]) -> "Job":
+    def of(cls, name: str, given: Mapping[str, Any], rules: tuple[Rule, ...] = ()) -> "Job":
         """A notebook with its parameters, each checked."""
         known = editions.parameters(notebook := editions.load(name))
         parameters = editions.resolve(known, given)
         changed, key = editions.changed(known, parameters)
-        return cls(name=name, about=notebook["metadata"]["kpi"], parameters=parameters, changed=changed, key=key)
+        return cls(name=name, about=notebook["metadata"]["kpi"], parameters=parameters, changed=changed, key=key,
+                   rules=rules)  # fmt: skip
 
     @property
     def stem(self) -> str:
@@ -69,16 +73,19 @@ class Job:
 
 def run(
     names: Sequence[str], given: Mapping[str, Any], *, out: str | Path = "reports", jobs: int = 1,
+    rules: str | Path | None = None, notify: bool = False, fail_on_alert: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:  # fmt: skip
     """Run notebooks, `jobs` at once, publish their reports and the index, and return the worst exit code.
 
     `given` are the parameters that differ from the defaults, each of which every notebook must know. Raises a
     `KpiError` before a kernel starts if one is wrong, and a `BlockingIOError` if another run is writing into `out`.
+    `rules`: YAML of alerts (``alerts.yaml`` beside the notebooks), evaluated on each run's results; `notify` delivers
+    the new ones; with `fail_on_alert` the code is 3 where all was published and an alert is active.
     """
-    out = Path(out)
+    out, known = Path(out), _rules(rules)
     # first every name and parameter, then the data: a misspelt option must not cost a scan
-    resolved = [Job.of(name, given) for name in dict.fromkeys(Path(name).stem for name in names)]
+    resolved = [Job.of(name, given, known) for name in dict.fromkeys(Path(name).stem for name in names)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:  # it goes with the process, however that ends
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,8 +102,23 @@ def run(
                 codes.append(code)
                 say(f"{job.name}  {line}")
         write_index(out)
+        records = [_record(out, job) for job, code in zip(todo, codes[-len(todo) :], strict=True) if code == PUBLISHED]
+        if notify:
+            notices.deliver(out, records, say)
     say(f"look at {out / 'index.html'}")
-    return max(codes, default=0)
+    active = any(not alert["muted"] for record in records for alert in record["alerts"])
+    return max(codes, default=0) or (ALERTED if active and fail_on_alert else PUBLISHED)
+
+
+def _rules(path: str | Path | None) -> tuple[Rule, ...]:
+    """Rules of the file given, or of the one beside the notebooks, if there is one."""
+    beside = project_root() / "notebooks" / "alerts.yaml"
+    return read_rules(path) if path is not None else read_rules(beside) if beside.exists() else ()
+
+
+def _record(out: Path, job: Job) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((out / job.name / job.stem / "run.json").read_text(encoding="utf-8"))
+    return told
 
 
 def _prepare(job: Job, out: Path, say: Callable[[str], None]) -> Job | None:
@@ -144,7 +166,8 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
     for record in (out / "_failed" / job.name).glob("*/failure.json"):
         if json.loads(record.read_text(encoding="utf-8"))["key"] == job.key:  # of whatever day: it is mended
             shutil.rmtree(record.parent)
-    return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s"
+    told = f", alerts: {n}" if (n := len(_record(out, job)["alerts"])) else ""
+    return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s{told}"
 
 
 def _restore(folder: Path, out: Path) -> None:
@@ -179,7 +202,8 @@ def _execute(job: Job, staging: Path) -> tuple[dict[str, Any], tuple[int, str] |
 
 def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) -> None:
     shown = editions.results(executed)
-    results = dump({"notebook": job.name, "parameters": job.parameters, "results": shown, "alerts": []})
+    alerts = evaluate(job.rules, shown, str(job.parameters["as_of"]))
+    results = dump({"notebook": job.name, "parameters": job.parameters, "results": shown, "alerts": alerts})
     said = {r["name"]: r["sentence"] for r in shown}
     cells = "".join(editions.source_of(c) for c in editions.load(job.name)["cells"])
     named = {k: v for k, v in job.parameters.items() if k not in ("source", "as_of") and v is not None}
@@ -193,12 +217,12 @@ def _write(job: Job, staging: Path, executed: dict[str, Any], seconds: float) ->
         "fingerprint": _digest(results.encode()),
     }
     for language, (_name, ending) in pages.PAGE_NAMES.items():
-        (staging / f"report{ending}").write_text(pages.report(executed, language, foot), encoding="utf-8")
+        (staging / f"report{ending}").write_text(pages.report(executed, language, foot, alerts), encoding="utf-8")
     (staging / "notebook.ipynb").write_text(editions.written(executed), encoding="utf-8")
     (staging / "results.json").write_text(results, encoding="utf-8")
     lock = project_root() / "requirements.lock"
     record = job.record | {
-        "folder": f"{job.name}/{job.stem}", "headline": said.get("answer", job.about["title"]), "alerts": [],
+        "folder": f"{job.name}/{job.stem}", "headline": said.get("answer", job.about["title"]), "alerts": alerts,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 2),
         "inputs": {Path(f).name: _digest(Path(f).read_bytes()) for f in job.files},
         "results": _digest(results.encode()), "lock": _digest(lock.read_bytes()) if lock.exists() else "",
