@@ -23,7 +23,7 @@ SLACK, CUT = 0.75, 3.0  # of CUSUM, and where it cuts errors: one odd day is no 
 # of the stated rate, days and levels; calibrated on simulated series: the tail fitted to at most 180 errors is on the
 # safe side, a level taken from 35 days is not
 DAYS_PART, LEVEL_PART, LEVEL_FACTOR = 1.2, 0.4, 1.3
-MEMORY, LEVEL_DAYS, QUIET = 182, 35, 28  # days
+MEMORY, LEVEL_DAYS, QUIET, IN_A_ROW = 182, 35, 28, 3  # days
 TRACKED = 0.4  # of what is expected: below this, and far below what is usual, tracking has failed
 
 
@@ -93,6 +93,7 @@ class _Monitor:
         self.errors, self.free, self.around = (np.full(len(y), np.nan) for _ in range(3))
         self.stays, self.yesterday, self.usual_new = 0.3, 0.0, self.usual
         self.sums, self.since, self.quiet, self.old = [0.0, 0.0], [0, 0], -1, 0.0
+        self.row, self.kind = list[int](), ""
 
     def _scaled(self, value: float, expected: float) -> float:
         return log(max(value, self.floor, 1e-3 * exp(expected) if expected else 0.0)) if self.logs else value
@@ -115,6 +116,8 @@ class _Monitor:
             return [(t, "gap", *ends, value)] if missing else []
         x = self._scaled(value, f)
         kind = self._kind(x, f, value, day, t) if judge else ""
+        self.row = [*self.row, t] if kind in ("spike", "dip") and kind == self.kind else [t]
+        self.kind = kind
         shifted = self._shifted(x - self.pattern[day], t, kind == "gap", judge) if t >= self.learnt else False
         if t >= self.learnt and not kind:
             self.errors[t] = x - f
@@ -145,6 +148,10 @@ class _Monitor:
         self.free[t], self.around[t] = free, free - middle
         z = (free - middle - self.stays * self.yesterday) / self.usual_new
         self.yesterday = free - middle
+        if len(self.row) >= IN_A_ROW and self.kind in ("spike", "dip"):
+            told = t > self.quiet
+            self._start_anew(self.free[self.row], middle, t)
+            return told
         if not judge or t <= self.quiet:
             return False
         for i, side in enumerate((1, -1)):
@@ -153,9 +160,14 @@ class _Monitor:
         if max(self.sums) <= self.limit_of_level:
             return False
         new = self.free[self.since[int(np.argmax(self.sums))] : t + 1]
-        self.level[:] = np.nanmedian(new)
-        self.last[:], self.sums, self.old, self.quiet = 0.0, [0.0, 0.0], middle, t + QUIET
+        self._start_anew(new[np.abs(new - free) <= np.abs(new - middle)], middle, t)  # nearer to today than to before
         return True
+
+    def _start_anew(self, new: Floats, middle: float, t: int) -> None:
+        """Take the level from the `new` values; for a while the one before, `middle`, is known too."""
+        self.level[:] = np.median(new)
+        self.last[:], self.sums, self.row = 0.0, [0.0, 0.0], []
+        self.old, self.quiet = (self.old, self.quiet) if t <= self.quiet else (middle, t + QUIET)
 
     def _follow(self, x: float, forecasts: Floats, day: int, best: int, plain: bool) -> None:
         """Let level and pattern follow, no further than a usual error allows."""

@@ -93,7 +93,7 @@ def run(
             _restore(rest, out)
             shutil.rmtree(rest)
         todo = [job for job in (_prepare(job, out, say) for job in resolved) if job]
-        codes = [CONTRACT] * (len(resolved) - len(todo))
+        codes, records = [CONTRACT] * (len(resolved) - len(todo)), list[dict[str, Any]]()
         at_once = max(1, min(jobs, len(todo)))
         with ProcessPoolExecutor(at_once, get_context("spawn"), initializer=_settle) as pool:
             for job in todo:
@@ -101,8 +101,8 @@ def run(
             for job, (code, line) in zip(todo, pool.map(_run_one, todo, [out] * len(todo)), strict=True):
                 codes.append(code)
                 say(f"{job.name}  {line}")
+                records += [_record(out, job)] if code == PUBLISHED else []
         write_index(out)
-        records = [_record(out, job) for job, code in zip(todo, codes[-len(todo) :], strict=True) if code == PUBLISHED]
         if notify:
             notices.deliver(out, records, say)
     say(f"look at {out / 'index.html'}")

@@ -113,6 +113,15 @@ class TestLaws:
         assert told["kind"].tolist().count("shift") == 1
         assert told["position"].between(200, 206).all()
 
+    @pytest.mark.parametrize("noise", [0.002, 0.02])
+    @pytest.mark.parametrize("times", [0.5, 0.8, 1.5, 3.0])
+    def test_a_large_new_level_is_learned_at_once(self, times, noise):
+        rng = np.random.default_rng(7)
+        values = 100 * np.exp(noise * rng.standard_normal(200)) * np.where(np.arange(200) < 120, 1, times)
+        told = detect(values)
+
+        assert "shift" in set(told["kind"]) and told["position"].between(120, 124).all()
+
     def test_single_days_around_it_are_known(self):
         values = np.tile([100.0, 120, 130, 110, 90, 60, 50], 40)
         values = values + np.arange(280) % 5

@@ -11,10 +11,12 @@ import sys
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from html import unescape
+from http.server import HTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
+from test_notices import Hook, hook_url, serving
 
 from kpi_helpers import company, editions, reports, simulate
 from kpi_helpers.cli import main
@@ -629,3 +631,35 @@ def test_lock_is_let_go_when_a_run_ends_badly(tmp_path):
     for _again in range(2):
         with pytest.raises(KpiError, match="as_of"):
             step(tmp_path, ["02_fine"], {"as_of": "soon"})
+
+
+def test_an_active_alert_is_told_on_the_page_in_the_index_by_exit_code_and_to_a_webhook(tmp_path, monkeypatch, capsys):
+    (tmp_path / "rules.yaml").write_text("- {kpi: exclusion_rate, above: 0.3, owner: Lan}\n", encoding="utf-8")
+    hook = serving(HTTPServer, Hook)
+    monkeypatch.setenv("KPI_NOTIFY_URLS", f"{hook_url(hook.server_address[1])} {hook_url(1)}")
+    how = ["run", "07_exclusion", "--out", str(tmp_path / "out"), "--alerts", str(tmp_path / "rules.yaml")]
+    try:
+        code = main([*how, "--notify", "--fail-on-alert"])
+    finally:
+        hook.shutdown()
+        hook.server_close()
+
+    place = tmp_path / "out" / "07_exclusion" / "2026-11-21"
+    (alert,) = json.loads((place / "results.json").read_text(encoding="utf-8"))["alerts"]
+    said = alert["sentence"]["en"]
+    assert code == 3 and "above its limit of 30.0%" in said and alert["kind"] == "above"
+    assert json.loads((place / "run.json").read_text(encoding="utf-8"))["alerts"] == [alert]
+    for page in (place / "report.html", tmp_path / "out" / "index.html"):
+        assert said in page.read_text(encoding="utf-8")
+    assert "vượt ngưỡng 30,0%" in (place / "report.vi.html").read_text(encoding="utf-8")
+    (sent,) = hook.taken
+    assert said in sent["message"] and sent["attachments"][0]["filename"] == "report.html"
+    told = capsys.readouterr().out
+    assert "alerts: 1" in told and "1 sent, 1 waiting" in told
+
+
+def test_a_wrong_rule_costs_no_kernel(tmp_path, capsys):
+    (tmp_path / "rules.yaml").write_text("- {kpi: exclusion_rat, above: 0.3}\n", encoding="utf-8")
+
+    assert main(["run", "07_exclusion", "--out", str(tmp_path), "--alerts", str(tmp_path / "rules.yaml")]) == 2
+    assert "there is no KPI 'exclusion_rat'. Did you mean exclusion_rate" in capsys.readouterr().err
