@@ -104,6 +104,8 @@ def index(runs: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any
     groups = {one: list(made) for one, made in groupby(ordered, key=lambda r: (r["notebook"], r["key"]))}
     fate = say("index.failed", language, n=len(failures)) if failures else say("index.none_failed", language)
     headline = f"{say('index.published', language, n=len(groups))} {fate}"
+    active = [a for made in groups.values() for a in made[-1]["alerts"] if not a["muted"]]
+    headline += f" {say('index.alerts', language, n=len(active))}." if active else ""
     brand, latest = say("page.brand", language), max((r["as_of"] for r in runs), default="")
     until = say("index.to", language, day=iso_day(latest, language)) if latest else ""
     answer = f'<p class="kicker"><b>{brand}</b>{until}</p><h1>{headline}</h1>'

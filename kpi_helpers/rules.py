@@ -1,8 +1,10 @@
 """Alert rules: read from YAML and evaluated on the results of a run, so that the same results give the same alerts."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date, timedelta
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from kpi_helpers.catalogue import ALIASES, declared, kpi
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import locate
 from kpi_helpers.monitors import threshold
-from kpi_helpers.result import LANGUAGES, day, measure, plain, say
+from kpi_helpers.result import LANGUAGES, Text, both_say, day, measure, plain
 
 ANY = "*"  # every KPI that the notebook watches
 RECENT_DAYS = 7  # a monitor's alarm is told so long; deliveries are not repeated
@@ -23,9 +25,9 @@ RECENT_DAYS = 7  # a monitor's alarm is told so long; deliveries are not repeate
 class Rule:
     """When to tell whom: a limit broken on `sustain` of the last `of` days, or alarms that a `monitor` found.
 
-    `kpi`: an id of the catalogue, or "*" for all that a monitor watches; `above`, `below` in the unit of the KPI (0.25
-    is 25%); `where`: column -> value of the rows that count; `owner`: who looks after it; `mute_until`: last day on
-    which it is shown but not sent.
+    `kpi`: an id of the catalogue, or "*" for all that a monitor watches and that have no monitor of their own; `above`,
+    `below` in the unit of the KPI (0.25 is 25%); `where`: column -> value of the rows that count, or ``result`` -> name
+    of the result they stand in; `owner`: who looks after it; `mute_until`: last day on which it is shown but not sent.
     """
 
     kpi: str
@@ -39,6 +41,12 @@ class Rule:
     mute_until: date | None = None
     where: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """What tells it from other rules: its name, or else what it says."""
+        limits = [f"{at} {v:g}" for at, v in (("above", self.above), ("below", self.below)) if v is not None]
+        return self.name or ", ".join([self.kpi, *limits, *(f"{k}={v}" for k, v in self.where.items())])
+
 
 def read_rules(path: str | Path) -> tuple[Rule, ...]:
     """Read rules from a YAML file, a list of mappings; a `KpiError` tells the first that is wrong, and how.
@@ -49,10 +57,13 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
     require(place.is_file(), f"There is no file of alert rules {path}.")
     try:
         told = yaml.safe_load(place.read_text(encoding="utf-8")) or []
-    except yaml.YAMLError as error:
-        raise KpiError(f"{place.name} is no YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KpiError(f"{place.name} is no YAML in UTF-8: {error}") from error
     require(isinstance(told, list), f"{place.name} must be a list of rules, each beginning with '- kpi: ...'.")
-    return tuple(_rule(given, f"{place.name}, rule {i}") for i, given in enumerate(told, 1))
+    rules = tuple(_rule(given, f"{place.name}, rule {i}") for i, given in enumerate(told, 1))
+    twice = [label for label, n in Counter(rule.label for rule in rules).items() if n > 1]
+    require(not twice, f"{place.name}: {len(twice)} rules stand there twice: {'; '.join(twice)}. Give each a name.")
+    return rules
 
 
 def _rule(given: Any, at: str) -> Rule:
@@ -70,8 +81,12 @@ def _rule(given: Any, at: str) -> Rule:
     ):  # fmt: skip
         right = isinstance(given.get(key), kind) and (kind is bool or not isinstance(given[key], bool))
         require(key not in given or right, f"{at}: {key} is {given.get(key)!r}, not {what}.")
-    rule = Rule(**given)
+    rule = replace(Rule(**given), kpi=ALIASES.get(given["kpi"], given["kpi"]))
     limits = rule.above is not None or rule.below is not None
+    endless = [v for v in (rule.above, rule.below) if v is not None and not isfinite(v)]
+    require(not endless, f"{at}: {endless} is no limit. Write a number such as 0.25.")
+    plainly = all(isinstance(v, str | int | float) for v in rule.where.values())
+    require(plainly, f"{at}: where is {rule.where!r}; each column needs one value, such as channel: Email.")
     require(limits != rule.monitor, f"{at}: give above, below or both; or else monitor: true.")
     try:
         threshold([], above=0 if rule.monitor else rule.above, below=rule.below, sustain=rule.sustain, of=rule.of)
@@ -84,19 +99,22 @@ def evaluate(rules: Iterable[Rule], results: Sequence[Mapping[str, Any]], as_of:
     """Alerts that are active on the day `as_of`, of the results of one run as ``results.json`` holds them.
 
     Rows with a ``kpi`` and a ``value`` are looked at, by ``date`` where they have one. A broken limit is told with the
-    first day on which it counted as broken, as long as it is; what a monitor found, for a week. Returns dicts: ``rule,
-    kpi, date, kind, value, sentence, owner, muted``.
+    first day on which it counted as broken, as long as it is (`open`: it was so when the days shown begin); what a
+    monitor found, for a week. A limit is never held to several values at once: that is told as `kind` "unclear", muted.
+    Returns dicts: ``rule, name, kpi, date, open, kind, value, low, high, sentence, owner, muted``.
     """
-    rows = [{**row, "from": r} for r in results for row in r["rows"] if {"kpi", "value"} <= row.keys()]
-    found: list[dict[str, Any]] = []
+    rules, found = tuple(rules), list[dict[str, Any]]()
+    rows = [{**row, "from": r, "result": r["name"]} for r in results for row in r["rows"] if {"kpi", "value"} <= {*row}]
+    own = {rule.kpi for rule in rules if rule.monitor}
     for rule in rules:
         mine = [
             row for row in rows
-            if rule.kpi in (row["kpi"], ANY) and all(str(row.get(k)) == str(v) for k, v in rule.where.items())
+            if (rule.kpi == row["kpi"] or (rule.kpi == ANY and row["kpi"] not in own))
+            and all(str(row.get(k)) == str(v) for k, v in rule.where.items())
         ]  # fmt: skip
         told = _monitored(mine, as_of) if rule.monitor else _broken(rule, mine, as_of)
         muted = rule.mute_until is not None and as_of <= rule.mute_until.isoformat()
-        about = {"rule": rule.name or rule.kpi, "owner": rule.owner, "muted": muted}
+        about = {"rule": rule.label, "name": rule.name, "owner": rule.owner, "muted": muted, "open": False}
         found += [{**about, **alert} for alert in told]
     unique = {(a["kpi"], a["date"], a["kind"], a["rule"]): a for a in found}
     return sorted(unique.values(), key=lambda a: (a["date"], a["kpi"], a["kind"], a["rule"]), reverse=True)
@@ -106,32 +124,38 @@ def _monitored(rows: Sequence[Mapping[str, Any]], as_of: str) -> list[dict[str, 
     since = (date.fromisoformat(as_of) - timedelta(RECENT_DAYS - 1)).isoformat() if as_of[:1].isdigit() else ""
     alerts = []
     for row in rows:
-        if row.get("kind") and row.get("date", "") >= since:
-            why = {(w["kpi"], w["date"]): w for w in row["from"].get("why", ())}[row["kpi"], row["date"]]
-            sentence = {language: plain(why[language]) for language in LANGUAGES}
-            alerts.append({"kpi": row["kpi"], "date": row["date"], "kind": row["kind"], "value": row["value"],
-                           "sentence": sentence})  # fmt: skip
+        if row.get("kind") and since <= (row.get("date") or "") <= as_of:
+            whys = [w for w in row["from"].get("why", ()) if (w["kpi"], w["date"]) == (row["kpi"], row["date"])]
+            why = (whys or [row["from"]["sentence"]])[0]
+            told = {at: row.get(at) for at in ("kpi", "date", "kind", "value", "low", "high")}
+            alerts.append({**told, "sentence": {language: plain(why[language]) for language in LANGUAGES}})
     return alerts
 
 
 def _broken(rule: Rule, rows: Sequence[Mapping[str, Any]], as_of: str) -> list[dict[str, Any]]:
     """The limit of a rule, if it is broken on the last day; of a single value, if that breaks it."""
-    by_day = {row["date"]: row["value"] for row in rows if row.get("date")}
-    single = [row["value"] for row in rows if not row.get("date")]
-    days = sorted(by_day) or [as_of]
-    values = np.array([by_day[d] for d in days] if by_day else single[-1:], dtype=float)
-    often = (rule.sustain, rule.of) if by_day else (1, 1)
-    at = threshold(values, above=rule.above, below=rule.below, sustain=often[0], of=often[1])
-    if len(values) == 0 or len(at) == 0 or at[-1] != len(values) - 1:
+    dated, single = {(row["date"], row["value"]) for row in rows if row.get("date")}, {row["value"] for row in rows}
+    by_day, k = dict(dated), kpi(rule.kpi)
+    alert = {"kpi": rule.kpi, "low": rule.below, "high": rule.above, "date": as_of, "value": None}
+    if len(dated) > len(by_day) or (not dated and len(single) > 1):
+        why = both_say("alert.unclear", name=k.name, n=len(single), rule=rule.label)
+        return [{**alert, "kind": "unclear", "sentence": why._asdict(), "muted": True}]
+    days, (sustain, of) = sorted(by_day), (rule.sustain, rule.of) if by_day else (1, 1)
+    values = np.array([by_day[d] for d in days] if by_day else [*single], dtype=float)
+    at = threshold(values, above=rule.above, below=rule.below, sustain=sustain, of=of)
+    if len(at) == 0 or at[-1] != len(values) - 1:
         return []
-    first = len(values) - 1 - int((np.diff(at)[::-1] != 1).argmax() if (np.diff(at) != 1).any() else len(at) - 1)
-    last = float(values[np.isfinite(values)][-1])
-    kind = "above" if rule.above is not None and (rule.below is None or last > rule.above) else "below"
-    k, limit = kpi(rule.kpi), rule.above if kind == "above" else rule.below
-    sentence = {}
-    for language in LANGUAGES:
-        told = {"name": k.name[language], "sustain": often[0], "of": often[1]}
-        told |= {at: measure(v, k.unit, language, "") for at, v in (("value", last), ("limit", limit))}
-        told["since"] = day(date.fromisoformat(days[first]), language) if by_day else days[first]
-        sentence[language] = plain(say(f"alert.{kind if by_day else kind + '_once'}", language, **told))
-    return [{"kpi": rule.kpi, "date": days[first], "kind": kind, "value": last, "sentence": sentence}]
+    over = values > (np.inf if rule.above is None else rule.above)
+    broken = np.flatnonzero(over | (values < (-np.inf if rule.below is None else rule.below)))
+    kind, last = "above" if over[broken[-1]] else "below", float(values[np.isfinite(values)][-1])
+    told = {"name": k.name, "n": int((broken >= len(values) - of).sum()), "of": of}
+    for name, v in (("limit", rule.above if kind == "above" else rule.below), ("value", last)):
+        told[name] = Text(*(measure(v, k.unit, language, "") for language in LANGUAGES))
+    first = int(at[np.flatnonzero(np.diff(at, prepend=-2) != 1)[-1]])
+    if begun := by_day and first < of:  # before that day too few are known to tell
+        alert["open"] = True
+    if by_day:
+        alert["date"], since = days[first], Text(*(day(date.fromisoformat(days[first]), lang) for lang in LANGUAGES))
+        told["since"] = both_say("alert.or_earlier", day=since) if begun else since
+    why = both_say(f"alert.{kind if by_day else kind + '_once'}", **told)
+    return [{**alert, "kind": kind, "value": last, "sentence": {lang: plain(why[lang]) for lang in LANGUAGES}}]

@@ -27,18 +27,47 @@ class TestLimits:
 
     def test_one_day_raises_nothing_and_two_of_three_do(self):
         assert active(self.RULE, rows(0.2, 0.2, 0.3)) == []
-        (alert,) = active(self.RULE, rows(0.3, 0.2, 0.3))
+        (alert,) = active(self.RULE, rows(0.2, 0.3, 0.2, 0.3))
 
-        assert (alert["kpi"], alert["kind"], alert["date"], alert["value"]) == (
-            "exclusion_rate",
-            "above",
-            DAY.format(3),
-            0.3,
-        )
+        told = {"kpi": "exclusion_rate", "kind": "above", "date": DAY.format(4), "open": False, "value": 0.3}
+        assert alert.items() >= {**told, "low": None, "high": 0.25, "rule": "exclusion_rate, above 0.25"}.items()
         assert alert["sentence"]["en"] == (
-            "Exclusion rate is 30.0%, above its limit of 25.0%; on 2 of 3 days or more since 3 Nov 2026."
+            "Exclusion rate: above its limit of 25.0% on 2 of the last 3 days, an alert since 4 Nov 2026; "
+            "the latest value is 30.0%."
         )
-        assert "vượt ngưỡng 25,0%" in alert["sentence"]["vi"]
+        assert "vượt ngưỡng 25,0% trong 2 của 3 ngày" in alert["sentence"]["vi"]
+
+    def test_what_is_said_is_true_on_a_good_day_of_an_alert(self):
+        (alert,) = active({**self.RULE, "below": 0.1}, rows(0.2, 0.3, 0.3, 0.2))
+
+        assert alert["kind"] == "above" and alert["value"] == 0.2
+        assert "above its limit of 25.0% on 2 of the last 3 days" in alert["sentence"]["en"]
+        assert "the latest value is 20.0%" in alert["sentence"]["en"]
+
+    def test_an_alert_older_than_the_days_shown_says_so(self):
+        (alert,) = active(self.RULE, rows(0.3, 0.3, 0.3, 0.3))
+
+        assert alert["open"] and "since 2 Nov 2026 or earlier" in alert["sentence"]["en"]
+
+    @pytest.mark.parametrize("days", [{}, {"date": DAY.format(5)}])
+    def test_a_limit_is_never_held_to_one_value_of_several(self, days):
+        told = [{"kpi": "exclusion_rate", "channel": c, "value": v, **days} for c, v in (("A", 0.1), ("B", 0.3))]
+        (alert,) = active(self.RULE, told)
+
+        assert (alert["kind"], alert["muted"], alert["value"]) == ("unclear", True, None)
+        assert "has 2 values of it" in alert["sentence"]["en"]
+
+    def test_where_may_name_the_result(self):
+        table = {**result([{"kpi": "exclusion_rate", "value": v} for v in (0.1, 0.3)]), "name": "table"}
+        told = [table, result(rows(0.3, 0.3))]
+
+        assert evaluate([Rule(**self.RULE)], told, DAY.format(20))[0]["kind"] == "above"  # days come first
+        assert evaluate([Rule(**self.RULE, where={"result": "table"})], told, DAY.format(20))[0]["kind"] == "unclear"
+
+    def test_each_of_two_rules_of_a_kpi_is_told(self):
+        two = [Rule(**self.RULE), Rule(kpi="exclusion_rate", above=0.29, owner="Lan")]
+
+        assert {a["owner"] for a in evaluate(two, [result(rows(0.2, 0.3, 0.3))], DAY.format(20))} == {"", "Lan"}
 
     def test_it_keeps_the_day_of_its_beginning_while_it_lasts_and_then_ends(self):
         for told, since in (((0.3, 0.3, 0.3, 0.3), 2), ((0.3, 0.3, 0.2, 0.3), 2), ((0.3, 0.3, 0.2, 0.2, 0.3, 0.3), 6)):
@@ -76,6 +105,15 @@ class TestMonitors:
         assert alert["sentence"] == {"en": "Orders: why", "vi": "Đơn: vì sao"}
         assert (alert["kind"], alert["date"], alert["owner"], alert["muted"]) == ("spike", DAY.format(14), "Lan", False)
         assert self.found(as_of=21, kpi="*") == [] and self.found(kpi="sessions") == []
+        assert self.found(as_of=13, kpi="*") == []
+
+    def test_a_monitor_of_its_own_stands_for_the_one_of_all(self):
+        told = [{"kpi": kpi, "date": DAY.format(20), "value": 1.0, "kind": "dip"} for kpi in ("orders", "sessions")]
+        both = [Rule(kpi="*", monitor=True), Rule(kpi="orders", monitor=True, mute_until=date(2026, 12, 1))]
+        found = evaluate(both, [result(told)], DAY.format(20))
+
+        assert {(a["kpi"], a["muted"]) for a in found} == {("orders", True), ("sessions", False)}
+        assert found[0]["sentence"]["en"] == "x"  # what the result says, where no alarm has words of its own
 
     def test_muted_until_a_day(self):
         assert self.found(kpi="orders", mute_until=date(2026, 11, 20))[0]["muted"]
@@ -96,6 +134,9 @@ BAD = {
     "kpi: orders": "must be a list of rules",
     "- [": "is no YAML",
     '- kpi: "*"\n  above: 1': "there is no KPI '\\*'",
+    "- kpi: orders\n  above: .nan": "is no limit. Write a number",
+    "- kpi: orders\n  above: 1\n  where: {channel: }": "each column needs one value",
+    "- {kpi: orders, above: 1}\n- {kpi: orders, above: 1, owner: Lan}": "stand there twice: orders, above 1",
 }
 
 
@@ -104,6 +145,16 @@ class TestReading:
     def test_what_is_refused(self, tmp_path, text):
         (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(KpiError, match=BAD[text]):
+            read_rules(tmp_path / "rules.yaml")
+
+    def test_another_name_of_a_kpi_is_read_as_its_own(self, tmp_path):
+        (tmp_path / "rules.yaml").write_text("- {kpi: conv_rate, below: 0.02}", encoding="utf-8")
+
+        assert [rule.kpi for rule in read_rules(tmp_path / "rules.yaml")] == ["conv_rate_session"]
+
+    def test_another_encoding_is_told(self, tmp_path):
+        (tmp_path / "rules.yaml").write_bytes("- {kpi: orders, above: 1, owner: Lê}".encode("cp1258"))
+        with pytest.raises(KpiError, match="is no YAML in UTF-8"):
             read_rules(tmp_path / "rules.yaml")
 
     def test_no_file(self):
