@@ -84,6 +84,8 @@ def run(
     the new ones; with `fail_on_alert` the code is 3 where all was published and an alert is active.
     """
     out, known = Path(out), _rules(rules)
+    if notify:
+        notices.targets()  # a file of addresses that cannot be read costs no kernel
     # first every name and parameter, then the data: a misspelt option must not cost a scan
     resolved = [Job.of(name, given, known) for name in dict.fromkeys(Path(name).stem for name in names)]
     out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ def run(
 
 def _rules(path: str | Path | None) -> tuple[Rule, ...]:
     """Rules of the file given, or of the one beside the notebooks, if there is one."""
-    beside = project_root() / "notebooks" / "alerts.yaml"
+    beside = editions.folder() / "alerts.yaml"
     return read_rules(path) if path is not None else read_rules(beside) if beside.exists() else ()
 
 
@@ -166,7 +168,7 @@ def _run_one(job: Job, out: Path) -> tuple[int, str]:
     for record in (out / "_failed" / job.name).glob("*/failure.json"):
         if json.loads(record.read_text(encoding="utf-8"))["key"] == job.key:  # of whatever day: it is mended
             shutil.rmtree(record.parent)
-    told = f", alerts: {n}" if (n := len(_record(out, job)["alerts"])) else ""
+    told = f", alerts: {n}" if (n := sum(not a["muted"] for a in _record(out, job)["alerts"])) else ""
     return PUBLISHED, f"published {target / 'report.html'} in {seconds:.1f} s{told}"
 
 

@@ -76,6 +76,8 @@ def alert(day="2026-11-20", **more):
     sentence = {"en": f"Orders fell on {day}: Ads.", "vi": f"Đơn hàng giảm ngày {day}: Ads."}
     return {
         "rule": "r",
+        "name": "",
+        "open": False,
         "kpi": "orders",
         "kind": "dip",
         "date": day,
@@ -121,6 +123,69 @@ def test_a_mail_brings_headline_why_owner_and_the_report(out, mail, told, monkey
     assert told == ["notify: 1 sent, 0 waiting"]
 
 
+def test_a_mail_keeps_its_lines_and_its_signs(out, mail, told, monkeypatch):
+    monkeypatch.setenv("KPI_NOTIFY_URLS", mail_url(mail))
+    both = [alert(name="low orders", sentence={"en": f"a < b & {i}", "vi": "x"}, kpi=f"k{i}") for i in (1, 2)]
+    notices.deliver(out, [record(*both)], told.append)
+
+    parts = {
+        p.get_content_type(): p.get_payload(decode=True).decode()
+        for p in [*mail.taken[0].walk()][:4]
+        if not p.is_multipart()
+    }
+    assert parts["text/html"].count("<li>low orders: a &lt; b &amp; ") == 2
+    assert parts["text/plain"].splitlines()[-2:] == [f"- low orders: a < b & {i} @Lan" for i in (1, 2)]
+
+
+def test_an_alert_that_lasts_longer_than_the_days_shown_is_not_told_again(out, hook, told, monkeypatch):
+    monkeypatch.setenv("KPI_NOTIFY_URLS", hook_url(hook.server_address[1]))
+    for begin, as_of, n in ((1, 21, 1), (8, 28, 1), (15, 30, 1)):
+        lasting = alert(f"2026-11-{begin:02}", open=begin > 1)
+        notices.deliver(out, [{**record(lasting), "as_of": f"2026-11-{as_of}"}], told.append)
+        assert len(hook.taken) == n
+    notices.deliver(out, [{**record(alert("2026-12-07", open=True)), "as_of": "2027-01-04"}], told.append)
+    assert len(hook.taken) == 2  # nobody looked in between: it may be another one
+
+
+def test_a_corrected_address_gets_what_waited_and_the_others_do_not_again(out, hook, mail, told, monkeypatch):
+    fine = hook_url(hook.server_address[1])
+    monkeypatch.setenv("KPI_NOTIFY_URLS", f"{fine} {hook_url(1)}")
+    notices.deliver(out, [record(alert())], told.append)
+    (waits,) = json.loads((out / notices.STATE).read_text(encoding="utf-8"))["waiting"]
+    assert waits["tried"] == 1 and waits["reason"] == "not delivered" and len(waits["done"]) == 1
+
+    monkeypatch.setenv("KPI_NOTIFY_URLS", f"{fine} {mail_url(mail)}")
+    notices.deliver(out, [record(alert())], told.append)
+    assert len(hook.taken) == len(mail.taken) == 1
+    assert told[-1] == "notify: 1 sent, 0 waiting"
+
+
+def test_a_record_that_cannot_be_read_is_begun_anew(out, hook, told, monkeypatch):
+    monkeypatch.setenv("KPI_NOTIFY_URLS", hook_url(hook.server_address[1]))
+    for broken in ("{", "[]", '{"seen": 3}'):
+        (out / notices.STATE).write_text(broken, encoding="utf-8")
+        notices.deliver(out, [record(alert())], told.append)
+
+    assert len(hook.taken) == 3 and sum("could not be read" in line for line in told) == 3
+
+
+def test_a_record_that_cannot_be_written_is_told(out, hook, told, monkeypatch):
+    monkeypatch.setenv("KPI_NOTIFY_URLS", hook_url(hook.server_address[1]))
+    (out / f"{notices.STATE}.part").mkdir()
+    notices.deliver(out, [record(alert())], told.append)
+
+    assert len(hook.taken) == 1 and "could not be written" in told[-1]
+
+
+def test_a_broken_file_of_addresses_is_told_without_its_lines(monkeypatch, tmp_path):
+    (tmp_path / "mine.yml").write_text("- json://user:secret-word@host\n  bad: [", encoding="utf-8")
+    monkeypatch.setenv("KPI_NOTIFY_CONFIG", str(tmp_path / "mine.yml"))
+    with pytest.raises(KpiError, match="is no YAML in UTF-8") as error:
+        notices.targets()
+
+    assert "secret" not in str(error.value) and error.value.__cause__ is None
+
+
 def test_each_alert_is_delivered_once_a_date_and_muted_ones_never(out, hook, told, monkeypatch):
     monkeypatch.setenv("KPI_NOTIFY_URLS", hook_url(hook.server_address[1]))
     for alerts in ([alert()], [alert()], [alert(), alert("2026-11-21")], [alert(kpi="aov", muted=True)]):
@@ -163,8 +228,11 @@ def test_an_unreachable_mail_server_is_recorded(out, told, monkeypatch):
 
 
 def test_addresses_and_passwords_are_written_nowhere(out, hook, told, monkeypatch):
-    monkeypatch.setenv("KPI_NOTIFY_URLS", f"{hook_url(hook.server_address[1])} {hook_url(1)} nonsense secret-word://x")
+    monkeypatch.setenv(
+        "KPI_NOTIFY_URLS", f"{hook_url(hook.server_address[1])} {hook_url(1)} secret-word@nowhere json://[secret-word@x"
+    )
     notices.deliver(out, [record(alert())], told.append)
+    assert "notify: an address did not take" in "".join(told) and "no such service" in "".join(told)
 
     written = "".join(p.read_text(encoding="utf-8") for p in out.rglob("*.*") if p.is_file())
     for secret in ("secret-word@", "127.0.0.1", "user:"):

@@ -658,6 +658,58 @@ def test_an_active_alert_is_told_on_the_page_in_the_index_by_exit_code_and_to_a_
     assert "alerts: 1" in told and "1 sent, 1 waiting" in told
 
 
+SERIES = """\
+from IPython.display import display
+
+rows = [{"kpi": "orders", "date": f"2026-03-0{d}", "value": 10.0 * d} for d in range(1, 10)]
+told = {"name": "series", "sentence": {"en": "Days.", "vi": "Ngày."}, "rows": rows}
+display({"text/plain": "days", "%s": told}, raw=True)
+"""
+
+
+def test_rules_beside_the_notebooks_fire_the_same_alert_twice_and_an_unreachable_host_fails_nothing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(CELLS, "02_fine", [SERIES % JSON_MIME])
+    monkeypatch.setenv("KPI_NOTIFY_URLS", f"mailto://me:secret-word@127.0.0.1:1?to=you@example.com {hook_url(1)}")
+    write_house(tmp_path, "02_fine")
+    (tmp_path / "notebooks" / "alerts.yaml").write_text("- {kpi: orders, above: 65, name: too much}", encoding="utf-8")
+    with contextlib.chdir(tmp_path):
+        said: list[str] = []
+        code = reports.run(["02_fine"], {}, out="reports", notify=True, say=said.append)
+    pages = [(tmp_path / "reports" / FINE / name).read_bytes() for name in PUBLISHED]
+    again = step(tmp_path, ["02_fine"])
+
+    assert code == 0 and "notify: 0 sent, 1 waiting" in said
+    (alert,) = json.loads(pages[-1])["alerts"]
+    assert (alert["rule"], alert["date"], alert["value"], alert["open"]) == ("too much", "2026-03-08", 90.0, False)
+    assert b"<b>too much</b>: Orders: above its limit of 65 on 3 of the last 3 days" in pages[0]
+    assert list(again.report(FINE).values()) == pages
+    assert "Alerts: 1." in again.text("index.html") and "1 cảnh báo." in again.text("index.vi.html")
+    assert [name for name, data in again.files.items() if b"secret-word" in data or b"you@example" in data] == []
+
+
+def test_a_muted_alert_is_shown_but_changes_no_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setitem(CELLS, "02_fine", [SERIES % JSON_MIME])
+    write_house(tmp_path, "02_fine")
+    (tmp_path / "rules.yaml").write_text("- {kpi: orders, above: 65, mute_until: 2026-03-09}", encoding="utf-8")
+    with contextlib.chdir(tmp_path):
+        code = reports.run(["02_fine"], {}, out="out", rules="rules.yaml", fail_on_alert=True, say=lambda line: None)
+
+    page = (tmp_path / "out" / FINE / "report.html").read_text(encoding="utf-8")
+    assert code == 0 and "Muted</span>" in page and "Alerts: 1." not in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_broken_file_of_addresses_costs_no_kernel(tmp_path, monkeypatch):
+    (tmp_path / "mine.yml").write_text("a: b", encoding="utf-8")
+    monkeypatch.setenv("KPI_NOTIFY_CONFIG", str(tmp_path / "mine.yml"))
+    write_house(tmp_path, "02_fine")
+    with contextlib.chdir(tmp_path), pytest.raises(KpiError, match="must be a list of addresses"):
+        reports.run(["02_fine"], {}, notify=True)
+
+    assert not (tmp_path / "begun").exists()
+
+
 def test_a_wrong_rule_costs_no_kernel(tmp_path, capsys):
     (tmp_path / "rules.yaml").write_text("- {kpi: exclusion_rat, above: 0.3}\n", encoding="utf-8")
 
