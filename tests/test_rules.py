@@ -47,7 +47,7 @@ class TestLimits:
     def test_an_alert_older_than_the_days_shown_says_so(self):
         (alert,) = active(self.RULE, rows(0.3, 0.3, 0.3, 0.3))
 
-        assert alert["open"] and "on 3 of the last 3 days, an alert since 2 Nov 2026 or earlier" in alert["sentence"]["en"]
+        assert alert["open"] and "3 of the last 3 days, an alert since 2 Nov 2026 or earlier" in alert["sentence"]["en"]
 
     @pytest.mark.parametrize("days", [{}, {"date": DAY.format(5)}])
     def test_a_limit_is_never_held_to_one_value_of_several(self, days):
