@@ -14,7 +14,7 @@ from kpi_helpers.calendars import TET_PARTS, tet
 from kpi_helpers.catalogue import Kpi, OfKpis, kpi
 from kpi_helpers.changes import Change, explain_change
 from kpi_helpers.errors import KpiError, require
-from kpi_helpers.monitors import detect
+from kpi_helpers.monitors import LEAST, detect
 from kpi_helpers.readings import Ask, read
 from kpi_helpers.result import LANGUAGES, Framed, json_value, labelled_pill, measure, number, percent, say
 from kpi_helpers.result import day as written_day
@@ -31,11 +31,11 @@ class Watched(OfKpis):
     """Each KPI on each day: its `value`, and with an alarm its `kind` and what was `expected`, from `low` to `high`.
 
     `kind` is "gap", "spike", "dip", "shift", "mix" (shares of segments shifted, the total did not) or empty. `why`
-    explains each alarm: rows ``kpi, date, en, vi``.
+    explains each alarm: rows ``kpi, date, en, vi``. `young` KPIs are known for too few days to be judged.
     """
 
     columns = ("kpi", "date", "value", "expected", "low", "high", "kind")
-    aside: ClassVar = ("why", "currency")
+    aside: ClassVar = ("why", "currency", "young")
     ways: ClassVar = {**OfKpis.ways, "mark": lambda kind, words: labelled_pill(TONES[kind], words)}
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +52,9 @@ class Watched(OfKpis):
         rate, found = number(self.rate * self.days / 7, language, decimals=2), self.alarms
         told = {"n": self.frame["kpi"].nunique(), "days": self.days, "rate": rate, "k": len(found)}
         told["why"] = found[language][0] if len(found) else ""
-        return say("alarm.sentence" if len(found) else "alarm.none", language, **told)
+        sentence = say("alarm.sentence" if len(found) else "alarm.none", language, **told)
+        names = ", ".join(kpi(key).name[language] for key in self.young)
+        return f"{sentence} {say('alarm.young', language, names=names, n=LEAST)}" if names else sentence
 
     def line(self, key: str) -> tuple[str, list[tuple[float, float]]]:
         """Path of a KPI's days in a box of 136 by 36, broken at gaps, and the places of its alarms."""
@@ -94,14 +96,17 @@ def watch(
         shares = shares.reindex(pd.date_range(shares.index.min(), end))
         judged = mix_shifts(shares).rename(columns={"expected": "usual", "observed": "now"})
         mixes[key] = judged.assign(date=shares.index[judged["position"]], kind="mix")
-    found = _controlled(values, mixes, rate).query("date >= @since")
+    judged = values.loc[:, [int((v.notna() & ~_around_tet(v.index)).sum()) > LEAST for _, v in values.items()]]
+    found = _controlled(judged, mixes, rate).query("date >= @since")
     shown = values[since:].rename_axis("date").reset_index().melt("date", var_name="kpi", value_name="value")
     frame = shown.merge(found, on=["kpi", "date"], how="left").fillna({"kind": ""})
     frame = frame.assign(date=frame["date"].dt.date)[list(Watched.columns)]
     rows = [_why(kpi(row.kpi), row, values.loc[row.date, row.kpi], parts.get(row.kpi), data.currency())
             for row in found.itertuples()]  # fmt: skip
     why = pd.DataFrame(rows, columns=["kpi", "date", *LANGUAGES])
-    return Watched(frame=frame, whole={"why": why, "days": days, "rate": rate, "currency": data.currency()})
+    young = [k.id for k in ks if k.id not in judged]
+    whole = {"why": why, "days": days, "rate": rate, "currency": data.currency(), "young": young}
+    return Watched(frame=frame, whole=whole)
 
 
 def _values(data: Source, ks: Sequence[Kpi], as_of: date) -> pd.DataFrame:
@@ -147,7 +152,10 @@ def _around_tet(days: Any) -> Any:
 
 def _controlled(values: pd.DataFrame, mixes: Mapping[str, pd.DataFrame], rate: float) -> pd.DataFrame:
     """Alarms that stand after control over all KPIs of a day, at most one a KPI."""
+    heads = ["kpi", "date", "kind", "expected", "low", "high", "segment", "usual", "now"]
     n, rows = len(values.columns) + len(mixes), []
+    if n == 0:
+        return pd.DataFrame(columns=heads).astype({"date": values.index.dtype})
     for step in range(1 + math.ceil(math.log2(n))):
         for key, v in values.items():
             # views such as orders within 30 days of a message end before the data do: that is no gap
@@ -169,7 +177,6 @@ def _controlled(values: pd.DataFrame, mixes: Mapping[str, pd.DataFrame], rate: f
         stands.append(not lasting or (row.date - last.get((row.kpi, row.kind), pd.Timestamp(0))).days >= COOL)
         if lasting and stands[-1]:
             last[row.kpi, row.kind] = row.date
-    heads = ["kpi", "date", "kind", "expected", "low", "high", "segment", "usual", "now"]
     return found[stands].reindex(columns=heads).astype({"kpi": str, "date": values.index.dtype, "kind": str})
 
 

@@ -1,235 +1,78 @@
-"""A daily KPI judged by its own past, with a stated rate of false alarms: spikes, dips, new levels, tracking gaps."""
+"""Alarms on the days of one KPI: gaps, spikes, dips and shifts at a stated rate of false alarms; plain thresholds."""
 
-from math import exp, expm1, log
-from typing import Any
+import math
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy.special import gammaln, stdtr, stdtrit
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import gammaln, stdtr
 
-from kpi_helpers.errors import require
+from kpi_helpers.errors import KpiError, require
 from kpi_helpers.stats import Floats
 
-KINDS = ("gap", "spike", "dip", "shift")
-COLUMNS = ("position", "kind", "expected", "low", "high", "observed")
-#: how fast levels follow, and how much of yesterday's error stays; the pair with the smallest past errors forecasts
-FOLLOWS, STAYS = (g.ravel() for g in np.meshgrid([0.03, 0.1, 0.25], [0.0, 0.3, 0.6]))
-FREEDOM = np.array([3.0, 4.0, 5.0, 7.0, 10.0, 20.0, 100.0])  # of Student's t, one of which errors follow
-SPREAD = 1.4826 * stdtrit(FREEDOM, 0.75)  # of their errors, in units of 1.4826 times the median absolute error
-LIMITS = np.linspace(2.0, 16.0, 281)
-TAILS = 2 * stdtr(FREEDOM, -LIMITS[:, None] * SPREAD)  # chance beyond each limit
-SLACK, CUT = 0.75, 3.0  # of CUSUM, and where it cuts errors: one odd day is no new level
-# of the stated rate, days and levels; calibrated on simulated series: the tail fitted to at most 180 errors is on the
-# safe side, a level taken from 35 days is not
-DAYS_PART, LEVEL_PART, LEVEL_FACTOR = 1.2, 0.4, 1.3
-MEMORY, LEVEL_DAYS, QUIET, IN_A_ROW = 182, 35, 28, 3  # days
-TRACKED = 0.4  # of what is expected: below this, and far below what is usual, tracking has failed
+SEASONS, LEAST = 8, 56  # history before the first judgement: seasons, and known days at least
+SPIKES, SHIFTS = 0.45, 0.35  # shares of the stated rate; the rest pays for estimated thresholds and what events upset
+SLACK, BOUND, RUN = 0.5, 2.5, 3  # CUSUM: allowance, largest step in standard deviations; fewest days of a shift
+GAP, GAP_FAR = 0.4, 4.5  # a gap is below this share of the expectation, and so many standard deviations
+QUIET, WIDE = 0.01, 0.2  # relative noise: the least that is believed, the most that is seen on logarithms
+COOL, REFIT, LOOK = 28, 14, 364  # days: a level before a shift is remembered, until the next fit, errors fitted
+SPEEDS = np.array([0.04, 0.08, 0.16, 0.32])  # share of an error by which the level follows it; the data choose
+# Student's t: degrees of freedom and scales that are weighed, distances at which their tails are known
+_NU, _SCALE = np.array([2.5, 3, 4, 5, 7, 10, 20, 60])[:, None], np.exp(np.linspace(-0.45, 0.45, 9))
+_FAR = np.exp(np.linspace(np.log(1.2), np.log(25), 60))
+_TAIL = 2 * stdtr(_NU[..., None], -_FAR / _SCALE[:, None])
+_DENSITY = gammaln((_NU + 1) / 2) - gammaln(_NU / 2) - np.log(_NU) / 2 - np.log(_SCALE)
 
 
 def detect(
-    values: ArrayLike, *, season: int = 7, false_alarms_per_week: float = 0.02, start: int | None = None,
+    values: ArrayLike | pd.Series, *, season: int = 7, false_alarms_per_week: float = 0.02, start: int | None = None,
     holidays: ArrayLike | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Find days that a daily series' own past does not explain; each is judged by earlier values only.
+    """Days on which a KPI left its own past, each judged by the days before it only.
 
-    `values`, one a day, NaN where nothing is known; `season`, days of a pattern; `false_alarms_per_week`, days of an
-    undisturbed series that are alarms, in (0, 1]; `start`, the first position that is judged (8 seasons by default, 5
-    at least); `holidays`, true where the calendar explains the value: not judged, not learned from. Returns a row an
-    alarm: ``position, kind, expected, low, high, observed``; none where the first weeks are mostly 0. A "spike" or
-    "dip" is a day outside `low` to `high`; a "gap" has no value, or nearly none; a "shift" is the day on which a new
-    level is certain, told once; for four weeks then only single days are judged, against the new and the old level.
-    Raises `KpiError` for wrong options.
+    Student's t, weighed over its parameters, tells spikes and dips; a CUSUM of bounded errors (Page 1954, Biometrika
+    41:100-115), its height by Siegmund's formula (1985, Sequential Analysis, ch. 2), tells shifts. For 28 days after a
+    shift, coming back is no alarm. A missing day is a gap unless the season before lacked it too. `values` (n,): one a
+    day, oldest first, NaN is missing. `season` in days, 1 for none. `false_alarms_per_week`: alarm days in seven normal
+    days, all kinds together, in (0, 1]. `start`: first position judged, never before eight seasons and 56 known days.
+    `holidays` (n,): days above 0, such as Tết, are neither judged nor learned from. Returns ``position, kind ("gap",
+    "spike", "dip", "shift"), expected, low, high, observed``; the day of a shift may lie between `low` and `high`.
+    Raises a `KpiError` if too few days are known, or an argument is out of its range.
 
-    A level and a weekly pattern follow the logarithm of the series (itself, if its first weeks fall below 0), without
-    the alarms, by exponential smoothing (Holt 1957, Winters 1960). Limits come from Student's t with
-    the likeliest of several degrees of freedom, fitted to the errors of half a year; new levels from CUSUM (Page 1954,
-    Biometrika 41) with Siegmund's (1985) run length.
-
-    >>> days = np.arange(140)
-    >>> sold = 200 + 20 * np.sin(2 * np.pi * days / 7) + days * 37 % 11
-    >>> sold[100], sold[120] = 420.0, np.nan
-    >>> detect(sold)[["position", "kind"]].to_numpy().tolist()
-    [[100, 'spike'], [120, 'gap']]
+    >>> sales = [100, 120, 90, 95, 110, 160, 150] * 12
+    >>> sales[75] = 0
+    >>> detect(sales)[["position", "kind", "expected", "observed"]].round().values.tolist()
+    [[75, 'gap', 160.0, 0.0]]
     """
-    y = np.asarray(values, dtype=float)
-    require(y.ndim == 1, f"values has {y.ndim} dimensions: give one series, a value a day.")
-    require(not np.isinf(y).any(), "values are endless in places: give NaN where nothing is known.")
-    rate = false_alarms_per_week
-    require(0 < rate <= 1, f"false_alarms_per_week={rate} is not in (0, 1].")
-    require(season >= 2, f"season={season}: a pattern has 2 days or more; 7 is a week.")
-    begin = 8 * season if start is None else start
-    require(begin >= 5 * season, f"start={start}: the first {5 * season} days are needed to learn the pattern.")
-    away = np.zeros(len(y), bool) if holidays is None else np.asarray(holidays, bool)
-    require(away.shape == y.shape, "holidays must have a value a day, as values has.")
-    known = y[: 4 * season][np.isfinite(y[: 4 * season])]
-    rare = len(known) == 0 or (known.min() >= 0 and np.median(known) == 0)
-    rows: list[tuple[Any, ...]] = []
-    if len(y) > begin and not rare:
-        monitor = _Monitor(y, away, season, rate)
-        rows = [row for t in range(len(y)) for row in monitor.judged(t, t >= begin)]
-    return pd.DataFrame(rows, columns=[*COLUMNS]).astype({"position": int, **dict.fromkeys(COLUMNS[2:], float)})
+    told = judge(values, season=season, false_alarms_per_week=false_alarms_per_week, start=start, holidays=holidays)
+    return told[told["kind"] != ""].reset_index(drop=True)
 
 
-class _Monitor:
-    """What is known of a series up to a day: level, pattern, usual errors, limits, sums of errors to either side."""
-
-    def __init__(self, y: Floats, away: np.ndarray[Any, Any], season: int, rate: float) -> None:
-        head = y[: 4 * season]
-        known = head[np.isfinite(head)]
-        self.y, self.away, self.season, self.learnt = y, away, season, 4 * season
-        self.logs = bool(known.min() >= 0)
-        self.floor = 0.02 * float(np.median(known)) if self.logs else -np.inf
-        self.chance = rate / 7 * DAYS_PART
-        self.limit_of_level = LEVEL_FACTOR * _run_limit(2 / (rate / 7 * LEVEL_PART))
-        weeks = np.array([self._scaled(v, 0.0) if np.isfinite(v) else np.nan for v in head]).reshape(4, season)
-        middle = np.nanmedian(weeks)
-        rows = np.where(np.isfinite(weeks).any(axis=1), _median(weeks, axis=1), middle)[:, None]
-        self.pattern = np.nan_to_num(_median(weeks - rows, axis=0))
-        errors = (weeks - middle - self.pattern).ravel()
-        self.level, self.last = np.full(len(FOLLOWS), middle), np.zeros(len(FOLLOWS))
-        self.loss = np.zeros(len(FOLLOWS))
-        self.usual, self.limit = _usual(errors[np.isfinite(errors)]), 4.0
-        self.errors, self.free, self.around = (np.full(len(y), np.nan) for _ in range(3))
-        self.stays, self.yesterday, self.usual_new = 0.3, 0.0, self.usual
-        self.sums, self.since, self.quiet, self.old = [0.0, 0.0], [0, 0], -1, 0.0
-        self.row, self.kind = list[int](), ""
-
-    def _scaled(self, value: float, expected: float) -> float:
-        return log(max(value, self.floor, 1e-3 * exp(expected) if expected else 0.0)) if self.logs else value
-
-    def _told(self, at: float) -> float:
-        return exp(at) if self.logs else at
-
-    def judged(self, t: int, judge: bool) -> list[tuple[Any, ...]]:
-        """Alarms of day `t`; afterwards it is a part of the past."""
-        if t >= self.learnt and t % self.season == 0:
-            self._learn(t)
-        day, best = t % self.season, int(np.argmin(self.loss)) if t >= self.learnt else 4
-        forecasts = self.level + self.pattern[day] + STAYS * self.last
-        f, value = float(forecasts[best]), float(self.y[t])
-        ends = tuple(self._told(f + side * self.limit * self.usual) for side in (0, -1, 1))
-        if self.away[t] or not np.isfinite(value):
-            self.last = self.last * STAYS
-            met = np.isfinite(self.y[t - 4 * self.season : t : self.season]).sum()
-            missing = judge and not self.away[t] and met >= 2  # a shop that is always closed on Sundays has no gaps
-            return [(t, "gap", *ends, value)] if missing else []
-        x = self._scaled(value, f)
-        kind = self._kind(x, f, value, day, t) if judge else ""
-        self.row = [*self.row, t] if kind in ("spike", "dip") and kind == self.kind else [t]
-        self.kind = kind
-        shifted = self._shifted(x - self.pattern[day], t, kind == "gap", judge) if t >= self.learnt else False
-        if t >= self.learnt and not kind:
-            self.errors[t] = x - f
-        if kind != "gap":
-            self._follow(x, forecasts, day, best, kind == "")
-        else:
-            self.last = self.last * STAYS
-        kind = "shift" if shifted else kind
-        return [(t, kind, *ends, value)] if kind else []
-
-    def _kind(self, x: float, f: float, value: float, day: int, t: int) -> str:
-        """Name of what is odd about a day by itself."""
-        z = (x - f) / self.usual
-        if t <= self.quiet:  # back at the level before is not odd
-            z = min(z, (x - self.old - self.pattern[day]) / self.usual, key=abs)
-        if self.logs and value < TRACKED * exp(f) and z < -3.5:
-            return "gap"
-        return ("spike" if z > 0 else "dip") if abs(z) > self.limit else ""
-
-    def _shifted(self, free: float, t: int, gap: bool, judge: bool) -> bool:
-        """Whether the level, free of its pattern, is a new one; then start from it."""
-        first = max(0, t - LEVEL_DAYS, self.quiet - 10)
-        past = self.free[first:t]
-        past = past[np.isfinite(past)]
-        middle = float(np.median(past)) if len(past) >= self.season else float(self.level[4])
-        if gap:
-            return False
-        self.free[t], self.around[t] = free, free - middle
-        z = (free - middle - self.stays * self.yesterday) / self.usual_new
-        self.yesterday = free - middle
-        if len(self.row) >= IN_A_ROW and self.kind in ("spike", "dip"):
-            told = t > self.quiet
-            self._start_anew(self.free[self.row], middle, t)
-            return told
-        if not judge or t <= self.quiet:
-            return False
-        for i, side in enumerate((1, -1)):
-            self.since[i] = t if self.sums[i] == 0 else self.since[i]
-            self.sums[i] = max(0.0, self.sums[i] + side * min(max(z, -CUT), CUT) - SLACK)
-        if max(self.sums) <= self.limit_of_level:
-            return False
-        new = self.free[self.since[int(np.argmax(self.sums))] : t + 1]
-        self._start_anew(new[np.abs(new - free) <= np.abs(new - middle)], middle, t)  # nearer to today than to before
-        return True
-
-    def _start_anew(self, new: Floats, middle: float, t: int) -> None:
-        """Take the level from the `new` values; for a while the one before, `middle`, is known too."""
-        self.level[:] = np.median(new)
-        self.last[:], self.sums, self.row = 0.0, [0.0, 0.0], []
-        self.old, self.quiet = (self.old, self.quiet) if t <= self.quiet else (middle, t + QUIET)
-
-    def _follow(self, x: float, forecasts: Floats, day: int, best: int, plain: bool) -> None:
-        """Let level and pattern follow, no further than a usual error allows."""
-        most = 2.5 * self.usual
-        self.loss = 0.995 * self.loss + np.abs(np.clip(x - forecasts, -most, most))
-        self.level = self.level + FOLLOWS * np.clip(x - self.level - self.pattern[day], -most, most)
-        self.pattern[day] += 0.08 * min(max(x - self.pattern[day] - self.level[best], -most), most)
-        left = np.clip(x - self.level - self.pattern[day], -most, most)
-        self.last = left if plain else 0 * left
-
-    def _learn(self, t: int) -> None:
-        """Usual errors and limits from the last half year, once a season."""
-        past, around = (e[max(self.learnt, t - MEMORY) : t] for e in (self.errors, self.around))
-        past, around = past[np.isfinite(past)], around[np.isfinite(around)]
-        if len(past) >= 20:
-            usual = _usual(past)
-            part = min(1.0, len(past) / 60)
-            self.usual = part * usual + (1 - part) * self.usual
-            self.limit = _limit(past / usual, self.chance) * usual / self.usual
-        if len(around) > 30:
-            cut = np.clip(around, -4 * self.usual, 4 * self.usual)
-            self.stays = float(np.clip(cut[1:] @ cut[:-1] / max(cut @ cut, 1e-300), 0, 0.7))
-            self.usual_new = _usual(around[1:] - self.stays * around[:-1])
-
-
-def _median(of: Floats, axis: int) -> Floats:
-    """Median of what is known; NaN, without a warning, where nothing is."""
-    ordered, n = np.sort(of, axis=axis), np.isfinite(of).sum(axis=axis, keepdims=True)
-    ends = (np.take_along_axis(ordered, np.clip(at, 0, None), axis=axis) for at in ((n - 1) // 2, n // 2))
-    return np.asarray(sum(ends) / 2).squeeze(axis)
-
-
-def _usual(errors: Floats) -> float:
-    """Spread that few odd values cannot widen; a tiny one where hardly any value differs from the others."""
-    middle = 1.4826 * float(np.median(np.abs(errors)))
-    return max(middle, float(errors.std()) if middle == 0 else 0.0, 1e-9)
-
-
-def _limit(errors: Floats, chance: float) -> float:
-    """Errors, in units of their spread, beyond which only the `chance` lies, by Student's t of likely freedom."""
-    z = np.abs(errors)[:, None] * SPREAD
-    constant = gammaln((FREEDOM + 1) / 2) - gammaln(FREEDOM / 2) - np.log(FREEDOM) / 2 + np.log(SPREAD)
-    told = len(errors) * constant - (FREEDOM + 1) / 2 * np.log1p(z**2 / FREEDOM).sum(axis=0)
-    told = told - np.log(FREEDOM / 6) ** 2 / 2  # before any error is seen, about 6 are likely
-    weights = np.exp(told - told.max())
-    tail = TAILS @ (weights / weights.sum())
-    return float(np.interp(-chance, -tail, LIMITS))
-
-
-def _run_limit(days: float) -> float:
-    """Sum of errors that a side of CUSUM reaches once in so many days by chance: Siegmund's approximation, inverted."""
-    low, high = 0.0, 60.0
-    for _step in range(60):
-        b = (low + high) / 2
-        short = (expm1(2 * SLACK * b) - 2 * SLACK * b) / (2 * SLACK**2) < days
-        low, high = (b, high) if short else (low, b)
-    return max(low - 1.166, 1.0)
+def judge(
+    values: ArrayLike | pd.Series, *, season: int = 7, false_alarms_per_week: float = 0.02, start: int | None = None,
+    holidays: ArrayLike | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return every judged day, in the columns of `detect`; `kind` is "" on a normal one."""
+    y, rate = _numbers(values), false_alarms_per_week
+    require(not np.isinf(y).any(), "values has endless numbers. Make them NaN, which is missing.")
+    require(0 < rate <= 1, f"false_alarms_per_week={rate!r} is not in (0, 1]. Write 0.02 for about one a year.")
+    require(season >= 1 and int(season) == season, f"season={season!r} must be a whole number of days, at least 1.")
+    skip = np.zeros(len(y), bool) if holidays is None else np.nan_to_num(np.asarray(holidays, dtype=float)) > 0
+    require(skip.shape == y.shape, f"holidays has shape {skip.shape}, values {y.shape}. Give a number for each day.")
+    known, needed = np.flatnonzero(np.isfinite(y) & ~skip), max(SEASONS * int(season), LEAST)
+    require(len(known) > needed, f"{len(known)} days are known; {needed} must pass before the first that is judged.")
+    first, season = int(known[0]), int(season)
+    history = -(-int(known[needed - 1] + 1 - first) // season) * season
+    monitor = _Monitor(y[first:], skip[first:], season, history, rate / 7)
+    rows = [(first + t, *monitor.day(t), y[first + t]) for t in range(len(y) - first)][history:]
+    told = pd.DataFrame(rows, columns=["position", "kind", "expected", "low", "high", "observed"])
+    return told[told["position"] >= (start or 0)].reset_index(drop=True)
 
 
 def threshold(
     values: ArrayLike, *, above: float | None = None, below: float | None = None, sustain: int = 2, of: int = 3
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+) -> NDArray[np.int64]:
     """Positions at which a limit is broken for long enough: on `sustain` of the last `of` days; a day a value.
 
     Each position in alarm is given, so that one broken day does not raise it, and one good day does not end it. Days
@@ -238,8 +81,7 @@ def threshold(
     >>> threshold([1, 9, 1, 9, 9, 9, 1, 1], above=5).tolist()
     [3, 4, 5, 6]
     """
-    y = np.asarray(values, dtype=float)
-    require(y.ndim == 1, f"values has {y.ndim} dimensions: give one series, a value a day.")
+    y = _numbers(values)
     require(above is not None or below is not None, "Give a limit: above=..., below=..., or both.")
     fine = above is None or below is None or below < above
     require(fine, f"below={below} must be less than above={above}: between them nothing is wrong.")
@@ -247,3 +89,145 @@ def threshold(
     beyond = (y > above if above is not None else False) | (y < below if below is not None else False)
     total = np.concatenate([np.zeros(of, int), np.cumsum(np.broadcast_to(beyond, y.shape), dtype=int)])
     return np.flatnonzero(total[of:] - total[: len(y)] >= sustain)
+
+
+def _numbers(values: ArrayLike | pd.Series) -> Floats:
+    try:
+        y = values.to_numpy(float, na_value=np.nan) if isinstance(values, pd.Series) else np.array(values, float)
+    except (TypeError, ValueError):
+        raise KpiError("values has what is no number. Give one number a day, NaN where it is missing.") from None
+    require(y.ndim == 1, f"values has shape {y.shape}. Give one series: values[:, 0].")
+    return y
+
+
+class _Monitor:
+    """What is known of a series as its days pass; arrays (4,) hold one number for each of `SPEEDS`."""
+
+    def __init__(self, y: Floats, skip: NDArray[np.bool_], season: int, history: int, rate: float) -> None:
+        self.y, self.season, self.history, self.rate = np.where(skip, np.nan, y), season, history, rate
+        self.skip, self.level, self.before = skip, np.full((2, 4), np.nan), np.zeros((2, 4))
+        self.x, self.power, self.week, self.least, self.noise = _scaled(self.y, season, history)
+        self.level[0] = np.nanmedian(self.x[:7] - np.resize(self.week, 7))  # beside it: the one before the last shift
+        self.nothing = math.log(float(np.nanmedian(self.y[:history]))) - 3 if self.power == 0 else -math.inf
+        self.far, self.height, self.chosen = 5 * self.noise, math.inf, 0
+        self.wide, self.memory = np.full(4, self.noise), np.full(4, 0.2)
+        self.apart, self.kept = np.full((len(y), 4), np.nan), np.zeros(len(y), bool)
+        self.sums, self.since, self.begun = [0.0, 0.0], [0, 0], 0
+        self.cool, self.near, self.last, self.run = 0, 0, "", 0
+
+    def day(self, t: int) -> tuple[str, float, float, float]:
+        """Kind of day t, what was expected, the normal range; then learn from it."""
+        if t >= self.history and (t - self.history) % REFIT == 0:
+            self._fit()
+        r = self.x[t] - self.level - self.week[t % self.season]
+        e = (r - self.memory * self.before)[:, self.chosen]
+        miss = e[1] if self.cool and abs(e[1]) < abs(e[0]) else e[0]
+        if max(self.x[t], self.x[t] - miss) < self.nothing:  # as expected, whatever the pattern was in better times
+            r, e, miss = np.zeros((2, 4)), np.zeros(2), 0.0
+        if np.isnan(miss):
+            self.before *= self.memory
+            usual = self.level[0, self.chosen] + self.week[t % self.season] + self.before[0, self.chosen]
+            return "gap" if not self.skip[t] and np.isfinite(self.y[t - self.season]) else "", *self._range(usual)
+        self.apart[t] = r[0]
+        if (kind := self._kind(t, miss) if t >= self.history else "") == "shift":
+            miss = r[0, self.chosen]
+            self._jump(t)
+            r = self.x[t] - self.level - self.week[t % self.season]
+        self._learn(t, r, e, kind)
+        return kind, *self._range(self.x[t] - miss)
+
+    def _range(self, usual: float) -> tuple[float, float, float]:
+        at = np.array([usual, usual - self.far, usual + self.far])
+        a, b, c = at if self.power == 1 else np.maximum(at, 0) ** 2 if self.power else np.exp(np.minimum(at, 700))
+        return float(a), float(b), float(c)
+
+    def _kind(self, t: int, miss: float) -> str:
+        low = self.power < 1 and self.y[t] < GAP * self._range(self.x[t] - miss)[0]
+        kind = "" if abs(miss) <= self.far else "spike" if miss > 0 else "dip"
+        kind = "gap" if low and (kind or (not self.power and -miss > GAP_FAR * self.noise)) else kind
+        self.last, self.run = kind, self.run + 1 if kind == self.last else 1
+        step = max(-BOUND, min(BOUND, miss / self.noise)) if not kind else math.copysign(1.5, miss)
+        for i, to in enumerate((step, -step) if kind != "gap" and not self.cool else ()):
+            self.sums[i] = max(0.0, self.sums[i] + to - SLACK)
+            self.since[i] = self.since[i] if self.sums[i] else t + 1
+            if self.sums[i] > self.height and t + 1 - self.since[i] >= RUN and not kind:
+                self.begun, kind = self.since[i], "shift"
+        if self.last and self.run > (7 if kind == "gap" else 2):  # no event of single days lasts so long
+            self.begun, kind = t + 1 - self.run, "shift"
+        return kind
+
+    def _jump(self, t: int) -> None:
+        """A new level, where the days since the shift began were; the present one is remembered."""
+        run = self.apart[self.begun : t + 1]
+        self.level[1], self.before[1] = self.level[0], self.before[0]
+        self.level[0] += np.median(run[np.isfinite(run[:, 0])], axis=0)
+        self.sums, self.cool, self.near, self.last = [0.0, 0.0], COOL + 1, 0, ""
+
+    def _learn(self, t: int, r: Floats, e: Floats, kind: str) -> None:
+        """Errors move the level and the week by a bounded step; gaps, spikes and dips do not."""
+        near = kind != "shift" and self.cool > 0 and bool(abs(r[1, self.chosen]) < abs(r[0, self.chosen]))
+        if kind in ("", "shift"):
+            if not near:
+                self.kept[t], self.apart[t] = True, r[0]
+                speed = np.maximum(SPEEDS, 0.15) if self.cool else SPEEDS
+                self.level[0] += speed * np.clip(r[0], -1.5 * self.wide, 1.5 * self.wide)
+            self.week[t % self.season] += 0.1 * np.clip(e[int(near)], -1.5 * self.noise, 1.5 * self.noise)
+            self.before = np.clip(r, -2.5 * self.wide, 2.5 * self.wide)
+        else:
+            self.before *= self.memory
+        self.cool, self.near = max(self.cool - 1, 0), self.near + 1 if near else max(self.near - 1, 0)
+        if self.near >= RUN:
+            self.level[0], self.before[0], self.cool, self.near = self.level[1], self.before[1], 0, 0
+
+    def _fit(self) -> None:
+        """Speed of the level, memory, noise, its tail and the height of the CUSUM, from the errors of the last year."""
+        r = self.apart[self.kept][-LOOK:]
+        self.wide = np.maximum(1.4826 * np.median(abs(r), axis=0), self.least)
+        a, b = np.clip(r[:-1], -2 * self.wide, 2 * self.wide), np.clip(r[1:], -2 * self.wide, 2 * self.wide)
+        memory = (a * b).sum(0) / (a * a + 1e-300).sum(0)
+        self.memory = np.clip(np.maximum(memory, 1.09 * memory), -0.3, 0.95)  # a level that follows hides some of it
+        e = r[1:] - self.memory * np.clip(r[:-1], -2.5 * self.wide, 2.5 * self.wide)
+        loss = np.minimum(abs(e), 3 * self.wide.min()).mean(0)
+        self.chosen = int(np.argmax(loss <= 1.01 * loss.min()))  # the slowest that is as good keeps shifts apart
+        self.noise, self.far = _tail(e[:, self.chosen], SPIKES * self.rate, self.least)
+        self.height = _height(np.clip(e[:, self.chosen] / self.noise, -BOUND, BOUND), SHIFTS * self.rate / 2)
+
+
+def _scaled(y: Floats, season: int, history: int, root: bool = False) -> tuple[Floats, float, Floats, float, float]:
+    """Values as logarithms (power 0), as roots where noise is wide, as is where any is negative; pattern; noise."""
+    usual, least = float(np.nanmedian(y[:history])), float(np.nanmin(y[:history]))
+    power = 1.0 if least < 0 else 0.5 if root or usual == 0 else 0.0
+    x = y if power == 1 else np.sqrt(np.maximum(y, 0)) if power else np.log(np.maximum(y, usual / 100))
+    table = pd.DataFrame(x[:history].reshape(-1, season))
+    table = table.sub(table.median(axis=1), axis=0) if season > 1 else table - table.median()
+    week = table.median().fillna(0)
+    spread = 1.4826 * float(np.nanmedian(abs(table - week)))
+    if power == 0 and spread > WIDE:
+        return _scaled(y, season, history, root=True)
+    least = QUIET * (abs(usual) if power == 1 else math.sqrt(usual) / 2 if power else 1) + 1e-300
+    return x, power, np.array(week - week.mean()), least, max(spread, least)
+
+
+def _tail(e: Floats, rate: float, least: float) -> tuple[float, float]:
+    """Robust deviation of errors; the distance that they exceed at this rate by Student's t, averaged over its fits."""
+    middle, mean = 1.4826 * float(np.median(abs(e))), float(abs(e).mean())
+    noise = max(middle, mean, least)
+    square = (e / noise) ** 2
+    fit = len(e) * _DENSITY - (_NU + 1) / 2 * np.log1p(square / (_NU * _SCALE**2)[..., None]).sum(-1)
+    weight = np.exp(fit - fit.max())
+    tail = np.tensordot(weight / weight.sum(), _TAIL, 2)
+    far = noise * float(np.exp(np.interp(-math.log(rate), -np.log(tail), np.log(_FAR))))
+    if middle < mean / 2:  # mostly the same value: no t looks like that
+        far = max(far, 1.001 * float(abs(e).max()))
+    return noise, far
+
+
+def _height(u: Floats, rate: float) -> float:
+    """Height at which a one-sided CUSUM of u alarms at this rate: Siegmund's formula with Lundberg's exponent."""
+    fortnights = np.convolve(u, np.ones(14), "valid")  # where errors drift they add up to more than independent ones
+    drift = float(np.median(abs(fortnights))) ** 2 / 0.455 / 14 / max(float((u * u).mean()), 1e-300)
+    both = np.append(u, -u) - SLACK
+    found = np.exp(6 * both).mean() > 1  # else hardly any error is beyond the slack
+    power = float(brentq(lambda v: np.exp(v * both).mean() - 1, 1e-3, 6)) if found else 6.0
+    power /= max(1.0, (drift * len(fortnights) + 28) / (len(fortnights) + 28))
+    return float(brentq(lambda h: (math.exp(power * h) - power * h - 1) * rate - power * SLACK, 0, 500 / power)) - 1.166

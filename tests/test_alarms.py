@@ -207,6 +207,16 @@ def test_days_before_the_data_begin_are_told(source):
         watch(source(), ["orders"], as_of=date(2024, 1, 1))
 
 
+def test_kpis_known_for_too_short_are_named_as_not_judged(source):
+    early = watch(source("events"), IDS, as_of=FIRST + timedelta(50))
+    later = watch(source("events"), IDS, as_of=FIRST + timedelta(90))
+
+    assert early.young == IDS and len(early.alarms) == 0 and len(early.frame) == 28 * len(IDS)
+    assert "Not judged, since 56 earlier days are not known yet: Sessions, " in early.sentence()
+    assert "Chưa đánh giá" in early.sentence("vi")
+    assert later.young == [] and "Not judged" not in later.sentence()
+
+
 # --- the simulated company: company.yaml tells what is planted
 
 

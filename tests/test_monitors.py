@@ -1,197 +1,237 @@
-"""Alarms of a daily series: worlds of known events, rates of false alarms, causality, laws, odd input."""
-
-from functools import cache
-from typing import ClassVar
+"""Monitors keep their stated rate on series that are only noise, find planted events, and never look ahead."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from daily_worlds import score, simulate
-from hypothesis import given, settings
+from daily_worlds import score, world
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy.special import stdtrit
 
 from kpi_helpers.errors import KpiError
-from kpi_helpers.monitors import FREEDOM, LIMITS, SLACK, SPREAD, TAILS, _run_limit, detect, threshold
+from kpi_helpers.monitors import SLACK, _height, _tail, detect, judge, threshold
+
+WEEK = np.exp(np.array([0.0, 0.1, -0.1, 0.05, 0.2, 0.4, 0.3]))
 
 
-def positions(values, **how):
-    return detect(values, **how)["position"].tolist()
+def calm(n=300, seed=0, base=400.0):
+    """Counts with a weekly pattern and no event."""
+    return np.random.default_rng(seed).poisson(base * np.resize(WEEK, n)).astype(float)
 
 
-#: harder than those of the comparison, where a rule of weekday medians finds twice as many dips
-HARD = {"noise": (0.04, 0.10), "size": 200.0}
+def told(values, **options):
+    found = detect(values, **options)
+    return list(zip(found["position"].tolist(), found["kind"], strict=True))
 
 
-class TestWorlds:
-    """Targets: recall .70, precision .85, every gap, false alarm days at most 1.5 times as stated (.02 a week)."""
-
-    @pytest.mark.parametrize("world", [{}, {"per_kind": 2}, HARD], ids=["one of each", "two of each", "hard"])
-    def test_recall_and_precision(self, world):
-        found = score(positions, range(96), **world)
-
-        assert found.recall >= (0.65 if world is HARD else 0.70)
-        assert found.precision >= 0.85
-        assert found.by_kind["gap"] == 1.0
-        assert found.false_a_week <= 0.03
-
-    CLEAN: ClassVar = {
-        "as usual": {}, "heavy tails": {"df": 3, "noise": (0.04, 0.1)}, "errors last": {"carry": (0.6, 0.8)},
-        "Poisson": {"noise": (1e-4, 2e-4), "size": 1e5, "drift": 0.0}, "drift": {"drift": 0.004},
-    }  # fmt: skip
-
-    @pytest.mark.parametrize("world", CLEAN)
-    def test_false_alarms_where_nothing_happens(self, world):
-        assert score(positions, range(500, 596), clean=True, **self.CLEAN[world]).false_a_week <= 0.03
-
-    @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
-    def test_other_rates(self, rate):
-        found = score(lambda v: positions(v, false_alarms_per_week=rate), range(700, 732), clean=True)
-
-        assert 0.3 * rate < found.false_a_week <= 1.5 * rate
-
-    def test_a_normal_series_that_falls_below_zero(self):
-        rng = np.random.default_rng(3)
-        week = 3 * np.sin(2 * np.pi * np.arange(420) / 7)
-        alarms = [len(positions(week + rng.standard_normal(420))) for _ in range(48)]
-
-        assert sum(alarms) / (48 * 364) * 7 <= 0.03
+def rate(make, n, **options):
+    """Alarm days a week of `n` series of noise, 420 days each."""
+    found = sum(len(detect(make(np.random.default_rng(seed)), **options)) for seed in range(n))
+    return found / (n * (420 - 56) / 7)
 
 
-@cache
-def eventful():
-    return simulate(4, per_kind=2).values
+# The targets: recall .70, precision .85, every gap, at most 1.5 times the stated .02 false-alarm days a week; the best
+# of thirteen detectors on such series reached .66, .87 and .014 (study behind the design, section 5a).
 
 
-class TestCausal:
-    @pytest.mark.parametrize("seed", range(6))
-    def test_a_later_end_changes_no_row(self, seed):
-        values = simulate(seed, per_kind=2).values
-        values[[150, 290]] = np.nan
-        whole = detect(values)
+# In worlds as noisy as the last, weekday medians (limit 4.5) find .51 of dips, as they do in that table.
+@pytest.mark.parametrize(("n", "how"), [(96, {"each": 1}), (48, {"each": 2}), (48, {"shock": 0.075})])
+def test_planted_events_are_found_at_the_stated_rate(n, how):
+    worlds = [world(seed, **how) for seed in range(n)]
 
-        for n in (57, 151, 200, 263, 355, 419):
-            pd.testing.assert_frame_equal(
-                detect(values[:n]), whole[whole["position"] < n], check_dtype=False, rtol=1e-12
-            )
+    reached = score(worlds, [detect(w.values)["position"] for w in worlds])
 
-    @given(st.floats(0, 1e6), st.integers(60, 418))
-    @settings(max_examples=20, deadline=None)
-    def test_what_comes_later_does_not_matter(self, value, at):
-        values = eventful().copy()
-        values[at + 1 :] = value
-
-        pd.testing.assert_frame_equal(*(f[f["position"] <= at] for f in (detect(values), detect(eventful()))))
+    assert reached["gap"] == 1
+    assert reached["recall"] >= 0.70 and reached["precision"] >= 0.85
+    assert reached["false"] <= 0.03
 
 
-class TestLaws:
-    def test_the_unit_does_not_matter(self):
-        one, other = detect(eventful()), detect(eventful() * 1e-4)
-
-        assert one[["position", "kind"]].equals(other[["position", "kind"]])
-        assert other["expected"].to_numpy() * 1e4 == pytest.approx(one["expected"].to_numpy(), nan_ok=True)
-
-    def test_limits_and_kinds_agree(self):
-        told = detect(eventful(), false_alarms_per_week=0.3)
-        single = told[told["kind"].isin(["spike", "dip"])]
-
-        assert {*told["kind"]} >= {"gap", "spike", "dip", "shift"}
-        assert (told["low"] < told["expected"]).all() and (told["expected"] < told["high"]).all()
-        out = (single["observed"] > single["high"]) | (single["observed"] < single["low"])
-        assert out.all()
-
-    def test_a_higher_rate_raises_no_fewer_alarms(self):
-        counts = [len(detect(simulate(9).values, false_alarms_per_week=r)) for r in (0.005, 0.02, 0.1, 0.5)]
-
-        assert counts == sorted(counts)
-
-    def test_a_new_level_is_told_once_and_learned(self):
-        rng = np.random.default_rng(1)
-        values = rng.poisson(np.where(np.arange(400) < 200, 1000, 700)).astype(float)
-        told = detect(values)
-
-        assert told["kind"].tolist().count("shift") == 1
-        assert told["position"].between(200, 206).all()
-
-    @pytest.mark.parametrize("noise", [0.002, 0.02])
-    @pytest.mark.parametrize("times", [0.5, 0.8, 1.5, 3.0])
-    def test_a_large_new_level_is_learned_at_once(self, times, noise):
-        rng = np.random.default_rng(7)
-        values = 100 * np.exp(noise * rng.standard_normal(200)) * np.where(np.arange(200) < 120, 1, times)
-        told = detect(values)
-
-        assert "shift" in set(told["kind"]) and told["position"].between(120, 124).all()
-
-    def test_single_days_around_it_are_known(self):
-        values = np.tile([100.0, 120, 130, 110, 90, 60, 50], 40)
-        values = values + np.arange(280) % 5
-        values[[150, 170, 190]] = [260, 55, 3]
-        told = detect(values)
-
-        assert told[["position", "kind"]].to_numpy().tolist() == [[150, "spike"], [170, "dip"], [190, "gap"]]
-        assert told["expected"].tolist() == pytest.approx([112, 132, 122], rel=0.1)
-
-    def test_holidays_are_neither_judged_nor_learned_from(self):
-        values, away = eventful().copy(), np.zeros(420, bool)
-        away[230:240] = True
-        values[230:240] *= 0.1
-        told = detect(values, holidays=away)
-
-        assert not told["position"].between(230, 239).any()
-        values[230:240] = np.nan
-        pd.testing.assert_frame_equal(told, detect(values, holidays=away))
-
-    def test_a_shop_that_is_closed_on_sundays_has_no_gaps(self):
-        rng = np.random.default_rng(2)
-        for closed in (0.0, np.nan):
-            values = rng.poisson(300, 280).astype(float)
-            values[6::7] = closed
-
-            assert not (detect(values)["kind"] == "gap").any()
-
-    def test_run_length_of_cusum(self):
-        rng = np.random.default_rng(5)
-        limit, lengths = _run_limit(250), []
-        for _run in range(400):
-            total = n = 0
-            while total <= limit:
-                total, n = max(0.0, total + rng.standard_normal() - SLACK), n + 1
-            lengths.append(n)
-
-        assert np.mean(lengths) == pytest.approx(250, rel=0.2)
-
-    def test_tails_are_those_of_student(self):
-        for j, df in enumerate(FREEDOM):
-            scale = 1.4826 * stats.t.ppf(0.75, df)
-            assert SPREAD[j] == pytest.approx(scale)
-            assert TAILS[:, j] == pytest.approx(2 * stats.t.sf(LIMITS * scale, df))
+def autoregressive(rng, phi=0.7):
+    noise, jolts = np.zeros(420), rng.standard_normal(420) * 0.06
+    for i in range(1, 420):
+        noise[i] = phi * noise[i - 1] + jolts[i]
+    return np.exp(6 + noise)
 
 
-class TestOddInput:
-    @pytest.mark.parametrize(
-        ("values", "how", "said"),
-        [
-            ([[1.0]], {}, "values has 2 dimensions: give one series"),
-            ([1.0, np.inf], {}, "endless in places: give NaN"),
-            (range(99), {"false_alarms_per_week": 0}, r"false_alarms_per_week=0 is not in \(0, 1\]"),
-            (range(99), {"start": 20}, "start=20: the first 35 days are needed"),
-            (range(99), {"season": 1}, "season=1: a pattern has 2 days or more"),
-            (range(99), {"holidays": [True]}, "holidays must have a value a day"),
-        ],
-    )
-    def test_what_is_refused(self, values, how, said):
-        with pytest.raises(KpiError, match=said):
-            detect(values, **how)
+NOISE = {
+    "counts": lambda rng: rng.poisson(np.resize(WEEK, 420) * rng.choice([10, 100, 1000])),
+    "gauss": lambda rng: 5 + rng.standard_normal(420),
+    "t3": lambda rng: np.exp(6 + 0.06 * rng.standard_t(3, 420)),
+    "t4": lambda rng: np.exp(6 + 0.06 * rng.standard_t(4, 420)),
+    "strong AR": autoregressive,
+    "walk": lambda rng: np.exp(6 + np.cumsum(rng.standard_normal(420) * 0.02) + 0.06 * rng.standard_normal(420)),
+}
 
-    @pytest.mark.parametrize("values", [[], [5.0] * 56, [np.nan] * 300, [0.0] * 300, [7.0] * 300])
-    def test_nothing_to_judge(self, values):
-        assert len(detect(values)) == 0
 
-    def test_a_constant_series_that_moves(self):
-        assert detect([7.0] * 100 + [9.0] + [7.0] * 20)["position"].tolist() == [100]
+@pytest.mark.parametrize("kind", NOISE)
+def test_noise_alarms_no_more_than_half_above_the_stated_rate(kind):
+    assert rate(NOISE[kind], 32) <= 1.5 * 0.02
 
-    def test_mostly_nothing_is_not_judged(self):
-        assert len(detect(np.random.default_rng(8).poisson(0.3, 420))) == 0
+
+@pytest.mark.parametrize("stated", [0.02, 0.05, 0.1, 0.5])
+def test_series_without_events_alarm_at_the_stated_rate(stated):
+    worlds = [world(seed, each=0) for seed in range(500, 532)]
+
+    found = score(worlds, [detect(w.values, false_alarms_per_week=stated)["position"] for w in worlds])["false"]
+
+    assert 0.3 * stated <= found <= 1.5 * stated
+
+
+@pytest.mark.parametrize("run", [200, 600])
+def test_height_of_the_cusum_is_reached_as_rarely_as_stated(run):
+    rng = np.random.default_rng(run)
+    height = _height(rng.standard_normal(20_000), 1 / run)
+    total, lengths = np.zeros(2000), np.zeros(2000)
+    going = np.ones(2000, bool)
+    while going.any():
+        total[going] = np.maximum(0, total[going] + rng.standard_normal(going.sum()) - SLACK)
+        lengths += going
+        going &= total <= height
+
+    assert lengths.mean() == pytest.approx(run, rel=0.2)
+
+
+@pytest.mark.parametrize("freedom", [3, 5, 20])
+def test_tail_of_many_errors_is_that_of_their_student_t(freedom):
+    many = stdtrit(freedom, (np.arange(4000) + 0.5) / 4000)
+
+    assert _tail(many, 0.001, 1e-9)[1] == pytest.approx(stdtrit(freedom, 1 - 0.0005), rel=0.08)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_value_changes_what_was_said_before_it(seed):
+    values = world(seed, each=3, quiet=60).values
+    values[[100, 101, 240]] = np.nan
+    all_days = judge(values)
+
+    for n in (57, 58, 71, 120, 200, 241, 333, 419):
+        pd.testing.assert_frame_equal(judge(values[:n]), all_days[all_days["position"] < n])
+        changed = np.concatenate([values[:n], values[n:] * 7 + 1])
+        pd.testing.assert_frame_equal(judge(changed)[: n - 56], all_days[all_days["position"] < n])
+
+
+@pytest.mark.parametrize("factor", [1e-6, 7.0, 1e9])
+@pytest.mark.parametrize("base", [2.0, 400.0])  # roots and logarithms
+def test_the_unit_of_a_kpi_does_not_matter(factor, base):
+    values = calm(base=base) * np.where(np.isin(np.arange(300), (150, 200)), 3, 1)
+
+    assert told(values * factor) == told(values) != []
+
+
+def test_a_start_in_other_days_moves_the_positions():
+    values = world(1).values
+
+    assert told(np.append(np.full(10, np.nan), values)) == [(at + 10, kind) for at, kind in told(values)]
+
+
+def test_turning_a_series_over_turns_spikes_into_dips():
+    values = np.random.default_rng(0).standard_normal(300)
+    values[200], values[250] = 9, -9
+
+    assert told(values) == [(200, "spike"), (250, "dip")]
+    assert told(-values) == [(200, "dip"), (250, "spike")]
+
+
+@pytest.mark.parametrize("to", [0.5, 0.78, 1.3, 4.0])
+def test_a_shift_is_one_alarm_and_coming_back_is_none(to):
+    values = calm()
+    values[200:214] *= to
+
+    found = told(values)
+
+    assert [kind for _at, kind in found].count("shift") == 1
+    assert all(200 <= at < 214 for at, _kind in found)
+    assert len(found) <= 3
+
+
+def test_a_lasting_shift_is_learnt():
+    values = calm()
+    values[200:] *= 1.5
+
+    days = judge(values).set_index("position")
+
+    assert days["kind"].iloc[-80:].eq("").all()
+    assert days.loc[299, "expected"] == pytest.approx(1.5 * 400 * WEEK[299 % 7], rel=0.1)
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(0.0, "gap"), (0.3, "gap"), (0.6, "dip"), (2.0, "spike")])
+def test_odd_days_are_named_and_leave_no_mark(factor, kind):
+    values = calm()
+    values[200:202] *= factor
+    missing = np.where(np.isin(np.arange(300), (200, 201)), np.nan, values)
+
+    assert told(values) == [(200, kind), (201, kind)]
+    after = judge(values)["expected"][146:].to_numpy()
+    assert after == pytest.approx(judge(missing)["expected"][146:].to_numpy(), rel=0.02)
+
+
+def test_a_missing_day_is_a_gap_and_a_missing_weekday_is_none():
+    values = calm()
+    values[200] = np.nan
+    values[210:] = np.nan
+    shop = np.where(np.arange(300) % 7 == 6, np.nan, calm())
+
+    assert told(values) == [(200, "gap"), *((at, "gap") for at in range(210, 217))]
+    assert told(shop) == []
+
+
+def test_a_counter_that_stays_at_nothing_is_a_gap_of_a_week_and_then_a_level():
+    values = calm()
+    values[200:] = 0
+
+    assert told(values) == [*((at, "gap") for at in range(200, 207)), (207, "shift")]
+
+
+def test_holidays_are_neither_judged_nor_learnt_from():
+    values, tet = calm(), np.isin(np.arange(300), np.arange(200, 210))
+    values[tet] *= 0.4
+    values[203] = np.nan
+    days = judge(values, holidays=tet)
+
+    assert len(detect(values)) > 2 and days["kind"].eq("").all() and len(days) == 244
+    other = judge(np.where(tet, 9999, values), holidays=tet)
+    pd.testing.assert_frame_equal(other.drop(columns="observed"), days.drop(columns="observed"))
+
+
+def test_start_only_leaves_out_days():
+    values = world(2).values
+    whole = detect(values)
+
+    assert (whole["position"] >= 56).all() and len(whole) > 3
+    for start in (0, 56, 200, 999):
+        rest = whole[whole["position"] >= start].reset_index(drop=True)
+        pd.testing.assert_frame_equal(detect(values, start=start), rest, check_dtype=bool(len(rest)))
+
+
+def test_what_never_moved_or_hardly_ever_sold_is_judged_honestly():
+    rare = np.random.default_rng(1).poisson(0.1, 400)
+
+    assert told([5.0] * 100) == told([0.0] * 100) == told(rare) == []
+    assert told([5.0] * 80 + [0.0] + [5.0] * 20) == [(80, "gap")]
+    assert told([0.0] * 80 + [1.0] + [0.0] * 20) == [(80, "spike")]
+    assert told(np.append(rare[:300], [40])) == [(300, "spike")]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "said"),
+    [
+        ([1.0] * 56, {}, "56 days are known; 56 must pass"),
+        ([np.nan] * 99, {}, "0 days are known"),
+        ([1.0] * 100, {"season": 24}, "192 must pass"),
+        ([1.0] * 99 + [np.inf], {}, "endless"),
+        (np.ones((60, 2)), {}, r"shape \(60, 2\)"),
+        (["a"] * 99, {}, "no number"),
+        ([1.0] * 99, {"false_alarms_per_week": 0}, r"not in \(0, 1\]"),
+        ([1.0] * 99, {"false_alarms_per_week": 1.5}, r"not in \(0, 1\]"),
+        ([1.0] * 99, {"false_alarms_per_week": np.nan}, r"not in \(0, 1\]"),
+        ([1.0] * 99, {"season": 0}, "whole number"),
+        ([1.0] * 99, {"season": 3.5}, "whole number"),
+        ([1.0] * 99, {"holidays": [0] * 98}, "holidays has shape"),
+    ],
+)
+def test_what_cannot_be_judged_is_told(values, options, said):
+    with pytest.raises(KpiError, match=said):
+        detect(values, **options)
 
 
 class TestThreshold:
