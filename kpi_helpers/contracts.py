@@ -32,6 +32,7 @@ class Column:
     after: str | None = None
     below: str | None = None
     one_of: tuple[str, ...] = ()
+    scale: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,9 @@ def _rules(prepared: "ir.Table", c: Column, told: str) -> Iterator[Rule]:
     if told == OPEN:  # one point that cannot part thousands tells of all
         pointed, grouped = typed.notnull() & raw.contains("."), raw.re_search(GROUPED)
         yield Rule(c.name, "ambiguous number", pointed & grouped, settled=pointed & ~grouped)
-    if c.kind == "number" and not c.signed:
+    if c.scale:
+        yield Rule(c.name, "off the scale", typed.notnull() & ~typed.between(*c.scale), "–".join(map(str, c.scale)))
+    elif c.kind == "number" and not c.signed:
         yield Rule(c.name, "credit" if c.money else "negative", typed < 0)
     if c.one_of:
         yield Rule(c.name, "unknown word", typed.notnull() & ~typed.isin(c.one_of), ", ".join(c.one_of))

@@ -26,7 +26,6 @@ from kpi_helpers.timings import best_hours as best_hours
 
 SEEN, HITS = ("reach", "impressions"), ("likes", "comments", "shares")
 MOST = 1000  # pages that are ranked: those seen most
-SCALES = {"csat": (1, 5), "nps": (0, 10)}
 #: what surveys measure, and the least that an answer counts
 ASKED = {"csat": 0, "nps": -1, "brand_awareness": 0, "brand_awareness_aided": 0}
 
@@ -122,13 +121,10 @@ def survey(data: Source, *, as_of: date | None, confidence: float = 0.95) -> Sur
     scores are off their scale.
     """
     rows = data.table("surveys")
-    there = {c: ends for c, ends in SCALES.items() if c in rows.columns}
-    off = {c: _.count(where=~rows[c].between(*ends)) for c, ends in there.items()}
+    off = [p.line() for p in data.check("surveys").problems if p.rule == "off the scale"]
+    require(not off, " ".join(off))
     early = _.answered_at < _.sent_at if "answered_at" in rows.columns else ibis.literal(False)
-    found = rows.aggregate(early_n=_.count(where=early), **off).to_pyarrow().to_pylist()[0]
-    for c, (low, high) in there.items():
-        told = f"surveys.{c}: {found[c]} answers are not on the scale from {low} to {high}."
-        require(not found[c], f"{told} Is it another scale? Convert it in the source, or leave these answers out.")
+    early_n = rows.aggregate(n=_.count(where=early)).to_pyarrow()["n"][0].as_py()
     missing = kpis.feeds(data)
     ids = [k for k in ASKED if not missing[k]]
     f = kpis.scorecard(data, ["survey_response", *ids], by="survey", end=as_of, confidence=confidence)
@@ -138,7 +134,7 @@ def survey(data: Source, *, as_of: date | None, confidence: float = 0.95) -> Sur
     f["worst"] = (f["numerator"] + f["kpi"].map(ASKED) * silent) / f["invited"] * scale
     f["best"] = (f["numerator"] + silent) / f["invited"] * scale
     f = f.rename(columns={"denominator": "answered"})[list(Survey.columns)].reset_index(drop=True)
-    return Survey(frame=f, whole={"early_n": int(found["early_n"]), "confidence": confidence})
+    return Survey(frame=f, whole={"early_n": early_n, "confidence": confidence})
 
 
 def discovery(data: Source, *, as_of: date | None, confidence: float = 0.95) -> Shares:

@@ -72,6 +72,7 @@ BROKEN = [
 def test_every_rule_is_broken_below():
     of_files = {"ragged", "ambiguous number", "micros"}  # tests/test_hostile.py
     of_others = {"not a time", "not a flag", "unknown word", "joined twice"}  # tests/test_mappings.py
+    of_others |= {"off the scale"}  # tests/test_engagement.py
     assert {rule for rule, *_ in BROKEN} | {"not the first day"} | of_files | of_others == RULES  # a period: below
 
 
