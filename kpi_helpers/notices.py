@@ -113,11 +113,11 @@ def _failure(url: str, message: Mapping[str, Any], out: Path) -> str:
 
     try:
         if (service := apprise.Apprise.instantiate(url)) is None:
-            return "no such service"
+            return "apprise does not understand the address"
         (sender := apprise.Apprise()).add(service)
         page, told = out / message["page"], {"title": message["title"], "body": message["text"]}
         attach = str(page) if page.exists() and service.attachment_support else None
         form = apprise.NotifyFormat.HTML  # of which it makes plain text where a service wants that
-        return "" if sender.notify(**told, attach=attach, body_format=form) else "not delivered"
+        return "" if sender.notify(**told, attach=attach, body_format=form) else "refused, or no connection: check host, port and password"
     except Exception as error:  # a service may raise what it likes; its words may hold the address
         return type(error).__name__
