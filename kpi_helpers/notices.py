@@ -118,6 +118,7 @@ def _failure(url: str, message: Mapping[str, Any], out: Path) -> str:
         page, told = out / message["page"], {"title": message["title"], "body": message["text"]}
         attach = str(page) if page.exists() and service.attachment_support else None
         form = apprise.NotifyFormat.HTML  # of which it makes plain text where a service wants that
-        return "" if sender.notify(**told, attach=attach, body_format=form) else "refused, or no connection: check host, port and password"
+        sent = sender.notify(**told, attach=attach, body_format=form)
+        return "" if sent else "refused, or no connection: check host, port and password"
     except Exception as error:  # a service may raise what it likes; its words may hold the address
         return type(error).__name__

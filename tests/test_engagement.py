@@ -256,7 +256,8 @@ class TestSurvey:
         assert row["low"] > true and row["worst"] < true < row["best"]
 
     @pytest.mark.parametrize(
-        ("csat", "nps", "told"), [([6], [9], r"csat: 1 of 1 rows off the scale 1–5"), ([5], [-1], r"nps: 1 .*0–10.*another scale\?")]
+        ("csat", "nps", "told"),
+        [([6], [9], r"csat: 1 of 1 rows off the scale 1–5"), ([5], [-1], r"nps: 1 .*0–10.*another scale\?")],
     )
     def test_scores_off_the_scale(self, engine, csat, nps, told):
         with pytest.raises(KpiError, match=told):
