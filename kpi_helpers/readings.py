@@ -13,13 +13,17 @@ import ibis.expr.types as ir
 import pandas as pd
 
 MEASURE = re.compile(r"(?:rows|(?P<how>sum|distinct) (?P<column>\w+))(?: if (?P<conditions>.+))?")
+SQUARES = ("sq", "xy", "yy", "rows")  # Σx², Σxy, Σy² and rows with y; of a sum without a ratio the first only
 Signed = list[tuple[int, str]]  # 1 or -1, and what is added or taken away
 CONDITION = re.compile(r"(?P<column>\w+)(?: (?P<sign>=|!=|>=|<=) (?P<value>.+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One ratio of sums to read: signed measures above and below the line, and whether squares are wanted too."""
+    """One ratio of sums to read: signed measures above and below the line, and whether their `squares` are wanted too.
+
+    Squares tell how rows differ, for which a ratio needs products and the number of rows as well: see `SQUARES`.
+    """
 
     name: str
     above: tuple[str, ...]
@@ -106,7 +110,7 @@ def read(
 
     A ratio sums only the rows that know both of its parts, so that a channel without clicks does not lend its
     conversions to the conversion rate per click. Columns: ``date`` (day, or first day of the period; none for the
-    whole span of single rows), `by`, then ``<name>__num``, ``__den`` and ``__sq``.
+    whole span of single rows), `by`, then ``<name>__num``, ``__den`` and `SQUARES`.
     """
     table = rows.within(start, end)
     keys: dict[str, Any] = {name: table[name] for name in by}
@@ -117,7 +121,7 @@ def read(
     frame = frame.astype(dict.fromkeys(sums, float))
     found = frame[list(keys)].copy()
     for ask, parts in zip(asks, plans, strict=True):
-        for ending, signed in zip(("num", "den", "sq"), parts, strict=False):
+        for ending, signed in zip(("num", "den", *SQUARES), parts, strict=False):
             if signed:
                 found[f"{ask.name}__{ending}"] = sum(sign * frame[name] for sign, name in signed)
     if "date" in keys:
@@ -147,7 +151,8 @@ def _shared_sums(rows: Rows, table: ir.Table, asks: Sequence[Ask]) -> tuple[dict
             others = {m: frozenset() if each[m][0] == "distinct" else need - {m} for _sign, m in side}
             plan.append([(sign, total(m, others[m], each[m][1], each[m][0])) for sign, m in side])
         if ask.squares:
-            x: Any = sum(sign * each[m][1] for sign, m in above)
-            plan.append([(1, total(ask.above, need, x.cast("float64") * x.cast("float64")))])
+            x, y = (sum(sign * each[m][1].cast("float64") for sign, m in side) for side in (above, below))
+            told = {"sq": x * x} | ({"xy": x * y, "yy": y * y, "rows": (y != 0).ifelse(1, 0)} if below else {})
+            plan += [[(1, total((name, ask.above, ask.below), need, v))] for name, v in told.items()]
         plans.append(plan)
     return dict(named.values()), plans

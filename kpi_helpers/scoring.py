@@ -160,7 +160,7 @@ class Batch(NamedTuple):
 class Cells(NamedTuple):
     """Sums of KPIs (columns) by period and segment (rows `keys`): arrays (n_cells, n_kpis), NaN where unknown.
 
-    `n` counts days, `squared` is how far they lie from the common ratio, `square` sums squares of single rows.
+    `n` counts days or single rows, `squared` is how far they lie from the common ratio, `square` sums squares of rows.
     """
 
     keys: pd.DataFrame
@@ -184,7 +184,9 @@ def _asks(k: Kpi) -> list[tuple[str, Ask]]:
     (table, above), (other, below) = _parted(k.numerator, k.table), _parted(k.denominator, k.table)
     if below and other != table:
         return [(table, Ask(k.id, above)), (other, Ask(f"{k.id}__of", below))]
-    squares = not views.is_daily(table) and (k.kind == "mean" or k.unit == "money")
+    numbers = {c.name for c in TABLES[table].columns if c.kind == "number"} if table in TABLES else set()
+    summed = bool(numbers & {m.lstrip("-") for m in above})  # a row holds many, such as likes of a post
+    squares = not views.is_daily(table) and (k.kind == "mean" or k.unit == "money" or summed)
     asks = [(table, Ask(k.id, above, below, squares))]
     return [*asks, (table, Ask(f"{k.id}__less", k.less[:1], k.less[1:]))] if k.less else asks
 
@@ -233,7 +235,9 @@ def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: 
     num, den = matrix("num"), matrix("den")
     unknown = np.full(num.shape, np.nan)
     if not daily and not level:
-        return Cells(keys, num, den, matrix("sq"), unknown, unknown, matrix("less__num"), matrix("less__den"))
+        ratio = num / np.where(den != 0, den, np.nan)
+        squared = (matrix("sq") - 2 * ratio * matrix("xy") + ratio**2 * matrix("yy")).clip(0)
+        return Cells(keys, num, den, matrix("sq"), matrix("rows"), squared, matrix("less__num"), matrix("less__den"))
     group = keys.groupby(list(keys), sort=True).ngroup().to_numpy()
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -261,8 +265,8 @@ def cells(ks: Sequence[Kpi], frame: pd.DataFrame, keys: pd.DataFrame, *, daily: 
 def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, Floats, Floats]:
     """Value, low and high of each cell, before the KPI's scale.
 
-    Shares: Wilson. Counts: Garwood's for Poisson. Means of units and money of single rows: from their squares.
-    Sums of days: from how the days differ; of two intervals the wider one. Levels are counted: no width.
+    Shares: Wilson. Counts: Garwood's for Poisson. Sums of single rows that hold many or money: from their squares.
+    Means, and ratios of such rows or of days: from how they differ; of two intervals the wider. Levels: no width.
     """
     unit, alone = np.array([k.unit for k in ks]), np.array([not k.denominator for k in ks])
     of = np.where(alone, 1.0, c.den)
@@ -279,8 +283,6 @@ def intervals(ks: Sequence[Kpi], c: Cells, confidence: float) -> tuple[Floats, F
     put(np.isin(unit, ("ratio", "part")) & ~alone & np.isnan(c.n), (counted[0] / of, counted[1] / of))
     put(unit == "share", stats.wilson(c.num, c.den, confidence=confidence))
     put(alone & np.isfinite(c.square), (value - z * np.sqrt(c.square), value + z * np.sqrt(c.square)))
-    margin = stats.ratio_margin(of, of, (c.square - c.num**2 / of).clip(0), confidence=confidence)
-    put(~alone & np.isfinite(c.square), (value - margin, value + margin))
     days, of_day = np.where(alone, c.n, c.den), np.where(alone, c.n, 1)
     margin = stats.ratio_margin(c.n, days, c.squared, confidence=confidence) * of_day
     low, high = np.fmin(low, value - margin), np.fmax(high, value + margin)  # days differ by more than chance

@@ -249,6 +249,36 @@ def test_the_interval_of_a_median_covers_it():
     assert 0.92 <= covered / 400 <= 0.995  # 95%; whole days make it wider, never narrower
 
 
+def posts(rng, runs, each):
+    """Posts of many runs whose likes differ by far more than chance: a few go round."""
+    n = runs * each
+    reach = rng.integers(500, 5000, n)
+    likes = rng.poisson(reach * 0.04 * np.exp(rng.normal(0, 0.6, n) - 0.18))
+    told = {"content_id": np.arange(n).astype(str), "channel": np.repeat(np.arange(runs), each).astype(str)}
+    told |= {"published_at": pd.Timestamp("2026-03-01 10:00"), "reach": reach, "likes": likes, "comments": 0}
+    return pd.DataFrame(told | {"shares": 0})
+
+
+def test_what_posts_earn_varies_from_post_to_post(duckdb_engine):
+    rows = posts(np.random.default_rng(4), 400, 30)
+    found = scorecard(duckdb_engine.source(rows, "content"), ["engagement_rate_reach"], by="channel", end=END)
+    covered = found["low"].le(0.04) & found["high"].ge(0.04)
+
+    assert 0.90 < covered.mean() < 0.98  # by counting likes alone it is 0.18
+    one = rows[rows["channel"] == "0"]
+    x, y = one["likes"], one["reach"]  # Cochran (1977), section 6.3
+    error = np.sqrt(30 / 29 * ((x - x.sum() / y.sum() * y) ** 2).sum()) / y.sum()
+    assert found.set_index("channel").loc["0", "high"] == pytest.approx(x.sum() / y.sum() + 2.04523 * error, rel=1e-6)
+
+
+def test_a_sum_over_posts_varies_with_their_number_and_size(duckdb_engine):
+    rows = posts(np.random.default_rng(5), 1, 30)
+    row = scorecard(duckdb_engine.source(rows, "content"), ["interactions_total"], end=END).iloc[0]
+
+    # compound Poisson: the sum of squares is the variance
+    assert row["high"] - row["value"] == pytest.approx(1.959964 * np.sqrt((rows["likes"] ** 2).sum()), rel=1e-6)
+
+
 def test_the_interval_of_a_mean_covers_it(duckdb_engine):
     rng, covered = np.random.default_rng(8), 0
     talks = pd.DataFrame({"called_at": pd.date_range("2026-01-01", periods=4000, freq="h"), "status": "answered",
