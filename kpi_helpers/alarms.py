@@ -25,6 +25,7 @@ from kpi_helpers.suspects import MOST, WEEKS, Suspects, find_segments, mix_shift
 #: tone of the pill of each kind; days after a shift of level or mix in which the same is not told again
 TONES = {"gap": "none", "spike": "watch", "dip": "watch", "shift": "bad", "mix": "calm"}
 COOL = 7 * WEEKS
+SMALL = 0.05  # a mix that shifted by less is no news, however certain; Cohen (1988) calls w = 0.1 a small effect
 
 
 class Watched(OfKpis):
@@ -166,7 +167,8 @@ def _controlled(values: pd.DataFrame, mixes: Mapping[str, pd.DataFrame], rate: f
                 own["kind"] = own["kind"].where(own["observed"].isna() | (own["kind"] != "gap"), "dip")
             rows.append(own.assign(kpi=key, step=step, date=known.index[own["position"]]))
         for key, judged in mixes.items():
-            own = judged[judged["p"] < rate / 7 / 2**step]
+            far = (judged["now"] - judged["usual"]).abs() >= SMALL * judged["usual"] ** 0.5
+            own = judged[(judged["p"] < rate / 7 / 2**step) & far]
             rows.append(own.assign(kpi=key, step=step))
     found = pd.concat(rows, ignore_index=True).query("kind != ''")
     enough = found.groupby(["date", "step"])["kpi"].transform("size") * 2.0 ** found["step"] >= n

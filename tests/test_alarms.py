@@ -116,7 +116,8 @@ def test_a_calm_shop_says_so_with_its_rate(source):
     calm = watch(source(), IDS, as_of=LAST)
 
     assert calm.alarms.empty and calm.why.empty and calm.to_json()["why"] == []
-    assert "No alarm on 4 KPIs" in calm.sentence() and "0.08 alarm days" in calm.sentence()  # 0.02 a week, four weeks
+    assert "No alarm in the last 28 days (KPIs watched: 4)" in calm.sentence()
+    assert "0.08 alarm days" in calm.sentence()  # 0.02 a week, four weeks
     assert calm.html() == f"<p>{calm.sentence()}</p>"
 
 
@@ -178,6 +179,16 @@ def test_alarms_of_all_kpis_on_one_day_stand_at_the_full_rate(monkeypatch):
     found = alarms._controlled(p, {}, 0.02)
 
     assert found["date"].value_counts().to_dict() == {p.index[40]: 4, p.index[47]: 1}
+
+
+@pytest.mark.parametrize(("now", "told"), [(0.125, False), (0.15, True), (0.09, True)])
+def test_a_mix_that_hardly_shifted_is_no_news_however_certain(now, told):
+    days = pd.date_range("2026-01-01", periods=90)
+    rows = pd.DataFrame({"date": days[80:81], "p": 1e-12, "segment": "Ads", "usual": 0.121, "now": now, "kind": "mix"})
+
+    found = alarms._controlled(pd.DataFrame(index=days), {"orders": rows}, 0.02)
+
+    assert found["segment"].tolist() == ["Ads"] * told
 
 
 # --- bad input
