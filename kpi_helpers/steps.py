@@ -144,11 +144,11 @@ def read_steps(
     keys = ["month", "group", "depth", "open"]
     counts = entered.mutate(month=month, depth=depth, open=running).group_by(keys).aggregate(n=_.count())
     frame = counts.order_by(keys).to_pyarrow().to_pandas()
-    size, name = (60, "minutes") if window_days <= 2 else (86_400, "days")
+    name = "minutes" if window_days <= 2 else "days"
     whole = {
         "unit": unit, "by": by, "window_days": window_days, "until": end.date(), "time_unit": name,
         "n_open": int(frame.loc[frame["open"] == 1, "n"].sum()), "confidence": confidence, "steps": tuple(steps),
-        "counts": frame, "waits": _waits(entered, k, last, size), "issues": counted | _issues(units, k),
+        "counts": frame, "waits": _waits(entered, k, last, name), "issues": counted | _issues(units, k),
     }  # fmt: skip
     return Funnel(frame=_shares(frame, whole["steps"], "group" if by else "", confidence), whole=whole)
 
@@ -220,13 +220,14 @@ def _issues(units: ir.Table, k: range) -> dict[str, int]:
     return {name: int(told[name] or 0) for name in ISSUES[2:]}
 
 
-def _waits(units: ir.Table, k: range, last: Any, size: int) -> pd.DataFrame:
+def _waits(units: ir.Table, k: range, last: Any, name: str) -> pd.DataFrame:
     """Units by the time from each step to the next: those who took it, and those who were waiting when last seen."""
     parts = []
     for i in k[1:]:
         begun, done = units[f"t{i - 1}"], units[f"t{i}"]
         seen = ibis.coalesce(done, ibis.least(units.until, last))
-        waited = ((seen.epoch_seconds() - begun.epoch_seconds()) / size).floor().cast("int64")
+        seconds = seen.epoch_seconds() - begun.epoch_seconds()
+        waited = seconds / 60 if name == "minutes" else (seconds / 86_400).floor().cast("int64")
         told = units.select(step=ibis.literal(i), time=waited, took=done.notnull().ifelse(1, 0), on=begun)
         parts.append(told.filter(_.on.notnull(), _.time >= 0).drop("on"))
     keys = ["step", "time"]
@@ -291,6 +292,11 @@ class StepTimes(Framed):
     columns: ClassVar = ("previous", "step", "n", "events", "share", "median", "low", "high")
     ways: ClassVar = {"step_name": step_name}
 
+    @property
+    def decimals(self) -> int:
+        """Days are counted whole."""
+        return int(self.time_unit == "minutes")
+
     def sentence(self, language: str = "en") -> str:
         rows = self.frame.dropna(subset="median")
         if not len(rows):
@@ -299,7 +305,7 @@ class StepTimes(Framed):
         if not slow["median"]:
             return say("step_times.quick", language, unit=say(f"step_times.one_{self.time_unit}", language))
         step = " → ".join(step_name(slow[k], language) for k in ("previous", "step"))
-        told = {k: number(slow[k], language) for k in ("median", "low", "high")}
+        told = {k: number(slow[k], language, decimals=self.decimals) for k in ("median", "low", "high")}
         unit = say(f"step_times.{self.time_unit}", language)
         return say("step_times.sentence", language, step=step, unit=unit, level=f"{self.confidence:.0%}", **told)
 
