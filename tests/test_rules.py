@@ -35,7 +35,7 @@ class TestLimits:
             "Exclusion rate: above its limit of 25.0% on 2 of the last 3 days, an alert since 4 Nov 2026; "
             "the latest value is 30.0%."
         )
-        assert "vượt ngưỡng 25,0% trong 2 của 3 ngày" in alert["sentence"]["vi"]
+        assert "vượt ngưỡng 25,0% trong 2 trên 3 ngày" in alert["sentence"]["vi"]
 
     def test_what_is_said_is_true_on_a_good_day_of_an_alert(self):
         (alert,) = active({**self.RULE, "below": 0.1}, rows(0.2, 0.3, 0.3, 0.2))
