@@ -12,13 +12,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kpi_helpers.contrasts import rates
-from kpi_helpers.errors import require_known
+from kpi_helpers.errors import require, require_known
 from kpi_helpers.result import Framed, Result, labelled_pill, month, number, percent, say
 from kpi_helpers.stats import Floats, corrected, rate_difference, wilson
-from kpi_helpers.steps import Funnel, by_month, depths, read_steps, stages, step_name, time_to_step
+from kpi_helpers.steps import Funnel, by_month, covered, depths, read_steps, stages, step_name, time_to_step
 
+EXPECTED = 5  # units, below which the score test raises too many alarms
 LEAST = 0.1  # of its rate a step must lose to count as broken: with many units a trifle is clear, too
-__all__ = ["Diagnosis", "by_month", "find_breaks", "read_steps", "stages", "time_to_step", "worth_fixing"]
+__all__ = ["Diagnosis", "by_month", "covered", "find_breaks", "read_steps", "stages", "time_to_step", "worth_fixing"]
 
 
 class Breaks(Framed):
@@ -33,6 +34,7 @@ class Breaks(Framed):
         "returns", "returns_low", "returns_high",
     )  # fmt: skip
     ways: ClassVar = {"step_name": step_name, "labelled_pill": labelled_pill}
+    expected: ClassVar = EXPECTED
 
     @property
     def found(self) -> pd.DataFrame:
@@ -65,6 +67,8 @@ class Breaks(Framed):
         return say(f"breaks.{kind}", language, parts="; ".join(parts), k=len(parts), n=self.n)
 
     def sentence(self, language: str = "en") -> str:
+        if not len(self.frame):
+            return say("breaks.alone", language)
         return f"{say('breaks.sentence', language, **self.told(language))} {self.broke(language)}"
 
 
@@ -72,16 +76,24 @@ def find_breaks(funnel: Funnel, *, after: str | None = None, before: str | None 
     """Tell which step of which segment fell from one month of entry to another, and what setting it right returns.
 
     Parameters: `after`, a month as YYYY-MM, by default the last whose windows are all over; `before`, by default the
-    one before it. Every step of every segment is tested (score test); Holm's method keeps the chance of any false
-    alarm. Raises `KpiError` if a month has no units whose window is over.
+    one before it. Every step of every segment is tested (score test) unless too few units are expected; Holm's method
+    keeps the chance of any false alarm. Empty if only one month can be read. Raises `KpiError` if a month asked for has
+    no units whose window is over, or the two are not in order.
     """
     at = funnel.counts["month"].astype(str).str[:7]
     closed = sorted(set(at[funnel.counts["open"] == 0]))
-    whole_months = [m for m in closed if m not in set(at[funnel.counts["open"] == 1])] or closed or ["?"]
-    after = after or whole_months[-1]
-    before = before or max((m for m in closed if m < after), default="before it")
+    over = pd.Timestamp(funnel.until) - pd.Timedelta(funnel.window_days - 1, "D")  # of those who entered before it
+    after = str(
+        after or max((m for m in closed if (pd.Period(m) + 1).start_time <= over), default=closed[-1:] or "none")
+    )
+    before = str(before or max((m for m in closed if m < after), default=""))
+    if not before:
+        return Breaks.of(
+            (), before="", after=after, by=funnel.by, last=funnel.steps[-1], n=0, confidence=funnel.confidence
+        )
     for asked in (before, after):
         require_known(asked, closed, f"No unit that entered in {asked} has its window behind it.")
+    require(before < after, f"before={before} must be earlier than after={after}.")
     tables = []
     for asked in (before, after):
         names, n = depths(funnel.counts[at == asked], len(funnel.steps), "group" if funnel.by else "")
@@ -89,7 +101,10 @@ def find_breaks(funnel: Funnel, *, after: str | None = None, before: str | None 
     groups = [g for g in dict.fromkeys([*tables[1].index, *tables[0].index]) if g or not funnel.by]
     was, now = (t.reindex(groups, fill_value=0).to_numpy() for t in tables)
     x0, n0, x1, n1 = was[:, 1:], was[:, :-1], now[:, 1:], now[:, :-1]
-    p, level = corrected(rates((x0, n0), (x1, n1)).p_value.ravel(), alpha=1 - funnel.confidence)
+    common = (x0 + x1) / np.where(n0 + n1 > 0, n0 + n1, np.nan)
+    expected = np.minimum(n0, n1) * np.minimum(common, 1 - common)
+    tested = np.where(expected >= EXPECTED, rates((x0, n0), (x1, n1)).p_value, np.nan)
+    p, level = corrected(tested.ravel(), alpha=1 - funnel.confidence)
     found = rates((x0, n0), (x1, n1), alpha=level.reshape(x0.shape))
     later = [np.where(x1 > 0, *ends) for ends in ((now[:, -1:], was[:, -1:]), (x1, x0))]  # none came: as before
     options: dict[str, Any] = {"confidence": funnel.confidence}
@@ -151,6 +166,6 @@ class Diagnosis(Result):
 
     def sentence(self, language: str = "en") -> str:
         if self.breaks is None or not len(self.breaks.found):
-            return (self.breaks or self.funnel).sentence(language)
+            return (self.breaks if self.breaks and len(self.breaks.frame) else self.funnel).sentence(language)
         parts = [self.breaks.named(row, language) for _i, row in self.breaks.found.iterrows()]
         return say("diagnosis.broken", language, parts="; ".join(parts), **self.breaks.told(language))

@@ -1,7 +1,7 @@
 """Units that follow steps as cohorts, read in the engine: step rates, times, and who is still within the window."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -10,8 +10,9 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 from ibis import _
+from scipy.special import ndtri
 
-from kpi_helpers.errors import require, require_known
+from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.recurring import Day, known_day
 from kpi_helpers.result import Framed, number, percent, say
 from kpi_helpers.stats import checked_confidence, kaplan_meier, wilson
@@ -23,6 +24,7 @@ STEP, TIME = ("step", "event", "stage"), ("at", "happened_at", "occurred_at", "t
 STAGES = {"lead": "created_at", "mql": "mql_at", "sal": "sal_at", "opportunity": "opportunity_at",
           "negotiation": "negotiation_at", "won": "won_at"}  # fmt: skip
 NAMED = (*STAGES, "visit", "search", "view", "cart", "checkout", "purchase")
+MOST = 3660  # days of a window
 #: what is counted and told: rows without unit or time; units that never began, whose later step has no time after the
 #: one before, that skipped one, that reached the last more than once, that reached the next one too late
 ISSUES = ("no_unit", "no_time", "no_start", "out_of_order", "skipped", "again", "late")
@@ -97,8 +99,32 @@ def stages(leads: Any) -> ir.Table:
         require_known(column, table.columns, f"The leads have no column {column}.")
     texts = [c for c in table.columns if table[c].type().is_string() or c == "lead_id"]
     there = [(step, c) for step, c in STAGES.items() if c in table.columns]
+    for _step, c in there:
+        _require_time(table, c)
     told = [table.select(*texts, step=ibis.literal(step), at=table[c].cast("timestamp")) for step, c in there]
     return ibis.union(told[0], *(t.filter(_.at.notnull()) for t in told[1:]))
+
+
+def _require_time(table: ir.Table, column: str) -> None:
+    kind = table[column].type()
+    fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
+    require(fine, f"{column} is {kind}, not a date or local time without zone. Convert it, naming its format.")
+
+
+def covered(events: Any, as_of: Day = None) -> date:
+    """Return the last day of the events, or `as_of` if that is earlier: until then units can be followed.
+
+    >>> rows = pd.DataFrame({"at": pd.to_datetime(["2026-03-01", "2026-03-09"])})
+    >>> covered(rows, "2026-03-31"), covered(rows, "2026-03-05")
+    (datetime.date(2026, 3, 9), datetime.date(2026, 3, 5))
+    """
+    table = as_table(events)
+    at = next((c for c in TIME if c in table.columns), TIME[0])
+    require_known(at, table.columns, f"The events have no column {at!r}.")
+    last: date | None = table[at].cast("date").max().to_pyarrow().as_py()
+    if last is None:
+        raise KpiError(f"No row has a time in {at}: check the export and the mapping.")
+    return min(last, known_day(as_of)) if as_of is not None else last
 
 
 def read_steps(
@@ -118,7 +144,7 @@ def read_steps(
     steps : names, two or more, in order
     window_days : whole number of days of 24 hours from the entry, 1 or more, to their very end
     by : column that splits the funnel, as known when a unit enters
-    as_of : last day to read, by default the last in the data
+    as_of : last day that the rows cover, by default their last; see `covered` where a source ends on another day
 
     Raises
     ------
@@ -133,9 +159,10 @@ def read_steps(
     [2, 1]
     """
     checked_confidence(confidence)
-    whole_days = isinstance(window_days, int) and not isinstance(window_days, bool) and window_days >= 1
-    require(whole_days, f"window_days={window_days!r} must be a whole number of days, 1 or more.")
-    rows, counted, end = _rows(events, unit, list(steps), by, as_of)
+    whole_days = isinstance(window_days, int) and not isinstance(window_days, bool) and 1 <= window_days <= MOST
+    require(whole_days, f"window_days={window_days!r} must be a whole number of days, 1 to {MOST}.")
+    steps = [str(step) for step in steps]
+    rows, counted, end = _rows(events, unit, steps, by, as_of)
     units = _followed(rows, len(steps), window_days, split=bool(by)).cache()
     k, last = range(len(steps)), ibis.literal(end)
     depth = sum((units[f"t{i}"].notnull().ifelse(1, 0) for i in k[1:]), units.t0.notnull().ifelse(1, 0))
@@ -160,9 +187,7 @@ def _rows(events: Any, unit: str, steps: list[str], by: str, as_of: Day) -> tupl
     step, at = (next((c for c in known if c in table.columns), known[0]) for known in (STEP, TIME))
     for column in (unit, step, at, *([by] if by else [])):
         require_known(column, table.columns, f"The events have no column {column!r}.")
-    kind = table[at].type()
-    fine = kind.is_date() or (kind.is_timestamp() and kind.timezone is None)
-    require(fine, f"{at} is {kind}, not a date or local time without zone. Convert it, naming its format.")
+    _require_time(table, at)
     who, group = table[unit].cast("string").nullif(""), table[by].cast("string") if by else ibis.literal("")
     rows = table.select(
         who=who, group=group.fill_null(""), step=table[step].cast("string"), at=table[at].cast("timestamp")
@@ -253,8 +278,9 @@ def _shares(counts: pd.DataFrame, steps: Sequence[str], key: str, confidence: fl
 def depths(counts: pd.DataFrame, n_steps: int, key: str) -> tuple[list[str], Any]:
     """Names, all ("") first, then by size or month; and units that reached each step (names, steps), windows over."""
     closed = counts[counts["open"] == 0]
+    closed = closed.assign(group=closed["group"].replace("", "–")) if key == "group" else closed
     split = closed.groupby(key) if key else ()
-    parts = [("", closed), *((str(name)[:7] if key == "month" else name or "–", part) for name, part in split)]
+    parts = [("", closed), *((str(name)[:7] if key == "month" else name, part) for name, part in split)]
     n = [[int(part.loc[part["depth"] > i, "n"].sum()) for i in range(n_steps)] for _name, part in parts]
     order = sorted(range(1, len(parts)), key=lambda i: (0 if key == "month" else -n[i][0], parts[i][0]))
     return [parts[i][0] for i in (0, *order)], np.array(n)[[0, *order]]
@@ -284,9 +310,10 @@ def by_month(funnel: Funnel) -> FunnelMonths:
 
 
 class StepTimes(Framed):
-    """Time from each step to the next of those who take it within the window, in `time_unit`: `median`, interval.
+    """Time from each step to the next of those who take it, in `time_unit`: `median` and its interval.
 
-    `share` takes it in the end (Kaplan-Meier); half of these have by the median. `n` reached the step before.
+    `share` would take it if each had the whole window for it (Kaplan-Meier): more than do within the window since they
+    entered. Half of these have by the median. `n` reached the step before.
     """
 
     columns: ClassVar = ("previous", "step", "n", "events", "share", "median", "low", "high")
@@ -313,14 +340,18 @@ class StepTimes(Framed):
 def time_to_step(funnel: Funnel) -> StepTimes:
     """Tell how long steps take, units that still wait counted as far as they got (Kaplan-Meier).
 
-    A median among those who take the step: of all it is never reached where fewer than half go on.
+    A median among those who take the step: of all it is never reached where fewer than half go on. Its interval holds
+    the shares of them that could be half by the binomial law (order statistics; of fewer than four the end is open).
     """
-    rows = []
+    rows, z = [], float(ndtri((1 + funnel.confidence) / 2))
     for i, step in enumerate(funnel.steps[1:], 1):
         told = funnel.waits[funnel.waits["step"] == i]
         curve = kaplan_meier(told["time"], told["events"], told["waiting"], confidence=funnel.confidence)
         share = float(1 - curve.survival[-1]) if len(told) else 0.0
-        half = curve.reached(share / 2) if share else (np.nan, np.nan, np.nan)
-        n = int(told["events"].sum() + told["waiting"].sum())
-        rows.append((funnel.steps[i - 1], step, n, int(told["events"].sum()), share if n else np.nan, *half))
+        taken = int(told["events"].sum())
+        n, off = taken + int(told["waiting"].sum()), z / 2 / max(taken, 1) ** 0.5
+        half = [
+            curve.reached(share * at)[0] if taken and at <= 1 else np.nan for at in (0.5, max(0.5 - off, 0), 0.5 + off)
+        ]
+        rows.append((funnel.steps[i - 1], step, n, taken, share if n else np.nan, *half))
     return StepTimes.of(rows, time_unit=funnel.time_unit, confidence=funnel.confidence)

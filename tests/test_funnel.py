@@ -1,6 +1,6 @@
 """Funnels as cohorts, what broke in them, and marketing and sales on one page."""
 
-from datetime import date
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -265,7 +265,7 @@ BAD = [
     ({"steps": ["lead", "wonn"]}, r"No row with who and at has the step 'wonn'. Did you mean won\?"),
     ({"steps": ["lead"]}, "must be two or more, each once"),
     ({"steps": ["lead", "won", "lead"]}, "must be two or more, each once"),
-    ({"window_days": 0}, "window_days=0 must be a whole number of days, 1 or more"),
+    ({"window_days": 0}, "window_days=0 must be a whole number of days, 1 to 3660"),
     ({"window_days": 1.5}, "window_days=1.5 must be a whole number"),
     ({"unit": "whom"}, r"no column 'whom'. Did you mean who\?"),
     ({"by": "colour"}, "no column 'colour'"),
@@ -386,24 +386,52 @@ def test_months_without_a_closed_window_are_told():
         funnel.find_breaks(found, before="2026-03", after="2026-05")
 
 
-def test_without_a_break_false_alarms_are_rare():
-    rng, alarms = np.random.default_rng(3), 0
-    rates = np.array([0.5, 0.3, 0.6])
-    base = two_months({"x": (4, 3, 2, 1)}, {"x": (4, 3, 2, 1)}, "abcd")
+# segments, units that enter in the month before and after, rates of the steps
+QUIET = {"equal": (3, 2000, 2000, (0.5, 0.3, 0.6)), "new channels": (20, 20, 1000, (0.02,)),
+         "few before": (20, 30, 600, (0.5, 0.1, 0.3)), "few after": (10, 1000, 20, (0.98, 0.9))}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", QUIET)
+def test_without_a_break_false_alarms_are_rare(case):
+    rng, alarms, (groups, before, after, rates) = np.random.default_rng(3), 0, QUIET[case]
+    steps = "abcd"[: len(rates) + 1]
+    base = two_months({"x": range(len(steps), 0, -1)}, {"x": range(len(steps), 0, -1)}, steps)
     for _run in range(300):
         rows = []
-        for month in ("2026-03-01", "2026-04-01"):
-            for group in "xyz":
-                n = [2000]
+        for month, entered in (("2026-03-01", before), ("2026-04-01", after)):
+            for group in range(groups):
+                n = [entered]
                 for rate in rates:
                     n.append(rng.binomial(n[-1], rate))
                 stop = np.array(n) - np.array([*n[1:], 0])
-                rows += [(pd.Timestamp(month), group, depth, 0, k) for depth, k in enumerate(stop, 1)]
+                rows += [(pd.Timestamp(month), f"{group}", depth, 0, k) for depth, k in enumerate(stop, 1)]
         counts = pd.DataFrame(rows, columns=["month", "group", "depth", "open", "n"])
         drawn = funnel.Funnel(frame=base.frame, whole={**base.whole, "counts": counts})
         found = funnel.find_breaks(drawn, before="2026-03", after="2026-04")
         alarms += bool((found.frame["p"] < 0.05).any())
     assert alarms / 300 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_steps_with_too_few_units_are_not_judged():
+    found = funnel.find_breaks(two_months({"x": (20, 2)}, {"x": (1000, 20)}, "ab"), before="2026-03", after="2026-04")
+
+    assert found.frame["p"].isna().all() and not found.frame["broken"].any() and "Too few" in found.html()
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.1, 1000), (0.5, 300), (0.95, 200)])
+def test_the_interval_of_a_median_time_covers_it(share, n):
+    rng, base = np.random.default_rng(4), two_months({"x": (2, 1)}, {"x": (2, 1)}, "ab")
+    covered = []
+    for _run in range(300):
+        time = np.floor(rng.exponential(20, n) * 1000) / 1000
+        frame = pd.DataFrame({"step": 1, "time": time, "events": (rng.random(n) < share).astype(int)})
+        frame["waiting"] = 1 - frame["events"]
+        frame.loc[frame["waiting"] == 1, "time"] = 400.0
+        waits = frame.groupby(["step", "time"], as_index=False).sum()
+        row = funnel.time_to_step(funnel.Funnel(frame=base.frame, whole={**base.whole, "waits": waits})).frame.iloc[0]
+        covered.append(row["low"] <= 20 * np.log(2) <= row["high"])
+
+    assert 0.91 < np.mean(covered) < 0.985
 
 
 @pytest.mark.parametrize(("was", "now", "later", "n"), [(0.8, 0.2, 0.1, 1000), (0.15, 0.04, 0.05, 7500)])
@@ -456,11 +484,39 @@ def test_the_planted_breaks_are_found_by_device_and_hidden_without():
 
 def test_without_months_the_last_that_is_over_is_compared():
     assert (lambda b: (b.before, b.after))(funnel.find_breaks(sessions())) == ("2026-09", "2026-10")
-    with pytest.raises(KpiError, match="No unit that entered in before it has its window behind it"):
-        funnel.find_breaks(sessions(), after="2026-08")
     none = reached([("u", "a", 0), ("v", "b", 1), ("v", "c", 2)])
-    with pytest.raises(KpiError, match="has its window behind it"):
-        funnel.find_breaks(none)
+    for alone in (funnel.find_breaks(sessions(), after="2026-08"), funnel.find_breaks(none)):
+        assert len(alone.frame) == 0 and "No two months can be compared" in alone.sentence()
+        assert "reached purchase" in funnel.Diagnosis(funnel=sessions(), breaks=alone).sentence() and alone.html("vi")
+    with pytest.raises(KpiError, match="before=2026-10 must be earlier than after=2026-09"):
+        funnel.find_breaks(sessions(), before="2026-10", after="2026-09")
+
+
+def test_a_month_of_which_only_the_first_days_are_known_is_not_compared():
+    entries = [(f"{i}", "a", i / 4) for i in range(4 * 66)]  # March, April and five days of May
+    found = reached(entries + [(f"{i}", "b", i / 4 + 1) for i in range(4 * 60)], "ab", as_of="2026-05-15")
+
+    breaks = funnel.find_breaks(found)
+
+    assert (found.n_open, breaks.before, breaks.after) == (0, "2026-03", "2026-04")
+
+
+def test_units_are_followed_no_longer_than_their_table_goes():
+    rows = events([("u", "a", 0), ("u", "b", 3), ("v", "a", 19)])
+
+    assert funnel.covered(rows, "2027-01-01") == FIRST.date() + timedelta(19)
+    told = {"unit": "who", "steps": ["a", "b"], "window_days": 7}
+    assert funnel.read_steps(rows, **told, as_of=funnel.covered(rows, "2027-01-01")).n_open == 1
+    assert funnel.read_steps(rows, **told, as_of="2027-01-01").n_open == 0  # whoever says so, knows it
+
+
+def test_times_that_are_numbers_or_carry_a_zone_are_refused():
+    leads = pd.DataFrame({"lead_id": ["1"], "created_at": [20260101], "won_at": pd.Timestamp("2026-01-05")})
+    with pytest.raises(KpiError, match="created_at is int64, not a date or local time"):
+        funnel.stages(leads)
+    zoned = leads.assign(created_at=pd.Timestamp("2026-01-01", tz="Asia/Ho_Chi_Minh"))
+    with pytest.raises(KpiError, match=r"created_at is timestamp.*Ho_Chi_Minh.*not a date or local time"):
+        funnel.stages(zoned)
 
 
 def test_a_purchase_on_the_day_of_its_cart_comes_after_it(tmp_path):
