@@ -32,6 +32,7 @@ PAGE = {
     "won": ("lead_customer_rate", "numerator"), "orders": ("orders", "numerator"), "revenue": ("revenue", "numerator"),
     "cost": ("cac", "numerator"), "new_customers": ("cac", "denominator"),
 }  # fmt: skip
+SIGNS = {"up": 1, "down": -1}  # of a KPI's direction
 VERDICTS = ("profit", "loss", "open")
 TONES = {"profit": "good", "loss": "bad", "open": "none", "met": "good", "missed": "bad"} | STATUS_TONES
 
@@ -116,12 +117,13 @@ def page(data: Source, *, start: date | None = None, as_of: date | None = None) 
 class CampaignProfits(Framed):
     """Margin credited to each campaign less its `loaded` cost, with the interval that chance in its orders gives.
 
-    `loaded` is the media cost times what all costs are of it; `verdict`: profit, loss, or open if the interval holds 0.
+    `loaded` is the media cost times what all costs are of it; `verdict`: profit, loss, or open if the interval holds 0
+    or cannot be computed, because margin is unknown on `missing` days with orders, or never differs.
     """
 
     columns: ClassVar = (
         "campaign", "since", "until", "orders", "revenue", "margin", "cost", "loaded", "profit", "low", "high",
-        "verdict",
+        "missing", "verdict",
     )  # fmt: skip
     aside: ClassVar = ("currency",)
     ways: ClassVar = {"mark": lambda kind, words: labelled_pill(TONES[kind], words)}
@@ -145,43 +147,62 @@ def campaign_profits(data: Source, *, as_of: date | None = None, confidence: flo
     if not {"campaign", "spend", "margin"} <= there:
         return CampaignProfits.of((), **whole, factor=math.nan)
     end = data.as_of(as_of.isoformat() if as_of else None)
-    daily = data.table("channel_daily").filter(_.date <= end)
-    summed = {c: daily[c].sum() for c in ("orders", "revenue", "margin", "spend") if c in daily.columns}
-    days = daily.group_by("campaign", "date").aggregate(**summed).order_by("campaign", "date").to_pyarrow().to_pandas()
-    days = days.reindex(columns=["campaign", "date", "orders", "revenue", "margin", "spend"])
-    days = days.astype(dict.fromkeys(days.columns[2:], float)).dropna(subset="campaign")
-    sums = {c: (c, "sum") for c in ("orders", "revenue", "margin")} | {"cost": ("spend", "sum")}
+    days = _campaign_days(data, end)
+    factor = _all_costs(data, days["date"].min(), end) / (days["spend"].sum() or math.nan)  # unnamed campaigns, too
+    factor = max(factor, 1.0) if math.isfinite(factor) else 1.0
+    days = days.dropna(subset="campaign")
+    sums = {c: (c, "sum") for c in ("orders", "revenue", "margin", "missing")} | {"cost": ("spend", "sum")}
     own = days.groupby("campaign").agg(since=("date", "min"), until=("date", "max"), **sums)
-    paid = float(own["cost"].sum())
     own = own[own["cost"] > 0].sort_values(["until", "since"], ascending=False, kind="stable")
-    factor = _all_costs(data, end) / paid if paid else math.nan
-    factor = factor if math.isfinite(factor) else 1.0
+    own["margin"] = own["margin"].where(own["missing"] == 0)
     own["loaded"] = own["cost"] * factor
     own["profit"] = own["margin"] - own["loaded"]
-    half = z * np.sqrt(_spread(data, days, end).reindex(own.index))
-    own["low"], own["high"] = own["profit"] - half, own["profit"] + half
+    variance, none = (v.reindex(own.index) for v in _spread(data, days, end, confidence))
+    half = z * np.sqrt(variance.where(variance > 0))
+    own["low"] = (own["profit"] - half).fillna(own["profit"].where(none > 0))
+    own["high"] = (own["profit"] + half).fillna(own["profit"] + none.where(none > 0))
     own["verdict"] = np.where(own["low"] > 0, "profit", np.where(own["high"] < 0, "loss", "open"))
     frame = own.reset_index()[list(CampaignProfits.columns)]
     return CampaignProfits(frame=frame, whole=whole | {"factor": factor})
 
 
-def _all_costs(data: Source, end: Any) -> float:
-    """Everything that the table of costs holds up to a day; NaN without one."""
+def _campaign_days(data: Source, end: Any) -> pd.DataFrame:
+    """Sums by campaign and day; `missing` is 1 where something was sold, or nothing says so, and margin is unknown."""
+    daily = data.table("channel_daily").filter(_.date <= end)
+    summed = {c: daily[c].sum() for c in ("orders", "revenue", "margin", "spend") if c in daily.columns}
+    days = daily.group_by("campaign", "date").aggregate(**summed).order_by("campaign", "date").to_pyarrow().to_pandas()
+    days = days.reindex(columns=["campaign", "date", "orders", "revenue", "margin", "spend"])
+    days = days.astype(dict.fromkeys(days.columns[2:], float))
+    sold = (days["orders"] > 0) | (days["revenue"].fillna(0) != 0)
+    if not {"orders", "revenue"} & set(summed):
+        sold = days["spend"] > 0
+    never = days.groupby("campaign")[["margin", "orders", "revenue"]].transform("count").sum(axis=1) == 0
+    return days.assign(missing=((sold | never) & days["margin"].isna()).astype(int))
+
+
+def _all_costs(data: Source, start: Any, end: Any) -> float:
+    """Everything that the table of costs holds in the days of the channels; NaN without one."""
     if "costs" not in data.tables:
         return math.nan
     costs = data.table("costs")
-    return float(costs.filter(costs.date <= end).amount.sum().to_pyarrow().as_py() or math.nan)
+    return float(costs.filter(costs.date.between(start, end)).amount.sum().to_pyarrow().as_py() or math.nan)
 
 
-def _spread(data: Source, days: pd.DataFrame, end: Any) -> pd.Series:
-    """Variance of each campaign's margin: Σm² of its orders, or n·s² of its days."""
+def _spread(data: Source, days: pd.DataFrame, end: Any, confidence: float) -> tuple[pd.Series, pd.Series]:
+    """Variance of each campaign's margin: Σm² of its orders, or n·s² of its days; and where it has no order at all,
+    the margin that as many orders would bring as chance may have kept away (Poisson)."""
     if "orders" in data.tables and {"campaign", "margin"} <= set(data.columns("orders")):
         orders = data.table("orders").filter(_.ordered_at.cast("date") <= end)
         m = orders.margin.cast("float64")
-        told = orders.group_by("campaign").aggregate(v=(m * m).sum()).to_pyarrow().to_pandas()
-        return told.dropna().set_index("campaign")["v"]
+        told = {"v": (m * m).sum(), "m": m.sum(), "known": m.count(), "n": orders.count()}
+        own = orders.group_by("campaign").aggregate(**told).to_pyarrow().to_pandas().dropna(subset="campaign")
+        own, mean = own.set_index("campaign"), own["m"].sum() / max(own["known"].sum(), 1)
+        names = pd.Index(days["campaign"].unique()).difference(own.index)
+        return own["v"] * own["n"] / own["known"].where(own["known"] > 0), pd.Series(
+            -math.log((1 - confidence) / 2) * mean, names
+        )
     of = days.groupby("campaign")["margin"]
-    return of.var(ddof=1) * of.count()
+    return of.var(ddof=1) * of.count(), pd.Series(dtype=float)
 
 
 class Goals(Framed):
@@ -198,6 +219,8 @@ class Goals(Framed):
         if not len(self.summary):
             return say("goals.none", language)
         row = self.summary.iloc[0]
+        if not math.isfinite(row["actual"]):
+            return say("goals.unknown", language, campaign=row["campaign"])
         told = {k: measure(row[k], declared()[row["kpi"]].unit, language, self.currency) for k in ("actual", "planned")}
         told |= {"campaign": row["campaign"], "kpi": declared()[row["kpi"]].name[language].lower()}
         return say("goals.sentence", language, done=int(row["done"]), days=int(row["days"]), **told)
@@ -207,19 +230,26 @@ def goals(data: Source, *, as_of: date | None = None, newest: int = 1) -> Goals:
     """Follow the targets of the newest campaigns day by day: the planned share of the days so far against the result.
 
     A day's share is that of the same day a year before in the sum of all channels, or even where that is not known.
-    The rest is projected by these shares; how days differed from them gives the chance (Student's t).
+    The rest is projected by these shares; how days differed from them gives the chance (Student's t). Only KPIs of
+    which more, or less, is better have goals; a campaign that no row names has no result.
     """
     whole = {"currency": data.currency()}
     heads = ["campaign", "kpi", "target", "days", "done", "planned", "actual", "projected", "chance", "status"]
     summary = pd.DataFrame(columns=heads)
-    if kpis.feeds(data)["campaign_success"]:
+    missing = kpis.feeds(data)
+    if missing["campaign_success"]:
         return Goals.of((), summary=summary, **whole)
     end = pd.Timestamp(data.as_of(as_of.isoformat() if as_of else None))
     asked = data.table("targets").to_pyarrow().to_pandas()
     asked = asked.assign(**{c: pd.to_datetime(asked[c]) for c in ("starts_on", "ends_on")})
     asked = asked[(asked["starts_on"] <= end) & asked["kpi"].isin(declared())]
-    last = asked.drop_duplicates("campaign").sort_values(["starts_on", "campaign"])["campaign"].tail(newest)
-    ks = [kpis.kpi(k) for k in sorted(set(asked["kpi"])) if kpis.kpi(k).numerator == (k,)]
+    begun = asked.groupby("campaign", as_index=False)["starts_on"].max().sort_values(["starts_on", "campaign"])
+    last = begun["campaign"].tail(newest)
+    ks = [
+        k
+        for k in map(kpis.kpi, sorted(set(asked["kpi"])))
+        if k.numerator == (k.id,) and k.direction in SIGNS and not missing[k.id]
+    ]
     sums = kpis.daily_sums(data, ks, by="campaign", until=end.date()) if ks and len(last) else pd.DataFrame()
     parts, rows = [], []
     for t in asked[asked["campaign"].isin(last) & asked["kpi"].isin([k.id for k in ks])].itertuples():
@@ -228,12 +258,17 @@ def goals(data: Source, *, as_of: date | None = None, newest: int = 1) -> Goals:
         share = _shape(every[f"{t.kpi}__num"].groupby(level=0).sum(), days)
         own, done = every[every["segment"] == t.campaign][f"{t.kpi}__num"], days[days <= end]
         came, goal = own.reindex(done).fillna(0.0).to_numpy(dtype=float), float(t.target) * share[: len(done)]
+        sign = SIGNS[kpis.kpi(t.kpi).direction]
+        if t.campaign not in set(sums["segment"]):
+            came = np.full(len(done), math.nan)
         so_far = {"goal_so_far": goal.cumsum(), "actual_so_far": came.cumsum()}
         names = {"campaign": t.campaign, "kpi": t.kpi, "date": done.date}
         parts.append(pd.DataFrame(names | {"goal": goal, "actual": came} | so_far))
         projected, chance = _odds(came, share, float(t.target))
+        chance = chance if sign > 0 else 1 - chance
         status = rank(chance, STATUSES) if math.isfinite(chance) else "not enough data"
-        status = ("met" if came.sum() >= t.target else "missed") if len(done) == len(days) else status
+        over = ("met" if sign * came.sum() >= sign * t.target else "missed") if math.isfinite(came.sum()) else status
+        status = over if len(done) == len(days) else status
         told = (float(t.target), len(days), len(done), goal.sum(), came.sum(), projected, chance, status)
         rows.append((t.campaign, t.kpi, *told))
     if not rows:
@@ -253,7 +288,7 @@ def _shape(total: pd.Series, days: pd.DatetimeIndex) -> Any:
 def _odds(came: Any, share: Any, target: float) -> tuple[float, float]:
     """Projected total, and the chance that it reaches the target: days to come miss their shares as those so far."""
     done, rest = len(came), share[len(came) :]
-    if done < 2 and len(rest):
+    if (done < 2 and len(rest)) or not np.isfinite(came).all():
         return math.nan, math.nan
     total = project(came, share)
     missed = float((came / (total * share[:done])).std(ddof=1)) if total else 0.0  # relative: large days miss by more

@@ -610,6 +610,54 @@ def test_a_campaign_pays_loses_or_cannot_be_told(tmp_path, n, verdict):
     assert (row["verdict"], row["cost"], row["loaded"]) == (verdict, 30_000, 30_000)
 
 
+def channels(tmp_path, rows, **tables):
+    """Daily rows of a channel: tuples of campaign, orders, spend and margin, a row a day and campaign, and tables."""
+    for name, table in {"channel_daily": rows, **tables}.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    return sales.campaign_profits(connect(tmp_path))
+
+
+def ads(**columns):
+    told = {"date": pd.date_range("2026-03-01", periods=20), "channel": "Ads", "campaign": "X", "spend": 100.0}
+    return pd.DataFrame(told | columns)
+
+
+def test_a_margin_that_is_not_known_is_no_loss(tmp_path):
+    margin = np.where(np.arange(20) < 15, np.nan, 150.0 + np.arange(20))
+    found = channels(tmp_path, ads(orders=3, margin=margin))
+    row = found.frame.iloc[0]
+
+    assert row["missing"] == 15 and row["verdict"] == "open" and np.isnan([row["profit"], row["low"]]).all()
+    assert "margin unknown on 15 days" in found.html() and "nan" not in found.html()
+    none = channels(tmp_path, ads(orders=0, margin=np.where(np.arange(20) < 15, np.nan, 150.0))).frame.iloc[0]
+    assert (none["missing"], none["margin"]) == (0, 750)  # days without an order have no margin
+
+
+def test_a_margin_that_never_differs_tells_nothing_of_chance(tmp_path):
+    row = channels(tmp_path, ads(margin=101.0)).frame.iloc[0]
+
+    assert (row["profit"], row["verdict"]) == (20, "open") and np.isnan(row["low"])
+
+
+def test_a_campaign_without_any_order_lost_its_cost(tmp_path):
+    orders = pd.DataFrame({"order_id": range(50), "customer_id": "c", "ordered_at": "2026-03-02", "margin": 10,
+                           "campaign": "Y"})  # fmt: skip
+    row = channels(tmp_path, ads(orders=0, margin=0.0), orders=orders).frame.iloc[0]
+
+    assert (row["profit"], row["low"], row["verdict"]) == (-2000, -2000, "loss")
+    assert row["high"] == pytest.approx(-2000 + 3.6889 * 10, abs=0.01)  # Poisson: none came, at most 3.69 expected
+
+
+def test_costs_are_shared_by_all_spend_of_the_same_days(tmp_path):
+    rest = ads(campaign=None, spend=900.0, margin=0.0, orders=0)
+    rows = pd.concat([ads(orders=3, margin=150.0 + np.arange(20)), rest])
+    days = pd.date_range("2026-02-09", periods=40)  # as many days before as in the channels' table
+    costs = pd.DataFrame({"date": days, "channel": "Ads", "category": "ads", "amount": 1000.0})
+    found = channels(tmp_path, rows, costs=costs)
+
+    assert found.factor == pytest.approx(1) and found.frame["loaded"].tolist() == [2000]
+
+
 def test_the_interval_of_a_campaign_covers_its_expected_profit():
     rng, hits, runs = np.random.default_rng(1), 0, 3000
     for _run in range(runs):  # a compound Poisson sum of margins with mean 100 and 200 orders expected
@@ -633,6 +681,30 @@ def test_goals_share_the_target_by_the_days_of_last_year():
     assert set(over["status"]) <= {"met", "missed"} and over["planned"].tolist() == pytest.approx(
         over["target"].tolist()
     )
+
+
+def wanted(campaign="Spring", kpi="orders", target=600, first="2026-03-01"):
+    return {"campaign": campaign, "kpi": kpi, "target": target, "starts_on": first, "ends_on": "2026-03-30"}
+
+
+def test_a_campaign_that_no_row_names_is_not_missed(tmp_path):
+    found = sales.goals(shop(tmp_path, 14, targets=pd.DataFrame([wanted("spring")])))
+
+    assert found.summary["status"].tolist() == ["not enough data"] and found.summary["actual"].isna().all()
+    assert "spring cannot be followed, because no row" in found.sentence() and "nan" not in found.html()
+
+
+def test_only_kpis_of_which_more_or_less_is_better_have_goals(tmp_path):
+    targets = pd.DataFrame([wanted(kpi="spend", target=1000), wanted(kpi="orders")])
+
+    assert sales.goals(shop(tmp_path, 14, targets=targets)).summary["kpi"].tolist() == ["orders"]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2], [2, 1, 0]])
+def test_the_newest_campaign_does_not_depend_on_the_order_of_rows(tmp_path, order):
+    rows = [wanted("P"), wanted("P", "revenue", first="2026-03-10"), wanted("Q", first="2026-03-05")]
+
+    assert sales.goals(shop(tmp_path, 14, targets=pd.DataFrame(rows).iloc[order])).summary["campaign"][0] == "P"
 
 
 def test_goals_without_a_year_before_are_even(tmp_path):
