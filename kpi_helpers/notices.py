@@ -28,7 +28,7 @@ def targets() -> dict[str, str]:
     place = Path(os.environ.get(CONFIG, HOME)).expanduser()
     try:
         told = yaml.safe_load(place.read_text(encoding="utf-8")) if place.is_file() else []
-    except (yaml.YAMLError, UnicodeDecodeError):  # its message would quote the line
+    except (yaml.YAMLError, ValueError):  # its message would quote the line
         raise KpiError(f"{place} is no YAML in UTF-8. Write one address a line: '- scheme://...'.") from None
     fine = isinstance(told or [], list) and all(isinstance(url, str) for url in told or [])
     require(fine, f"{place} must be a list of addresses, each '- scheme://...'.")
@@ -74,8 +74,12 @@ def _state(out: Path, tell: Callable[[str], None]) -> tuple[dict[str, str], list
     """Alerts that were told, with the last day on which they were, and messages that wait."""
     try:
         told = json.loads((out / STATE).read_text(encoding="utf-8")) if (out / STATE).exists() else {}
-        return dict(told.get("seen", {})), list(told.get("waiting", []))
-    except (OSError, ValueError, TypeError, AttributeError):
+        seen, waiting = dict(told.get("seen", {})), list(told.get("waiting", []))
+        for message in waiting:
+            _ = message["title"] + message["text"] + message["page"], message["tried"] + len(message["done"])
+        _ = "".join(seen.values())
+        return seen, waiting
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         tell(f"notify: {STATE} could not be read; what is active is sent again")
         return {}, []
 

@@ -4,20 +4,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, timedelta
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from kpi_helpers.catalogue import ALIASES, declared, kpi
+from kpi_helpers.catalogue import ALIASES, Kpi, declared, kpi
 from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.mappings import locate
 from kpi_helpers.monitors import threshold
 from kpi_helpers.result import LANGUAGES, Text, both_say, day, measure, plain
+from kpi_helpers.stats import Floats
 
 ANY = "*"  # every KPI that the notebook watches
+MOST_DAYS = 366  # that a limit may look back
 RECENT_DAYS = 7  # a monitor's alarm is told so long; deliveries are not repeated
 
 
@@ -57,7 +58,7 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
     require(place.is_file(), f"There is no file of alert rules {path}.")
     try:
         told = yaml.safe_load(place.read_text(encoding="utf-8")) or []
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist
         raise KpiError(f"{place.name} is no YAML in UTF-8: {error}") from error
     require(isinstance(told, list), f"{place.name} must be a list of rules, each beginning with '- kpi: ...'.")
     rules = tuple(_rule(given, f"{place.name}, rule {i}") for i, given in enumerate(told, 1))
@@ -83,8 +84,11 @@ def _rule(given: Any, at: str) -> Rule:
         require(key not in given or right, f"{at}: {key} is {given.get(key)!r}, not {what}.")
     rule = replace(Rule(**given), kpi=ALIASES.get(given["kpi"], given["kpi"]))
     limits = rule.above is not None or rule.below is not None
-    endless = [v for v in (rule.above, rule.below) if v is not None and not isfinite(v)]
-    require(not endless, f"{at}: {endless} is no limit. Write a number such as 0.25.")
+    for limit in (rule.above, rule.below):
+        require(
+            limit is None or abs(limit) < 1e300, f"{at}: {str(limit)[:20]} is no limit. Write a number such as 0.25."
+        )
+    require(rule.of <= MOST_DAYS, f"{at}: of is {rule.of}, more than {MOST_DAYS} days.")
     plainly = all(isinstance(v, str | int | float) for v in rule.where.values())
     require(plainly, f"{at}: where is {rule.where!r}; each column needs one value, such as channel: Email.")
     require(limits != rule.monitor, f"{at}: give above, below or both; or else monitor: true.")
@@ -134,28 +138,45 @@ def _monitored(rows: Sequence[Mapping[str, Any]], as_of: str) -> list[dict[str, 
 
 def _broken(rule: Rule, rows: Sequence[Mapping[str, Any]], as_of: str) -> list[dict[str, Any]]:
     """The limit of a rule, if it is broken on the last day; of a single value, if that breaks it."""
-    dated, single = {(row["date"], row["value"]) for row in rows if row.get("date")}, {row["value"] for row in rows}
-    by_day, k = dict(dated), kpi(rule.kpi)
+    dated = {(row["date"], row["value"]) for row in rows if row.get("date") and row["date"] <= as_of}
+    by_day, single, k = dict(dated), {row["value"] for row in rows if not row.get("date")}, kpi(rule.kpi)
     alert = {"kpi": rule.kpi, "low": rule.below, "high": rule.above, "date": as_of, "value": None}
-    if len(dated) > len(by_day) or (not dated and len(single) > 1):
-        why = both_say("alert.unclear", name=k.name, n=len(single), rule=rule.label)
+    steps = np.diff(np.array(sorted(by_day), dtype="datetime64[D]")).astype(int)
+    coarse = len(steps) > 0 and steps.min() > 1
+    if coarse or len(dated) > len(by_day) or (not dated and len(single) > 1):
+        word = "coarse" if coarse else "unclear"
+        why = both_say(f"alert.{word}", name=k.name, n=len({row["value"] for row in rows}), rule=rule.label)
         return [{**alert, "kind": "unclear", "sentence": why._asdict(), "muted": True}]
-    days, (sustain, of) = sorted(by_day), (rule.sustain, rule.of) if by_day else (1, 1)
-    values = np.array([by_day[d] for d in days] if by_day else [*single], dtype=float)
-    at = threshold(values, above=rule.above, below=rule.below, sustain=sustain, of=of)
+    days = sorted(by_day)
+    if days:
+        last_day = as_of if as_of[:1].isdigit() else days[-1]  # a source without any date is "undated"
+        first, last, now = (date.fromisoformat(d) for d in (days[0], days[-1], last_day))
+        if (now - last).days >= RECENT_DAYS:  # what was, is no alert of today
+            return []
+        days = [(first + timedelta(i)).isoformat() for i in range((last - first).days + 1)]
+    values = np.array([by_day.get(d) for d in days] if days else [*single], dtype=float)
+    for kind, limit in (("above", rule.above), ("below", rule.below)):
+        if limit is not None and (found := _beyond(rule, k, kind, limit, days, values)):
+            return [{**alert, **found}]
+    return []
+
+
+def _beyond(rule: Rule, k: Kpi, kind: str, limit: float, days: Sequence[str], values: Floats) -> dict[str, Any]:
+    """What an alert says of one limit that is broken on the last of `days`, or by a single value; else nothing."""
+    sustain, of = (rule.sustain, rule.of) if days else (1, 1)
+    at = threshold(values, above=limit if kind == "above" else None, below=limit if kind == "below" else None,
+                   sustain=sustain, of=of)  # fmt: skip
     if len(at) == 0 or at[-1] != len(values) - 1:
-        return []
-    over = values > (np.inf if rule.above is None else rule.above)
-    broken = np.flatnonzero(over | (values < (-np.inf if rule.below is None else rule.below)))
-    kind, last = "above" if over[broken[-1]] else "below", float(values[np.isfinite(values)][-1])
-    told = {"name": k.name, "n": int((broken >= len(values) - of).sum()), "of": of}
-    for name, v in (("limit", rule.above if kind == "above" else rule.below), ("value", last)):
+        return {}
+    broken = np.flatnonzero(values > limit if kind == "above" else values < limit)
+    last, first = float(values[np.isfinite(values)][-1]), int(at[np.flatnonzero(np.diff(at, prepend=-2) != 1)[-1]])
+    told: dict[str, Any] = {"name": k.name, "n": int((broken >= len(values) - of).sum()), "of": of}
+    for name, v in (("limit", limit), ("value", last)):
         told[name] = Text(*(measure(v, k.unit, language, "") for language in LANGUAGES))
-    first = int(at[np.flatnonzero(np.diff(at, prepend=-2) != 1)[-1]])
-    if begun := by_day and first < of:  # before that day too few are known to tell
-        alert["open"] = True
-    if by_day:
-        alert["date"], since = days[first], Text(*(day(date.fromisoformat(days[first]), lang) for lang in LANGUAGES))
-        told["since"] = both_say("alert.or_earlier", day=since) if begun else since
-    why = both_say(f"alert.{kind if by_day else kind + '_once'}", **told)
-    return [{**alert, "kind": kind, "value": last, "sentence": {lang: plain(why[lang]) for lang in LANGUAGES}}]
+    found: dict[str, Any] = {"kind": kind, "value": last}
+    if days:
+        found |= {"date": days[first], "open": first < of}  # before that day too few are known to tell
+        since = Text(*(day(date.fromisoformat(days[first]), lang) for lang in LANGUAGES))
+        told["since"] = both_say("alert.or_earlier", day=since) if found["open"] else since
+    why = both_say(f"alert.{kind if days else kind + '_once'}", **told)
+    return {**found, "sentence": {lang: plain(why[lang]) for lang in LANGUAGES}}

@@ -162,11 +162,12 @@ def test_a_corrected_address_gets_what_waited_and_the_others_do_not_again(out, h
 
 def test_a_record_that_cannot_be_read_is_begun_anew(out, hook, told, monkeypatch):
     monkeypatch.setenv("KPI_NOTIFY_URLS", hook_url(hook.server_address[1]))
-    for broken in ("{", "[]", '{"seen": 3}'):
+    every = ("{", "[]", '{"seen": 3}', '{"waiting": [{}]}', '{"waiting": ["x"]}', '{"seen": {"a": null}}')
+    for broken in every:
         (out / notices.STATE).write_text(broken, encoding="utf-8")
         notices.deliver(out, [record(alert())], told.append)
 
-    assert len(hook.taken) == 3 and sum("could not be read" in line for line in told) == 3
+    assert len(hook.taken) == 6 and sum("could not be read" in line for line in told) == 6
 
 
 def test_a_record_that_cannot_be_written_is_told(out, hook, told, monkeypatch):

@@ -18,7 +18,7 @@ def result(told, **more):
     return {"name": "watched", "sentence": {"en": "x", "vi": "x"}, "rows": told, **more}
 
 
-def active(rule, told, as_of=20):
+def active(rule, told, as_of=8):
     return evaluate([Rule(**rule)], [result(told)], DAY.format(as_of))
 
 
@@ -61,13 +61,13 @@ class TestLimits:
         table = {**result([{"kpi": "exclusion_rate", "value": v} for v in (0.1, 0.3)]), "name": "table"}
         told = [table, result(rows(0.3, 0.3))]
 
-        assert evaluate([Rule(**self.RULE)], told, DAY.format(20))[0]["kind"] == "above"  # days come first
+        assert evaluate([Rule(**self.RULE)], told, DAY.format(8))[0]["kind"] == "above"  # days come first
         assert evaluate([Rule(**self.RULE, where={"result": "table"})], told, DAY.format(20))[0]["kind"] == "unclear"
 
     def test_each_of_two_rules_of_a_kpi_is_told(self):
         two = [Rule(**self.RULE), Rule(kpi="exclusion_rate", above=0.29, owner="Lan")]
 
-        assert {a["owner"] for a in evaluate(two, [result(rows(0.2, 0.3, 0.3))], DAY.format(20))} == {"", "Lan"}
+        assert {a["owner"] for a in evaluate(two, [result(rows(0.2, 0.3, 0.3))], DAY.format(3))} == {"", "Lan"}
 
     def test_it_keeps_the_day_of_its_beginning_while_it_lasts_and_then_ends(self):
         for told, since in (((0.3, 0.3, 0.3, 0.3), 2), ((0.3, 0.3, 0.2, 0.3), 2), ((0.3, 0.3, 0.2, 0.2, 0.3, 0.3), 6)):
@@ -78,6 +78,27 @@ class TestLimits:
         (alert,) = active({"kpi": "orders", "below": 50}, rows(60, 40, None, 30, kpi="orders"))
 
         assert (alert["kind"], alert["value"], alert["date"]) == ("below", 30, DAY.format(4))
+
+    def test_days_after_the_run_and_long_before_it_are_no_alert_of_today(self):
+        told = rows(0.2, 0.2, 0.2, 0.3, 0.3)
+
+        assert active(self.RULE, told, as_of=3) == [] and active(self.RULE, told, as_of=5)
+        assert active(self.RULE, told, as_of=11) and active(self.RULE, told, as_of=12) == []
+        assert evaluate([Rule(**self.RULE)], [result(told)], "undated")
+
+    def test_days_that_are_missing_are_days(self):
+        told = [rows(0.3)[0], rows(0.3, first=7)[0]]
+        daily = [*rows(0.1, 0.1), *told[1:]]
+
+        assert active(self.RULE, daily) == []  # one of the last three days
+        assert active(self.RULE, told)[0]["kind"] == "unclear"
+        assert "is not given day by day here" in active(self.RULE, told)[0]["sentence"]["en"]
+
+    def test_days_beyond_either_limit_are_not_added_up(self):
+        rule = {"kpi": "orders", "above": 10, "below": 2}
+
+        assert active(rule, rows(1, 5, 20, kpi="orders")) == []
+        assert [a["kind"] for a in active(rule, rows(1, 20, 1, kpi="orders"))] == ["below"]
 
     def test_a_single_value_is_enough_where_there_are_no_days(self):
         told = [{"kpi": "exclusion_rate", "value": 0.3}]
@@ -122,6 +143,9 @@ class TestMonitors:
 
 BAD = {
     "- kpi: exclusion_rat\n  above: 1": "rule 1: there is no KPI 'exclusion_rat'. Did you mean exclusion_rate",
+    "- kpi: orders\n  above: 1\n  mute_until: 2026-02-30": "no YAML in UTF-8: day is out of range",
+    f"- kpi: orders\n  above: {10**400}": "is no limit. Write a number such as 0.25",
+    "- kpi: orders\n  above: 1\n  of: 10000000000": "of is 10000000000, more than 366 days",
     "- kpi: orders\n  abov: 1": "'abov' is no part of a rule. Did you mean above",
     "- kpi: orders": "give above, below or both; or else monitor: true",
     "- kpi: orders\n  above: 1\n  monitor: true": "give above, below or both; or else monitor",
