@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import betainc, ndtri, stdtr
 
-from kpi_helpers.errors import require, require_known
+from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, measure, percent, say
 from kpi_helpers.stats import Floats
 
 #: a day's shares are compared with those of so many weeks; so many judged days tell how far they usually lie off
 WEEKS, LEAST, MOST = 4, 28, 56
+RARE = 0.01  # usual shares are taken to be no smaller
 CHI2_MEDIAN = 0.4549  # with one degree of freedom
 Cells = Mapping[tuple[str, ...], tuple[Any, pd.DataFrame]]  # dimensions -> number of each leaf's cell, cells by number
 
@@ -39,31 +40,38 @@ class Suspects(Framed):
 
 def find_segments(
     before: pd.DataFrame, after: pd.DataFrame, dimensions: Sequence[str], *, numerator: str, denominator: str = "",
-    level: float = 0.05, most: int = 3, inflation: float = 1.0,
+    level: float = 0.05, most: int = 3, inflation: float | None = None,
 ) -> Suspects:  # fmt: skip
     """Search all cells of one and two dimensions for those that moved otherwise than the rest, relative to their size.
 
     Score test that a cell changed by the factor common to all, leaf by leaf: shifts between leaves raise no suspicion.
     Bonferroni over all cells is the gate for noise; the top is taken, its rows leave, and so on. Counts vary as Poisson
-    or binomial ones, times `inflation`; where rows have a `date`, as they varied over the days before: all cells, and
-    by shocks to whole cells. McCullagh & Nelder (1989), Generalized Linear Models, section 9.3. Parameters: `before`
-    and `after`, rows of sums with the columns `dimensions`, `numerator`, `denominator` (none: sums a day or period are
-    compared); `level`, chance to name any segment where none differs; `most`, segments named at most. Raises `KpiError`
-    if sums are impossible, or fractions have neither days nor inflation to tell how they vary.
+    or binomial ones, times `inflation`, at least; where rows have a `date`, as they varied over the days before: all
+    cells, and by shocks to whole cells. Days are taken as alike and apart: where shares of cells wander from day to day
+    or errors are as heavy as Student's with 3 degrees, `level` is missed by up to 2.5 times. McCullagh & Nelder (1989),
+    Generalized Linear Models, section 9.3. Parameters: `before` and `after`, rows of sums with the columns
+    `dimensions`, `numerator`, `denominator` (none: sums a day or period are compared); `inflation`, needed without
+    dates: 1 says that sums are counts of independent things; `level`, chance to name any segment where none differs;
+    `most`, segments named at most. Raises `KpiError` if sums are impossible, or have neither days nor inflation to tell
+    how they vary.
 
     >>> rows = pd.DataFrame({"device": ["mobile", "desktop"], "n": [1000, 900], "orders": [50, 45]})
     >>> find_segments(rows, rows.assign(orders=[20, 46]), ["device"], numerator="orders", denominator="n").segment
     ('device = mobile', '')
     """
     x, d, leaves = _periods(before, after, list(dimensions), numerator, denominator)
-    known = not (x % 1).any() or x.shape[1] > 2 or inflation > 1
-    require(known, f"{numerator} holds fractions: give rows a day with a column date, or inflation, how far they vary.")
+    counts = bool(denominator) and not (x % 1).any() and bool((x <= d).all())
+    need = f"How far {numerator} varies by chance is not known: give rows a day with a column date, or inflation"
+    fine = x.shape[1] > 2 or inflation is not None or counts
+    require(fine, f"{need} (1 for counts of independent things; money varies more).")
+    least = 1.0 if inflation is None else inflation
+    require(least >= 1, f"inflation={inflation}: 1 for counts, more for what varies more.")
     cells, found, left = {}, list[tuple[str, Any, float]](), np.ones(len(leaves), bool)
     for names in (list(some) for size in (1, 2) for some in combinations(leaves, size)):
         cells[tuple(names)] = leaves.groupby(names, sort=False).ngroup().to_numpy(), leaves[names].drop_duplicates()
     tested, counted = sum(len(labels) for _code, labels in cells.values()), bool(denominator and (x <= d).all())
     while len(found) < most:
-        top = _top(x * left[:, None], d * left[:, None], cells, inflation, counted, level / tested)
+        top = _top(x * left[:, None], d * left[:, None], cells, least, counted, level / tested)
         if not top:
             break
         (code, labels), cell = cells[top[0]], top[1]
@@ -95,19 +103,35 @@ def _periods(
     for at, given in (("before", before), ("after", after)):
         for name in (*by, *sums):
             require_known(name, given.columns, f"{at} has no column {name}.")
-    rows = pd.concat([after.assign(at=0), before.assign(at=1)], ignore_index=True).dropna(subset=sums)
+    alone = len(by) > 0 and len({*by, *sums, "date"}) == len(by) + len(sums) + 1
+    require(alone, f"dimensions={by}: name columns, each once, other than the date and the sums.")
+    dated = ["date"] if "date" in before and "date" in after else []
+    names: dict[str, Any] = {name: i for i, name in enumerate(by)} | dict(zip(sums, ("x", "d"), strict=False))
+    parts = [given[[*names, *dated]].rename(columns=names).assign(at=k) for k, given in enumerate((after, before))]
+    rows, held = pd.concat(parts, ignore_index=True), ["x", "d"][: len(sums)]
+    rows[held] = _numbers(rows[held])
+    rows = rows.dropna(subset=[*held, *dated])
     require(set(rows["at"]) == {0, 1}, "One of the two times has no rows: there is nothing to compare.")
-    dated = "date" in before and "date" in after
     day = rows.groupby("at")["date"].rank("dense").astype(int) - 1 if dated else 0 * rows["at"]
     period = rows["at"] * (1 + day // (day[rows["at"] == 0].max() + 1))
-    rows = rows.assign(period=period, day=day, **{name: rows[name].fillna("").astype(str) for name in by})
-    table = rows.pivot_table(index=by, columns="period", values=sums, aggfunc="sum", fill_value=0.0)
+    cells = {i: rows[i].fillna("").astype(str) for i in range(len(by))}
+    rows = rows.assign(period=period, day=day, **{f"by{i}": cell for i, cell in cells.items()})
+    table = rows.pivot_table(
+        index=[f"by{i}" for i in cells], columns="period", values=held, aggfunc="sum", fill_value=0.0
+    )
     days = rows.groupby("period")["day"].nunique().to_numpy(float)
-    x = table[numerator].to_numpy(float)
-    d = table[denominator].to_numpy(float) if denominator else np.tile(days, (len(x), 1))
+    x = table["x"].to_numpy(float)
+    d = table["d"].to_numpy(float) if denominator else np.tile(days, (len(x), 1))
     good = np.isfinite(x + d).all() and (x >= 0).all() and (d >= 0).all()
     require(bool(good), f"{' and '.join(sums)} must be finite and not below 0 in each segment.")
-    return x, d, table.index.to_frame(index=False)
+    return x, d, table.index.to_frame(index=False).set_axis(by, axis=1)
+
+
+def _numbers(values: pd.DataFrame) -> Floats:
+    try:
+        return np.asarray(values.to_numpy(float))
+    except (TypeError, ValueError) as error:
+        raise KpiError(f"{', '.join(map(str, values))} must hold numbers: {error}.") from error
 
 
 @np.errstate(all="ignore")  # what cannot be computed is NaN and never named
@@ -159,19 +183,24 @@ def mix_shifts(values: pd.DataFrame, *, season: int = 7) -> pd.DataFrame:
 
     The distance G = 2 Σ x·log(share / usual share) is held against those of the 56 days before, so that it does not
     matter how far shares usually vary: its cube root is nearly normal (Wilson & Hilferty 1931, PNAS 17:684-688); centre
-    and spread are medians, p is Student's. To alarm where ``p < rate / 7`` gives about `rate` false alarm days a week.
-    Parameters: `values` (days, segments), sums in the order of days, NaN where unknown, below 0 counts as 0; `season`,
-    days of a week. Rows ``position, p, segment, expected, observed`` of the days that can be judged: the segment whose
-    share lies farthest off, its usual share and that of the day. Raises `KpiError` if `season` is below 1.
+    and spread are medians, p is Student's. To alarm where ``p < rate / 7`` gives about `rate` false alarm days a week,
+    from three things a day on; of money of few, very unequal orders (60 a day, log-normal, sigma 1.2) three times as
+    many. Parameters: `values` (days, segments), sums in the order of days, NaN where unknown, below 0 counts as 0;
+    `season`, days of a week. Rows ``position, p, segment, expected, observed`` of the days that can be judged: the
+    segment whose share lies farthest off, its usual share and that of the day. Raises `KpiError` if `season` is below 1
+    or a value is no number.
 
     >>> days = pd.DataFrame({"a": [50, 51, 49, 50, 48, 52, 50, 51] * 10, "b": 50})
     >>> mix_shifts(pd.concat([days, days[:1] * [3, 1]])).iloc[-1]["segment"]
     'a'
     """
-    require(season >= 1, f"season={season}: days of a week, 7 in most data.")
-    x = pd.DataFrame(np.nan_to_num(values.to_numpy(float)).clip(0), columns=values.columns)
-    usual = sum((x.shift(k * season) for k in range(1, WEEKS + 1)), 0 * x) + 1e-9
+    require(isinstance(season, int) and season >= 1, f"season={season!r}: days of a week, 7 in most data.")
+    require(len(values.columns) > 0, "values has no column: give one of each segment.")
+    x = pd.DataFrame(np.nan_to_num(_numbers(values)).clip(0), columns=values.columns)
+    # four weekdays and one mean day of eight weeks, so that a rare segment that they lacked is no surprise
+    usual = sum((x.shift(k * season) for k in range(1, WEEKS + 1)), x.shift().rolling(MOST, min_periods=LEAST).mean())
     share, usual = (v.div(v.sum(axis=1).where(x.sum(axis=1) > 0), axis=0) for v in (x, usual))
+    usual = usual.clip(RARE).div(usual.clip(RARE).sum(axis=1), axis=0)
     g = 2 * (x * np.log((share / usual).where(x > 0, 1.0))).sum(axis=1, skipna=False)
     root = np.cbrt(g.where(x.sum(axis=1) > 0))
     past = root.shift().rolling(MOST, min_periods=LEAST)

@@ -106,7 +106,7 @@ def test_one_factor_for_all_and_shifts_between_leaves_raise_no_suspicion():
 def test_p_is_pearsons_of_the_fourfold_table_times_the_cells():
     # the score test of a logistic slope for a group is Pearson's chi-square: Agresti (2013), section 5.3.5
     before = pd.DataFrame({"channel": ["A", "B"], "orders": [5000, 8000]})
-    found = find_segments(before, before.assign(orders=[5350, 7900]), ["channel"], numerator="orders")
+    found = find_segments(before, before.assign(orders=[5350, 7900]), ["channel"], numerator="orders", inflation=1)
     expected = chi2_contingency([[5000, 5350], [8000, 7900]], correction=False).pvalue
 
     assert found.p[0] == pytest.approx(2 * expected, rel=0.05)  # two cells; here the tail is the binomial one
@@ -140,7 +140,7 @@ def test_volume_by_segment_and_a_segment_that_was_not_there():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"orders": 0.5}, "orders holds fractions: give rows a day"),
+        ({"orders": 7}, r"How far orders varies by chance is not known: give rows a day.*\(1 for counts"),
         ({"orders": -1.0}, "must be finite and not below 0"),
         ({"orders": np.nan}, "One of the two times has no rows"),
     ],
@@ -158,7 +158,32 @@ def test_sums_that_cannot_be_are_told(change, said):
 def test_nothing_that_can_be_compared_names_nothing(orders):
     rows = pd.DataFrame({"channel": ["A", "A"], "device": ["", None], "orders": orders})
 
-    assert find_segments(rows, rows, ["channel", "device"], numerator="orders").segment == ("",)
+    assert find_segments(rows, rows, ["channel", "device"], numerator="orders", inflation=1).segment == ("",)
+
+
+@pytest.mark.parametrize("name", ["at", "period", "day", "x", "0"])
+def test_dimensions_may_have_any_name(name):
+    before = pd.DataFrame({name: ["A", "B"], "orders": [500, 800], "visits": [5000, 8000]})
+    told = {"numerator": "orders", "denominator": "visits"}
+
+    assert find_segments(before, before.assign(orders=[300, 800]), [name], **told).segment == (f"{name} = A", "")
+
+
+@pytest.mark.parametrize(
+    ("by", "change", "said"),
+    [
+        ([], {}, "name columns, each once"),
+        (["channel", "channel"], {}, "name columns, each once"),
+        (["orders"], {}, "other than the date and the sums"),
+        (["channel"], {"orders": "many"}, "must hold numbers"),
+        (["channel"], {"date": pd.NaT}, "One of the two times has no rows"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_told(by, change, said):
+    rows = pd.DataFrame({"channel": ["A", "B"], "orders": [10.0, 20.0], "date": pd.Timestamp("2026-03-01")})
+
+    with pytest.raises(KpiError, match=said):
+        find_segments(rows, rows.assign(**change), by, numerator="orders")
 
 
 def shares(rng, n=420, k=5, shock=0.1, size=2000):
@@ -180,6 +205,25 @@ def test_mix_alarms_keep_their_stated_rate():
 
     assert n == 60 * (420 - 56)
     assert alarms / n * 7 < 1.5 * 0.02
+
+
+@pytest.mark.parametrize("a_day", [3, 6, 15, 50])
+def test_mix_alarms_keep_their_rate_of_few_things_a_day(a_day):
+    alarms = n = 0
+    for seed in range(16):
+        counts = np.random.default_rng(seed).multinomial(a_day, [0.5, 0.3, 0.15, 0.05], 420)
+        judged = mix_shifts(pd.DataFrame(counts))
+        alarms, n = alarms + (judged["p"] < 0.02 / 7).sum(), n + len(judged)
+
+    assert alarms / n * 7 < 1.5 * 0.02
+
+
+@pytest.mark.parametrize(
+    ("values", "season"), [(pd.DataFrame({"a": ["x"]}), 7), (pd.DataFrame({"a": [1]}), "7"), (pd.DataFrame(), 7)]
+)
+def test_what_is_no_number_is_told(values, season):
+    with pytest.raises(KpiError, match=r"must hold numbers|season='7'|has no column"):
+        mix_shifts(values, season=season)
 
 
 def test_a_shift_of_the_mix_is_found_and_a_larger_total_is_not():
