@@ -129,9 +129,9 @@ def survey(data: Source, *, as_of: date | None, confidence: float = 0.95) -> Sur
     ids = [k for k in ASKED if not missing[k]]
     f = kpis.scorecard(data, ["survey_response", *ids], by="survey", end=as_of, confidence=confidence)
     invited = f[f["kpi"] == "survey_response"].set_index("survey")["denominator"]
-    f = f[f["kpi"].isin(ids) & (f["denominator"] > 0)].assign(invited=lambda f: f["survey"].map(invited))
-    silent, scale = f["invited"] - f["denominator"], f["kpi"].map(lambda k: kpis.kpi(k).scale)
-    f["worst"] = (f["numerator"] + f["kpi"].map(ASKED) * silent) / f["invited"] * scale
+    f = f[f["kpi"].isin(ids) & (f["denominator"] > 0)].assign(invited=lambda f: f["survey"].map(invited).astype(float))
+    silent, scale = f["invited"] - f["denominator"], [kpis.kpi(k).scale for k in f["kpi"]]
+    f["worst"] = (f["numerator"] + f["kpi"].map(ASKED).astype(float) * silent) / f["invited"] * scale
     f["best"] = (f["numerator"] + silent) / f["invited"] * scale
     f = f.rename(columns={"denominator": "answered"})[list(Survey.columns)].reset_index(drop=True)
     return Survey(frame=f, whole={"early_n": early_n, "confidence": confidence})

@@ -12,7 +12,7 @@ from ibis import _
 from scipy.special import ndtri
 
 from kpi_helpers import contrasts
-from kpi_helpers.errors import require, require_known
+from kpi_helpers.errors import KpiError, require, require_known
 from kpi_helpers.result import Framed, labelled_pill, measure, number, percent, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, checked_confidence, moves, poisson_interval
@@ -142,7 +142,10 @@ def _arm(name: str, given: Any) -> pd.DataFrame:
         given = pd.DataFrame([(*row, np.nan)[:5] for row in given.values()], list(given), FIELDS)
     for column in FIELDS[:2]:
         require_known(column, given.columns, f"{name} has no column {column}.")
-    arm = given.reindex(columns=list(FIELDS)).astype(float)
+    try:
+        arm = given.reindex(columns=list(FIELDS)).astype(float)
+    except (TypeError, ValueError) as error:
+        raise KpiError(f"{name} must hold numbers: {error}.") from error
     rules = {
         "more than once. Add its rows up.": arm.index.duplicated(),
         "below 0. Counts and money cannot be.": (arm < 0).any(axis=1),
@@ -224,7 +227,8 @@ def known_rows(table: Any) -> Any:
     for column in ("date", "excluded", "excluded_conversions"):
         require_known(column, rows.columns, f"audience_daily has no column {column}.")
     wanted = [f"{side}{more}" for side in SIDES for more in ("", "_conversions", "_revenue", "_cost")]
-    return rows.mutate(**{c: ibis.null("int64") for c in [*wanted, "reach"] if c not in rows.columns})
+    none = [c for c in [*wanted, "reach"] if c not in rows.columns or rows[c].type().is_null()]
+    return rows.mutate(**{c: ibis.null("int64") for c in none})
 
 
 class WastedBudget(Excluded):

@@ -268,6 +268,11 @@ class TestSurvey:
 
         assert "Every row is an answer" in said.sentence() and "Answered before they were sent: 2" in said.sentence()
 
+    def test_invitations_without_any_answer(self, engine):
+        found = engagement.survey(engine.source(answers([], [], silent=4), "surveys"), as_of=END)
+
+        assert len(found.frame) == 0 and found.sentence() and found.html("vi")
+
     def test_how_people_found_us(self, engine):
         rows = answers([5] * 8, [9] * 8, silent=4).assign(discovery=["Zalo"] * 5 + ["Google"] * 3 + [None] * 4)
         found = engagement.discovery(engine.source(rows, "surveys"), as_of=END)

@@ -176,6 +176,7 @@ def test_without_any_hold_out_it_says_so():
     ({"A": (10, 1, 1, 1)}, {"A": (10, -1, 1, 1)}, {}, "holdout has A below 0"),
     ({"A": (10, 1, 1, 1)}, {"B": (10, 1, 1, 1)}, {}, "B: in holdout, not in treated"),
     ({"A": (np.nan, 1, 1, 1)}, {}, {}, "treated has A without people"),
+    ({"A": ("ten", 1, 1, 1)}, {}, {}, "treated must hold numbers"),
     ({"A": (10, 1)}, {}, {}, r"treated: A must be \(people, conversions, revenue, cost\)"),
     ({}, {}, {}, "treated has no group"),
     (pd.DataFrame([(5, 1)] * 2, ["A", "A"], FIELDS[:2]), {}, {}, "A more than once. Add its rows up"),
