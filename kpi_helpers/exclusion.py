@@ -63,6 +63,9 @@ def switched(
     """
     rows = known_rows(table)
     require_known(by, rows.columns, f"audience_daily has no column {by}.")
+    places = sorted(str(v) for v in rows.select(by).distinct().to_pyarrow()[by].to_pylist() if v is not None)
+    for place in where:
+        require_known(str(place), places, f"No row has the {by} {place!r}.")
     n, spend = (sum(rows[f"{side}_{what}"].fill_null(0) for side in SIDES) for what in ("conversions", "cost"))
     campaign = rows["campaign"].fill_null("–") if "campaign" in rows.columns else ibis.literal("")
     rows = rows.mutate(conversions=n, spend=spend, profit=n * margin_per_conversion - spend)
@@ -103,7 +106,8 @@ class ExclusionTrend(Excluded):
     def sentence(self, language: str = "en") -> str:
         last = self.frame[self.frame["grain"] == self.grain[0]].iloc[-1]
         told = {"limit": uplift(self.limit, language, sign=False), "since": day(self.since_at, language)}
-        key = "over" if self.since_at else "under"
+        above = last["value"] > self.limit
+        key = ("over" if above else "over_not_now") if self.since_at else "above" if above else "under"
         return say(f"exclusion_trend.{key}", language, value=percent(last["value"], language), **told)
 
 
@@ -117,15 +121,19 @@ def trend(data: Source, *, as_of: date, limit: float, confidence: float = 0.95) 
         f = f.dropna(subset="value").assign(grain=grain, alarm=False)
         first = first or f["period"].min()  # a week that began before is not whole
         over = f["period"].dt.to_period(GRAINS[grain]).dt.end_time.dt.date <= as_of
-        found.append(
-            f[over & (f["period"] >= first)][["grain", "period", "value", "low", "high", "alarm"]].tail(SHOWN[grain])
-        )
+        found.append(f[over & (f["period"] >= first)][["grain", "period", "value", "low", "high", "alarm"]])
     days = found[0]
+    require("eligible" in data.columns("audience_daily"), "audience_daily has no column eligible: no rate, no trend.")
     require(len(days) > 0, f"audience_daily has no whole period up to {as_of}: its rate has no trend.")
-    alarm = np.isin(np.arange(len(days)), threshold(days["low"].to_numpy(), above=limit))
+    at = pd.PeriodIndex(days["period"], freq=GRAINS[days["grain"].iloc[0]])
+    low = days.set_index(at)["low"].reindex(pd.period_range(at[0], at[-1]))  # days without rows are days, too
+    alarm = np.isin(np.arange(len(low)), threshold(low.to_numpy(), above=limit))
     calm = int(np.flatnonzero(np.append(True, ~alarm))[-1])  # place after the last calm day
-    since = days["period"].iloc[calm].date() if calm < len(days) else None
-    frame = pd.concat([days.assign(alarm=alarm), *found[1:]], ignore_index=True)
+    broke = np.flatnonzero(low.to_numpy() > limit)
+    since = low.index[broke[broke >= calm - 2][0]].start_time.date() if calm < len(low) else None
+    days = days.assign(alarm=pd.Series(alarm, low.index)[at].to_numpy())
+    shown = [f.tail(SHOWN[f["grain"].iloc[0]]) for f in (days, *found[1:]) if len(f)]
+    frame = pd.concat(shown, ignore_index=True)
     return ExclusionTrend(frame=frame, whole={"limit": limit, "since_at": since, "confidence": confidence})
 
 
@@ -181,6 +189,9 @@ class KeptOut(Result):
     def worth(self, language: str = "en") -> str:
         """What bringing the harmful groups back is worth."""
         a, bad = self.assessment, self.assessment.frame["decision"] == "harmful"
-        sums = (a.frame.loc[bad, "net"].sum(), *added(a.frame[~bad]))
+        own, rest = added(a.frame[bad]), added(a.frame[~bad])
+        sums = (own[0], *rest)
         ends = dict(zip(("lost", *ENDS["net"]), (measure(v, "money", language, a.currency) for v in sums), strict=True))
-        return say("kept_out.worth", language, groups=", ".join(a.groups("harmful")), **ends) if bad.any() else ""
+        kind = "worth" if own[2] < 0 else "saves" if own[1] > 0 else "even" if np.isfinite(own[0]) else "no_net"
+        said = say(f"kept_out.{kind}", language, groups=", ".join(a.groups("harmful")), **ends) if bad.any() else ""
+        return f"{said} {say('kept_out.without', language, **ends)}" if said and np.isfinite(rest[0]) else said

@@ -1,7 +1,7 @@
 """People kept from ads against a hold-out: what it saves and loses, other rules, wasted budget, overlaps."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +13,7 @@ from scipy.special import ndtri
 
 from kpi_helpers import contrasts
 from kpi_helpers.errors import KpiError, require, require_known
+from kpi_helpers.recurring import Day, known_day
 from kpi_helpers.result import Framed, labelled_pill, measure, number, percent, say, uplift
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import Floats, checked_confidence, moves, poisson_interval
@@ -71,6 +72,8 @@ class Assessment(Excluded):
             return say("assessment.undecided", language, **told)
         alone = ", ".join(self.groups("no hold-out"))
         more = " " + say("assessment.unknown", language, groups=alone) if alone else ""
+        lacking = self.frame[self.frame["net"].isna() & (self.frame["decision"] != "no hold-out")]["group"]
+        more += " " + say("assessment.no_net", language, groups=", ".join(lacking)) if len(lacking) else ""
         return say("assessment.decided", language, **told) + more
 
 
@@ -184,19 +187,21 @@ class Groups(NamedTuple):
     included: pd.DataFrame
 
 
-def groups(
-    table: Any, *, by: str | Sequence[str] = "audience", as_of: date | str | None = None, days: int | None = None
-) -> Groups:
+def groups(table: Any, *, by: str | Sequence[str] = "audience", as_of: Day = None, days: int | None = None) -> Groups:
     """Sum ``audience_daily`` by the columns `by` over the last `days` up to `as_of` (all, without), in one query.
 
     `table` is a source, or the table as an Ibis table, DataFrame or file. How orders differ (`revenue_squared`) comes
-    from how the mean orders of its rows differ. Raises `KpiError` if a column or any row lacks.
+    from how the mean orders of its rows differ. A hold-out whose conversions are nowhere known is none; revenue or
+    costs that are known in some rows only are unknown. Raises `KpiError` if a column or any row lacks, or conversions
+    are empty in some rows with people.
     """
     rows, by = known_rows(table), (by,) if isinstance(by, str) else tuple(by)
+    require(len(by) > 0, "by names no column: write by='audience'.")
+    require(days is None or days >= 1, f"days={days} must be 1 or more.")
     for column in by:
         require_known(column, rows.columns, f"audience_daily has no column {column}.")
     if as_of:
-        last = date.fromisoformat(str(as_of)[:10])
+        last = known_day(as_of)
         rows = rows.filter(_.date.between(last - timedelta(days - 1), last) if days else _.date <= last)
     sums: dict[str, Any] = {}
     for side in SIDES:
@@ -205,20 +210,38 @@ def groups(
         each = (r.cast("float64") * r.cast("float64") / (x > 0).ifelse(x, None)).cast(EXACT)  # exact, in any order
         sums |= {f"{side} {name}": column.sum() for name, column in told.items()}
         sums |= {f"{side} each": each.sum(), f"{side} rows": each.count()}
+        met = (rows[side] > 0).fill_null(False)
+        sums |= {f"{side} no {name}": (met & told[name].isnull()).sum() for name in FIELDS[1:4]}
+        sums |= {f"{side} some": (met & x.notnull()).sum()}
     frame = rows.group_by(**{b: rows[b].fill_null("–") for b in by}).aggregate(**sums).order_by(by)
     frame = frame.to_pyarrow().to_pandas()
     require(len(frame) > 0, f"audience_daily has no rows in the days up to {as_of}. Choose a later day or more days.")
     frame = frame.set_axis(frame[list(by)].agg(" · ".join, axis=1)).drop(columns=list(by)).astype(float)
+    for side in SIDES:
+        _require_known(frame, side)
     frame = frame.sort_values("excluded people", ascending=False, kind="stable")
     found = []
     for side in SIDES:
         arm = frame[[f"{side} {f}" for f in FIELDS[:4]]].set_axis(list(FIELDS[:4]), axis=1)
+        arm[["revenue", "cost"]] = arm[["revenue", "cost"]].where(
+            frame[[f"{side} no {f}" for f in ("revenue", "cost")]].to_numpy() == 0
+        )
         x, r, k = arm["conversions"], arm["revenue"], frame[f"{side} rows"]
         usual = r**2 / x.where(x > 0)
         arm["revenue_squared"] = usual + (x - 1) * (frame[f"{side} each"] - usual).clip(0) / (k - 1).where(k > 1)
-        found.append(arm.fillna({"people": 0.0, "conversions": 0.0}))
+        if not frame[f"{side} some"].any() and side == "holdout":  # people of whom nothing is known are no hold-out
+            arm["people"] = 0.0
+        known = frame[f"{side} some"].any() or side == "holdout"
+        found.append(arm.fillna({"people": 0.0} | ({"conversions": 0.0} if known else {})))
     ran = found[0]["people"] > 0
     return Groups(found[0][ran], found[1][ran], found[2])
+
+
+def _require_known(frame: pd.DataFrame, side: str) -> None:
+    """Refuse conversions that only some rows with people hold, or none of those that were excluded."""
+    n, some = int(frame[f"{side} no conversions"].sum()), frame[f"{side} some"].any()
+    more = f"{side}_conversions is empty in {n} rows with people"
+    require(n == 0 or (not some and side != "excluded"), f"{more}: write 0 where nobody converted, or leave them out.")
 
 
 def known_rows(table: Any) -> Any:
@@ -241,7 +264,8 @@ class WastedBudget(Excluded):
         lost = self.frame[self.frame["decision"] == "wasted"]
         told = {"n": len(lost), "k": len(self.group), "groups": ", ".join(lost["group"])}
         cost = measure(lost["cost"].sum(), "money", language, self.currency)
-        return say(f"wasted_budget.{'some' if len(lost) else 'none'}", language, cost=cost, **told)
+        kind = "some" if len(lost) else "none" if len(self.group) else "unknown"
+        return say(f"wasted_budget.{kind}", language, cost=cost, **told)
 
 
 def wasted(
@@ -253,7 +277,11 @@ def wasted(
     >>> wasted(seen, margin_per_conversion=100).decision
     ('wasted',)
     """
-    f = included[included["cost"] > 0][["conversions", "cost"]].rename_axis("group").reset_index()
+    fine = 0 <= margin_per_conversion < np.inf
+    require(fine, f"margin_per_conversion={margin_per_conversion} is no gross margin. Write money, 0 or more.")
+    for column in ("conversions", "cost"):
+        require_known(column, included.columns, f"included has no column {column}.")
+    f = included[included["cost"] > 0][["conversions", "cost"]].dropna().rename_axis("group").reset_index()
     counts = (f["conversions"], *poisson_interval(f["conversions"], confidence=confidence))
     for name, x in zip(("profit", "profit_low", "profit_high"), counts, strict=True):
         f[name] = x * margin_per_conversion - f["cost"]
@@ -285,6 +313,7 @@ def what_if(assessment: Assessment) -> RuleChoice:
     require(len(f) > 0, "No group has a hold-out with costs: there is nothing to choose from.")
     k, net = len(f), f["net"].to_numpy()
     sets = np.array(list(product([True, False], repeat=k))) if k <= EXHAUSTIVE else np.tri(k + 1, k, -1, bool)
+    sets = np.unique(np.vstack([sets, (f["net_low"] > 0).to_numpy()]), axis=0)
     low, high = (np.sqrt(sets @ (net - f[end].to_numpy()) ** 2) for end in ENDS["net"][1:])
     told = {"people": sets @ f["people"].to_numpy(), "net": sets @ net}
     told |= {"net_low": told["net"] - low, "net_high": told["net"] + high}
@@ -319,7 +348,8 @@ def overlap(members: Any, *, unit: str = "customer_id", audience: str = "audienc
     rows = rows.select(who=_[unit], audience=_[audience].cast("string"), **days).distinct()
     other = rows.view()
     same = [rows.who == other.who, rows.audience < other.audience]
-    same += [rows.begun <= other.over, other.begun <= rows.over] if dated else []
+    for one, two in ((rows, other), (other, rows)) if dated else ():  # no end: a member still
+        same.append(one.begun.isnull() | two.over.isnull() | (one.begun <= two.over))
     both = rows.inner_join(other, same, rname="other_{name}").distinct(on=["who", "audience", "other_audience"])
     counts = {"people": rows.who.nunique(), "pairs": both.count().as_scalar(), "shared": both.who.nunique().as_scalar()}
     whole = {k: int(v) for k, v in rows.aggregate(**counts).to_pyarrow().to_pylist()[0].items()}
