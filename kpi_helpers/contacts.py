@@ -11,11 +11,13 @@ from ibis import _
 from scipy.special import ndtri
 
 from kpi_helpers import views
+from kpi_helpers.errors import require
 from kpi_helpers.result import Framed, day, number, percent, say
 from kpi_helpers.sources import Source
 from kpi_helpers.stats import ratio_margin, wilson
 
 DAY = 86_400
+CROSSED = 0.1  # of those left alone who were contacted soon after: more, and they tell nothing
 
 
 def recent(data: Source, name: str, at: str, as_of: date | None, days: int | None = None) -> ir.Table:
@@ -173,10 +175,14 @@ def stickiness(data: Source, *, as_of: date | None, days: int = 28, confidence: 
 
     It is the mean of each one's active days, so that its interval is that of a mean over people.
     """
+    require(days >= 1, f"days={days} must be 1 or more.")
     rows = recent(data, "web_events", "happened_at", as_of, days)
     each = rows.group_by("visitor_id").aggregate(active=_.happened_at.cast("date").nunique())
     f = fetched(each.group_by("active").aggregate(people=_.count()))
     n, total = float(f["people"].sum()), float((f["active"] * f["people"]).sum())
+    known = fetched(data.table("web_events").aggregate(first=_.happened_at.min()))["first"].iloc[0]
+    if as_of and pd.notna(known):  # days before the data begin are no days without visits
+        days = min(days, max((as_of - known.date()).days + 1, 1))
     share = total / (n * days) if n else np.nan
     squared = float(((f["active"] - share * days) ** 2 * f["people"]).sum())
     half = float(ratio_margin(n, n * days, squared, confidence=confidence))
@@ -193,11 +199,12 @@ class Reengagement(Framed):
     columns: ClassVar = ("on", "contacted", "came", "untouched", "untouched_came")
 
     def sentence(self, language: str = "en") -> str:
-        told = {k: number(self.whole[k], language) for k in ("people", "back", "extra", "alone")}
+        told = {k: number(self.whole[k], language) for k in ("people", "back", "extra", "alone", "crossed")}
         told |= {k: percent(self.whole[k], language, decimals=0, sign=True) for k in ("lift", "low", "high")}
         told |= {k: percent(self.whole[k], language) for k in ("rate", "without")}
         clear = "sentence" if self.low * self.high > 0 else "unclear"
-        kind = clear if np.isfinite(self.lift) else "few" if self.alone else "alone" if self.people else "none"
+        few = "crossed" if self.crossed > CROSSED * self.alone else "few" if self.alone else "alone"
+        kind = clear if np.isfinite(self.lift) else few if self.people else "none"
         said = {"workflow": self.workflow, "quiet": self.quiet_days, "within": self.within_days, "level": self.level}
         return say(f"reengagement.{kind}", language, **said, **told)
 
@@ -210,7 +217,9 @@ def reengaged(
 
     The ratio is that of Mantel and Haenszel over the days, with the variance of Greenland & Robins (1985, Biometrics
     41:55-68). It tells what the contact did only if chance chose whom to contact. `workflow`: by default the one that
-    contacted most quiet people. Who was contacted by it within the days before is no hold-out.
+    contacted most quiet people. Its first contact of a quiet time counts, reminders do not; who was contacted by it
+    within the days before is no hold-out. Where more than a tenth of those left alone were contacted within the days
+    after (`crossed`), the effect cannot be told.
     """
     sent = recent(data, "messages", "sent_at", as_of - timedelta(within_days)).filter(_.workflow.notnull())
     sent = sent.select("workflow", who="customer_id", at=_.sent_at.epoch_seconds(), on=_.sent_at.cast("date"))
@@ -230,18 +239,27 @@ def reengaged(
     told = spells.join(waves, asleep(waves)).mutate(
         came=(_.ended < _["at"] + within_days * DAY).fill_null(False).ifelse(1, 0)
     )
-    met = told.join(sent.select(person="who", on="on").distinct(), ["person", "on"])
+    again = [sent.who == spells.person, *asleep(sent)]
+    firsts = sent.join(spells, again).group_by("person", "begun").aggregate(on=_.on.min())
+    met = told.semi_join(firsts, ["person", "begun", "on"])
     near = [told.person == sent.who, told.on >= sent.on, told["at"] <= sent["at"] + within_days * DAY]
     counts = {"n": _.count(), "came": _.came.sum()}
-    first, rest = (fetched(t.group_by("on").aggregate(**counts)) for t in (met, told.anti_join(sent, near)))
+    alone_rows = told.anti_join(sent, near)
+    later = sent.view()
+    after = [alone_rows.person == later.who, later["at"] > alone_rows["at"],
+             later["at"] <= alone_rows["at"] + within_days * DAY]  # fmt: skip
+    crossed = float(alone_rows.semi_join(later, after).count().to_pyarrow().as_py())
+    first, rest = (fetched(t.group_by("on").aggregate(**counts)) for t in (met, alone_rows))
     f = first.merge(rest, on="on", how="left", suffixes=("", "_alone")).fillna(0).sort_values("on", ignore_index=True)
     f = f.rename(columns={"n": "contacted", "n_alone": "untouched", "came_alone": "untouched_came"})
     lift, low, high = common_lift(*(f[c] for c in Reengagement.columns[1:]), confidence=confidence)
     people, back, alone = (float(f[c].sum()) for c in ("contacted", "came", "untouched"))
+    if crossed > CROSSED * alone:
+        lift = low = high = np.nan
     whole: dict[str, Any] = {"people": people, "back": back, "alone": alone, "lift": lift, "low": low, "high": high}
     whole |= {"rate": back / max(people, 1), "without": back / max(people, 1) / (1 + lift)}
     whole |= {"extra": back * (1 - 1 / (1 + lift)), "workflow": workflow, "level": f"{confidence:.0%}"}
-    whole |= {"quiet_days": quiet_days, "within_days": within_days}
+    whole |= {"quiet_days": quiet_days, "within_days": within_days, "crossed": crossed}
     return Reengagement(frame=f[list(Reengagement.columns)], whole=whole)
 
 

@@ -110,7 +110,8 @@ class Survey(Framed):
         k = kpis.kpi(row["kpi"])
         told |= {c: measure(row[c], k.unit, language) for c in ("value", "low", "high", "worst", "best")}
         told |= {"name": k.name[language], "answered": percent(row["answered"] / row["invited"], language)}
-        said = say("survey.sentence" if row["answered"] < row["invited"] else "survey.all", language, **told)
+        silent = "sentence" if row["answered"] < row["invited"] else "all" if row["invited"] > 0 else "unknown"
+        said = say(f"survey.{silent}", language, **told)
         return f"{said} {say('survey.early', language, n=self.early_n)}" if self.early_n else said
 
 

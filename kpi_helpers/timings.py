@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kpi_helpers import plots
-from kpi_helpers.errors import require
+from kpi_helpers.errors import require, require_known
 from kpi_helpers.rates import shrink_rates
 from kpi_helpers.result import Framed, number, percent, say
 
@@ -58,6 +58,7 @@ def best_hours(posts: pd.DataFrame) -> Hours:
     require(
         len(kept) > 0, "The best hour cannot be told, because no post has a time, people who saw it, and reactions."
     )
+    require(len(kept) > 1, "The best hour cannot be told of a single post.")
     slot = (24 * kept["weekday"] + kept["hour"]).astype(int).to_numpy()
     rho = likeness(slot, kept["hits"], kept["shown"])
     parts, usual = _parts(kept, rho)
@@ -117,12 +118,15 @@ RANGES: tuple[Any, ...] = (("worst", "raw", min), ("best", "raw", max), ("low", 
 def rank_rates(found: pd.DataFrame, by: str = "name", *, what: str = "posts") -> Ranking:
     """Rank what was `shown` (``name, hits, shown``) by the share of `hits`, small counts drawn towards the mean.
 
-    `by` another column, such as ``kind``: posts together, each of which is one of the sample, as in `best_hours`.
+    `by` another column, such as ``kind``: posts together, each of which is one of the sample, as in `best_hours`. Of
+    single posts or pages (``name``, each once) the people are the sample. Raises a `KpiError` if nothing can be ranked.
     """
+    for column in ("hits", "shown", by):
+        require_known(column, found.columns, f"found has no column {column}.")
     kept = found[(found["shown"] > 0) & found["hits"].between(0, found["shown"]) & found[by].notna()]
     require(len(kept) > 0, f"No {what} can be ranked: none was seen, or all have more reactions than people.")
     f, usual = _parts(kept, likeness(kept[by], kept["hits"], kept["shown"]))
-    f = f if kept[by].duplicated().any() else _parts(kept, 0.0)[0]  # of a single post its people are the sample
+    f = f if by != "name" or kept[by].duplicated().any() else _parts(kept, 0.0)[0]  # of one post its people are it
     f = _shrunk(f.groupby(kept[by]).sum(), usual).rename_axis("name").reset_index()
     f = f.sort_values(["mean", "name"], ascending=[False, True], ignore_index=True)
     return Ranking(

@@ -218,6 +218,28 @@ class TestReengaged:
         assert row[["contacted", "came", "untouched", "untouched_came"]].tolist() == [4, 3, 6, 2]
         assert found.lift == pytest.approx((3 / 4) / (2 / 6) - 1)
 
+    def test_reminders_of_one_quiet_time_are_one_contact(self, engine):
+        data = self.quiet(engine, ["c0", "c1", "c2", "c9"])
+        rows = data.table("messages").to_pyarrow().to_pandas()
+        again = rows.assign(sent_at=rows["sent_at"] + pd.Timedelta(3, "D"))
+        both = {"messages": pd.concat([rows, again]), "orders": data.table("orders").to_pyarrow().to_pandas()}
+
+        found = engagement.reengaged(engine.source(both), as_of=END)
+
+        assert (found.people, found.back) == (4, 3)
+
+    def test_who_is_contacted_a_little_later_was_not_left_alone(self, engine):
+        data = self.quiet(engine, ["c0", "c1", "c2", "c9"])
+        rows = data.table("messages").to_pyarrow().to_pandas()
+        rest = pd.DataFrame({"customer_id": ["c3", "c4", "c5"], "sent_at": pd.Timestamp("2026-02-03T12:00")})
+        late = rest.assign(channel="SMS", workflow="Back")
+        both = {"messages": pd.concat([rows, late]), "orders": data.table("orders").to_pyarrow().to_pandas()}
+
+        found = engagement.reengaged(engine.source(both), as_of=END)
+
+        assert np.isnan(found.lift) and found.crossed == 3
+        assert "because 3 of the 9 left alone were contacted within the same days" in found.sentence()
+
     def test_without_a_hold_out_it_says_so(self, engine):
         found = engagement.reengaged(self.quiet(engine, [f"c{i}" for i in range(10)]), as_of=END)
 
@@ -273,11 +295,40 @@ class TestSurvey:
 
         assert len(found.frame) == 0 and found.sentence() and found.html("vi")
 
+    def test_answers_of_which_no_time_is_known(self, engine):
+        rows = answers([5] * 3, [9] * 3, silent=7).drop(columns="answered_at")
+
+        assert (
+            "nobody can tell how many kept silent"
+            in engagement.survey(engine.source(rows, "surveys"), as_of=END).sentence()
+        )
+
     def test_how_people_found_us(self, engine):
         rows = answers([5] * 8, [9] * 8, silent=4).assign(discovery=["Zalo"] * 5 + ["Google"] * 3 + [None] * 4)
         found = engagement.discovery(engine.source(rows, "surveys"), as_of=END)
 
         assert found.frame["name"].tolist() == ["Zalo", "Google"] and found.share == (5 / 8, 3 / 8)
+
+
+@pytest.mark.parametrize(("n", "share"), [(1, 1.0), (7, 1.0), (28, 1.0)])
+def test_days_before_the_data_are_no_days_without_visits(engine, n, share):
+    at = [pd.Timestamp("2026-03-01 10:00") + pd.Timedelta(i, "D") for i in range(n)]
+    rows = pd.DataFrame({"visitor_id": np.repeat(["u", "v"], n), "event": "visit", "happened_at": at * 2})
+    found = engagement.stickiness(engine.source(rows, "web_events"), as_of=at[-1].date())
+
+    assert (found.share, found.daily, found.days) == (share, 2, n)
+
+
+def test_kinds_of_one_post_each_are_not_told_apart_by_their_people():
+    rng, clear = np.random.default_rng(6), 0
+    for _run in range(200):
+        posts = pd.DataFrame({"name": list("xyz"), "kind": list("abc"), "shown": [2e4] * 3})
+        posts["hits"] = rng.binomial(20_000, rng.beta(20, 500, 3)).astype(float)
+        clear += bool(engagement.rank_rates(posts, "kind", what="kinds").frame["clear"].any())
+    assert clear / 200 <= 0.1
+
+    with pytest.raises(KpiError, match="cannot be told of a single post"):
+        engagement.best_hours(posts.head(1).assign(weekday=1, hour=9.0))
 
 
 def test_stickiness_is_the_mean_share_of_active_days(company, last):
