@@ -73,7 +73,8 @@ def switched(
     told: dict[str, tuple[Any, ...]] = {}
     for what in ("spend", "reach", "conversions", "profit"):
         panel = read_panel(rows, unit="unit", at="date", value=what, treated="treated", start=start, end=as_of)
-        found = difference_in_differences(panel, confidence=confidence)
+        losing = (panel.sums[:, :-1].sum(axis=1) < 0).any()  # of what falls below 0 amounts are compared, not ratios
+        found = difference_in_differences(panel, scale="absolute" if losing else "relative", confidence=confidence)
         told[what] = tuple(found.whole[end] for end in ENDS["lift"])
     there, ends = rows.filter(_.treated), []
     for part in (there.filter(_.date >= panel.begins[-1]), there.filter(_.date < panel.begins[-1])):

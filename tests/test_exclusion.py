@@ -348,6 +348,14 @@ def test_overlap_counts_people_once_and_pairs_of_audiences():
         exclusion.overlap(members.head(0))
 
 
+def test_a_rule_is_judged_where_places_lose_money(demo):
+    wave = PLANTED["exclusion_wave"]
+    told = exclusion.switched(demo, start=wave["since"], where=list(wave["segments"]), margin_per_conversion=1)
+
+    assert told.verdict == "up"  # conversions are worth nothing, the ads that are saved are
+    assert "profit by –" in told.sentence() and "nan" not in told.html()
+
+
 def test_a_membership_without_an_end_goes_on():
     at = pd.to_datetime
     members = pd.DataFrame({"customer_id": [*"ppqq"], "audience": [*"abab"],
