@@ -27,7 +27,7 @@ SPREAD = 1.0
 EXHAUSTIVE = 10  # so many groups are tried in every combination
 #: decision -> tone of its pill
 TONES = {
-    "effective": "good", "harmful": "bad", "open": "none", "no hold-out": "watch", "wasted": "bad", "pays": "good",
+    "effective": "good", "harmful": "bad", "open": "none", "no hold-out": "watch", "wasted": "bad", "unproven": "none",
 }  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def known_rows(table: Any) -> Any:
 class WastedBudget(Excluded):
     """What is spent on each group that sees the ads, against the conversions that would pay for it (`needed`).
 
-    `profit`: margin of its conversions less its cost, with bounds; `decision`: ``wasted``, ``pays`` or ``open``.
+    `profit`: margin of its conversions less its cost, with bounds; `decision`: ``wasted``, ``unproven`` (not shown wasted) or ``open``.
     """
 
     def sentence(self, language: str = "en") -> str:
@@ -286,7 +286,7 @@ def wasted(
     for name, x in zip(("profit", "profit_low", "profit_high"), counts, strict=True):
         f[name] = x * margin_per_conversion - f["cost"]
     f["needed"] = f["cost"] / margin_per_conversion if margin_per_conversion else np.inf
-    f["decision"] = np.select([f["profit_high"] < 0, f["profit_low"] > 0], ["wasted", "pays"], "open")
+    f["decision"] = np.select([f["profit_high"] < 0, f["profit_low"] > 0], ["wasted", "unproven"], "open")
     f = f.sort_values(["profit", "group"], kind="stable", ignore_index=True)
     return WastedBudget(frame=f, whole={"confidence": confidence, "currency": currency})
 

@@ -299,7 +299,7 @@ def test_wasted_budget_is_what_its_conversions_surely_do_not_pay():
     included = pd.DataFrame({"conversions": [0.0, 9, 20, 5], "cost": [400.0, 1000, 1000, 0]}, index=list("abcd"))
     f = exclusion.wasted(included, margin_per_conversion=100).frame.set_index("group")
 
-    assert f["decision"].to_dict() == {"a": "wasted", "b": "open", "c": "pays"}  # without cost nothing is wasted
+    assert f["decision"].to_dict() == {"a": "wasted", "b": "open", "c": "unproven"}  # without cost nothing is wasted
     assert f["profit"].to_dict() == {"a": -400, "b": -100, "c": 1000}
     # Garwood (1936): nothing seen leaves up to 3.689 (95%), 20 seen at least 12.217
     assert f.loc["a", "profit_high"] == pytest.approx(100 * 3.688879 - 400, abs=1e-3)
