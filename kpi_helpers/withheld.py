@@ -257,8 +257,8 @@ def known_rows(table: Any) -> Any:
 class WastedBudget(Excluded):
     """What is spent on each group that sees the ads, against the conversions that would pay for it (`needed`).
 
-    `profit`: margin of its conversions less its cost, with bounds; `decision`: ``wasted``, ``unproven`` (all conversions
-    would pay, if the ads won them) or ``open``.
+    `profit`: margin of its conversions less its cost, with bounds; `decision`: ``wasted``, ``unproven`` (all its
+    conversions would pay, if the ads won them) or ``open``.
     """
 
     def sentence(self, language: str = "en") -> str:
